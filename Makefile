@@ -1,0 +1,30 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+.PHONY: demo test check lint types fast slow
+demo: .venv/installed  ## install, build a corpus from docstrings, pre-train a small encoder, fill some masks
+	$(BIN)/bertsmith demo
+
+test: .venv/installed  ## install and run every check and test
+	$(MAKE) check
+	$(MAKE) slow
+
+check: lint types fast  ## lint, types, import direction and the fast tests
+
+lint:
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types:
+	$(BIN)/mypy
+
+fast:
+	$(BIN)/python -m pytest --numprocesses 2
+
+slow:
+	$(BIN)/python -m pytest -m 'slow and not gpu'

@@ -1,0 +1,22 @@
+"""bertsmith: pre-train, compare and fine-tune BERT-like text encoders."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bertsmith.corpus import Corpus
+    from bertsmith.pretrain import pretrain
+
+__all__ = ["Corpus", "pretrain"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public names when they are first used: importing torch and transformers takes seconds."""
+    if name == "Corpus":
+        from bertsmith.corpus import Corpus
+
+        return Corpus
+    if name == "pretrain":
+        from bertsmith.pretrain import pretrain
+
+        return pretrain
+    raise AttributeError(f"module 'bertsmith' has no attribute {name!r}")

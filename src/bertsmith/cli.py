@@ -1,0 +1,233 @@
+"""The commands: parse, call one function, print. Everything heavy is imported when a command needs it."""
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from bertsmith.errors import InputError
+
+EXIT_FAILED = 1
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code: 0, 1 failed, 2 bad input, 130 interrupted."""
+    # Nothing is fetched unless a command names a hub id, and then only that.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and not options.takes_settings:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    options.settings = rest
+    try:
+        options.run(options)
+    except InputError as error:
+        return _report(error, EXIT_BAD_INPUT, options.debug)
+    except KeyboardInterrupt:
+        return _report(RuntimeError("interrupted; the same command goes on from what is saved"), EXIT_INTERRUPTED, False)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT):
+            raise
+        return _report(error, EXIT_BAD_INPUT, options.debug)
+    except RuntimeError as error:
+        from bertsmith.pretrain import Failed, Interrupted
+
+        if not isinstance(error, Failed | Interrupted):
+            raise
+        return _report(error, EXIT_FAILED if isinstance(error, Failed) else EXIT_INTERRUPTED, options.debug)
+    return 0
+
+
+def _report(error: Exception, code: int, debug: bool) -> int:
+    """Print an error as one line on standard error."""
+    if debug:
+        raise error
+    print(f"bertsmith: {' '.join(str(error).split())}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bertsmith",
+        description="Pre-train, compare and fine-tune BERT-like text encoders.",
+        epilog="`bertsmith COMMAND --help` lists every setting of a command. Start with `bertsmith demo`.",
+    )
+    parser.add_argument("--version", action="version", version=f"bertsmith {version('bertsmith')}")
+    parser.add_argument("--debug", action="store_true", help="show a traceback for errors in the input")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    command = _add(commands, "demo", _demo, "the whole path on the docstrings of this machine, in minutes")
+    command.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for everything (%(default)s)")
+    command.add_argument("--seconds", type=float, default=180, help="budget of the training (%(default)s)")
+
+    corpus = commands.add_parser("corpus", help="build, describe and check a corpus")
+    corpora = corpus.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    command = _add(corpora, "build", _corpus_build, "turn text into a tokenised corpus", _build_settings)
+    command.add_argument(
+        "sources",
+        nargs="+",
+        metavar="SRC",
+        help=".txt, .jsonl, .csv, .tsv, .parquet, each also .gz; folders of them; python-docs; a hub data-set id",
+    )
+    command.add_argument("--out", required=True, type=Path, help="the corpus folder")
+    command.add_argument("--overwrite", action="store_true", help="build anew, whatever the folder holds")
+    command.add_argument("--processes", type=int, help="worker processes (one for each core)")
+    command = _add(corpora, "info", _corpus_info, "say what is in a corpus")
+    command.add_argument("corpus", type=Path)
+    command = _add(corpora, "check", _corpus_check, "verify the hashes of a corpus")
+    command.add_argument("corpus", type=Path)
+
+    command = _add(commands, "pretrain", _pretrain, "pre-train an encoder as a run file says", _run_settings)
+    command.add_argument("run_file", metavar="RUN.yaml")
+    command.add_argument("--overwrite", action="store_true", help="start over, whatever the run folder holds")
+    command = _add(commands, "show", _show, "show a training batch as coloured text", _run_settings)
+    command.add_argument("run_file", metavar="RUN.yaml")
+    command.add_argument("--rows", type=int, default=4, help="how many rows (%(default)s)")
+    command = _add(commands, "fill", _fill, "let a model fill the [MASK]s of sentences")
+    command.add_argument("model", help="folder or hub id of a masked-language model")
+    command.add_argument("texts", nargs="+", metavar="TEXT", help="a sentence with [MASK]")
+    command.add_argument("--top", type=int, default=5, help="proposals for each mask (%(default)s)")
+    command = _add(commands, "export", _export, "write the model of a training checkpoint")
+    command.add_argument("checkpoint", type=Path, help="a run folder, or one of its checkpoints")
+    command.add_argument("--out", required=True, type=Path, help="the model folder to write")
+    command = _add(commands, "schema", _schema, "print the JSON schema of run files, for editors")
+    return parser
+
+
+def _add(
+    commands: Any,
+    name: str,
+    run: Callable[[argparse.Namespace], None],
+    meaning: str,
+    settings: Callable[[], type[Any]] | None = None,
+) -> argparse.ArgumentParser:
+    """Add a command; one with settings takes them as ``--key value`` and lists them in its help."""
+    command: argparse.ArgumentParser = commands.add_parser(
+        name, help=meaning, description=f"{meaning[0].upper()}{meaning[1:]}.", add_help=False, allow_abbrev=False
+    )
+    if settings:
+        command.usage = f"bertsmith [...] {name} [options] [--key value ...]"
+    command.add_argument("-h", "--help", action=_Help, settings=settings, help="show this help")
+    command.set_defaults(run=run, takes_settings=settings is not None)
+    return command
+
+
+class _Help(argparse.Action):
+    """Prints the help of a command, with a table of its settings where it has some."""
+
+    def __init__(self, option_strings: list[str], dest: str, settings: Any, help: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, help=help)
+        self._settings = settings
+
+    def __call__(self, parser: argparse.ArgumentParser, *arguments: Any) -> None:
+        """Print and leave."""
+        parser.print_help()
+        if self._settings is not None:
+            from bertsmith.settings import describe
+
+            print("\nsettings (in the run file, or as --key value):" if parser.prog.endswith(("pretrain", "show")) else "\nsettings (as --key value):")  # fmt: skip
+            for key, kind, default, meaning in describe(self._settings()):
+                print(f"  {key}  [{kind}]  {default}\n      {meaning}")
+        parser.exit()
+
+
+def _build_settings() -> type[Any]:
+    from bertsmith.corpus.build import BuildSettings
+
+    return BuildSettings
+
+
+def _run_settings() -> type[Any]:
+    from bertsmith.run_settings import RunSettings
+
+    return RunSettings
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from bertsmith.demo import demo
+
+    demo(options.out, options.seconds)
+
+
+def _corpus_build(options: argparse.Namespace) -> None:
+    from bertsmith.corpus.build import BuildSettings, build
+    from bertsmith.settings import parse_overrides, validate
+
+    settings = validate(BuildSettings, parse_overrides(options.settings), where="command line")
+    build(options.sources, options.out, settings, overwrite=options.overwrite, workers=options.processes)
+
+
+def _corpus_info(options: argparse.Namespace) -> None:
+    from bertsmith.corpus import Corpus, describe
+
+    print(describe(Corpus(options.corpus)))
+
+
+def _corpus_check(options: argparse.Namespace) -> None:
+    from bertsmith.corpus import check
+
+    check(options.corpus)
+    print(f"{options.corpus}: all files are as they were built")
+
+
+def _pretrain(options: argparse.Namespace) -> None:
+    from bertsmith.pretrain import pretrain
+    from bertsmith.run_settings import load_run
+
+    run = load_run(options.run_file, options.settings)
+    summary = pretrain(run, overwrite=options.overwrite)
+    if not summary:
+        return
+    model = Path(run.output) / "model"
+    floor = summary["unigram_floor"]
+    if floor is not None:
+        print(f"validation loss {summary['validation_loss']:.4f} (unigram floor {floor:.4f})")
+    print(f"model: {model} · figures: {run.output}/summary.json · plot: {run.output}/loss.png")
+    print(f"next: bertsmith fill {model} 'A sentence with a [MASK] .'")
+
+
+def _show(options: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from bertsmith.run_settings import load_run
+    from bertsmith.show import LEGEND, show
+
+    console = Console(highlight=False)
+    console.print(LEGEND)
+    for line in show(load_run(options.run_file, options.settings), options.rows):
+        console.print()
+        console.print(line)
+
+
+def _fill(options: argparse.Namespace) -> None:
+    from bertsmith.fill import fill
+
+    for text, masks in zip(options.texts, fill(options.model, options.texts, options.top), strict=True):
+        print(text)
+        for guesses in masks:
+            print("   " + ", ".join(f"{guess.token} {guess.probability:.1%}" for guess in guesses))
+
+
+def _export(options: argparse.Namespace) -> None:
+    from bertsmith.export import export_checkpoint
+
+    print(f"model: {export_checkpoint(options.checkpoint, options.out)}")
+
+
+def _schema(options: argparse.Namespace) -> None:
+    import json
+
+    from bertsmith.settings import schema
+
+    print(json.dumps(schema(_run_settings()), indent=1))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

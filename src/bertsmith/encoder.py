@@ -1,0 +1,231 @@
+"""Encoders: stock transformers models, new from a preset or loaded from a checkpoint, and what an objective needs of them.
+
+Shapes: B rows, L positions, H hidden size, E embedding size, V vocabulary size, M predicted positions of a batch.
+"""
+
+from dataclasses import field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
+
+from bertsmith.errors import InputError
+from bertsmith.settings import nearest, settings
+
+Architecture = Literal["bert", "roberta", "electra", "ernie", "distilbert", "albert", "modernbert"]
+Preset = Literal["tiny", "mini", "small", "medium", "base", "large"]
+
+# layers, hidden size, attention heads; the feed-forward size is four times the hidden size. Tiny, mini, medium and base
+# are those of Turc et al. (arXiv 1908.08962); small is ELECTRA's (12 layers, 256 wide); large is BERT's.
+PRESETS: dict[str, tuple[int, int, int]] = {
+    "tiny": (2, 128, 2),
+    "mini": (4, 256, 4),
+    "small": (12, 256, 4),
+    "medium": (8, 512, 8),
+    "base": (12, 768, 12),
+    "large": (24, 1024, 16),
+}
+
+# Where each architecture keeps the modules that turn hidden states into vocabulary logits, in order.
+VOCABULARY_HEADS: dict[str, tuple[str, ...]] = {
+    "bert": ("cls",),
+    "ernie": ("cls",),
+    "roberta": ("lm_head",),
+    "electra": ("generator_predictions", "generator_lm_head"),
+    "distilbert": ("vocab_transform", "activation", "vocab_layer_norm", "vocab_projector"),
+    "albert": ("predictions",),
+    "modernbert": ("head", "decoder"),
+}
+
+
+@settings
+class EncoderSettings:
+    """Which encoder to train: a new one from a preset, or an existing checkpoint."""
+
+    preset: Preset | None = None
+    """Size of a new encoder."""
+    from_pretrained: str | None = None
+    """Folder or hub id of a checkpoint to go on from, instead of a preset."""
+    architecture: Architecture = "bert"
+    """Architecture of a new encoder."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """Fields of the architecture's transformers config, such as hidden_dropout_prob; may stand directly in `encoder`."""
+
+    def __post_init__(self) -> None:
+        """Check that exactly one origin is given."""
+        if (self.preset is None) == (self.from_pretrained is None):
+            raise ValueError("give either preset (a new encoder) or from_pretrained (a checkpoint), not both or neither")
+
+
+def build_encoder(encoder: EncoderSettings, tokenizer: Any, row_length: int) -> PreTrainedModel:
+    """Make or load a masked-language model.
+
+    Args:
+        encoder: The settings.
+        tokenizer: The corpus's tokenizer.
+        row_length: Tokens a row; the model must have as many positions.
+
+    Raises:
+        InputError: A config field is unknown, the checkpoint cannot be opened or is of an unknown architecture, its
+            tokenizer differs from the corpus's, or it has too few positions.
+    """
+    if encoder.from_pretrained is not None:
+        return _load(encoder.from_pretrained, encoder.config, tokenizer, row_length)
+    assert encoder.preset is not None
+    config = new_config(encoder, tokenizer, row_length)
+    _check_positions(config, row_length)
+    return AutoModelForMaskedLM.from_config(config)
+
+
+def new_config(encoder: EncoderSettings, tokenizer: Any, row_length: int) -> Any:
+    """Make the transformers config of a preset.
+
+    Attention dropout is 0: on a CPU it would leave the fused attention kernel, on a GPU the variable-length one.
+
+    Raises:
+        InputError: A field is not one of the architecture's config.
+    """
+    assert encoder.preset is not None
+    layers, hidden, heads = PRESETS[encoder.preset]
+    defaults = AutoConfig.for_model(encoder.architecture)
+    names = [name for name in defaults.to_dict() if not name.startswith("_")] + list(defaults.attribute_map)
+    for name in encoder.config:
+        if name not in names:
+            raise InputError(
+                f"encoder: unknown key {name!r} for architecture {encoder.architecture!r}; {nearest(name, names)}"
+            )
+    sizes: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "num_hidden_layers": layers,
+        "hidden_size": hidden,
+        "num_attention_heads": heads,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    match encoder.architecture:
+        case "distilbert":
+            sizes |= {"hidden_dim": 4 * hidden, "attention_dropout": 0.0}
+        case "modernbert":
+            # Three matrices instead of two: two thirds of the usual width cost the same.
+            sizes |= {"intermediate_size": 8 * hidden // 3 // 64 * 64, "cls_token_id": tokenizer.cls_token_id}
+            sizes |= {"sep_token_id": tokenizer.sep_token_id, "bos_token_id": None, "eos_token_id": None}
+        case "electra" | "albert":
+            embedding = min(128, hidden)
+            sizes |= {"intermediate_size": 4 * hidden, "embedding_size": embedding, "attention_probs_dropout_prob": 0.0}
+        case _:
+            sizes |= {"intermediate_size": 4 * hidden, "attention_probs_dropout_prob": 0.0}
+    if encoder.architecture == "roberta":
+        sizes |= {"max_position_embeddings": 512 + tokenizer.pad_token_id + 1, "type_vocab_size": 1}
+        sizes |= {"bos_token_id": tokenizer.cls_token_id, "eos_token_id": tokenizer.sep_token_id}
+    if row_length > 512 and "max_position_embeddings" not in encoder.config and encoder.architecture != "modernbert":
+        raise InputError(
+            f"data.row_length is {row_length}, beyond the 512 positions of the preset {encoder.preset!r}; "
+            f"lower it, or set encoder.max_position_embeddings to {row_length} or more"
+        )
+    return AutoConfig.for_model(encoder.architecture, **sizes | encoder.config)
+
+
+def hidden_states(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """Run the encoder: (B, L) token ids -> (B, L, H)."""
+    hidden: Tensor = model.base_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+    return hidden
+
+
+def vocabulary_logits(model: PreTrainedModel, hidden_MH: Tensor) -> Tensor:
+    """Apply the model's own vocabulary head to gathered hidden states: (M, H) -> (M, V)."""
+    logits = hidden_MH
+    for name in VOCABULARY_HEADS[model.config.model_type]:
+        logits = model.get_submodule(name)(logits)
+    return logits
+
+
+def num_positions(config: Any) -> int:
+    """Say how long a row a model can take, in tokens."""
+    positions = int(config.max_position_embeddings)
+    # RoBERTa numbers positions from pad_token_id + 1.
+    return positions - config.pad_token_id - 1 if config.model_type == "roberta" else positions
+
+
+def training_flops(config: Any, lengths: npt.NDArray[np.int64], num_predicted: int) -> float:
+    """Count the floating-point operations that training on one batch of rows needs, forward and backward.
+
+    Per row of n tokens 6 n N_body + 12 n^2 layers H, and per predicted position 6 E V + 6 H E; padding and
+    recomputation do not count. N_body = layers (4 H^2 + 2 H I); ModernBERT's gated layers have 3 H I.
+
+    Args:
+        config: The encoder's transformers config.
+        lengths: (B,) real tokens of each row.
+        num_predicted: Positions that enter the vocabulary head.
+    """
+    hidden, layers = config.hidden_size, config.num_hidden_layers
+    embedding = getattr(config, "embedding_size", hidden)
+    inner = config.hidden_dim if config.model_type == "distilbert" else config.intermediate_size
+    matrices = 3 if config.model_type == "modernbert" else 2
+    body = layers * (4 * hidden**2 + matrices * hidden * inner)
+    tokens = float(lengths.sum())
+    pairs = float((lengths.astype(np.float64) ** 2).sum())
+    head = 6 * embedding * config.vocab_size + 6 * hidden * embedding
+    return 6 * body * tokens + 12 * layers * hidden * pairs + head * num_predicted
+
+
+def _load(origin: str, overrides: dict[str, Any], tokenizer: Any, row_length: int) -> PreTrainedModel:
+    config = _open(AutoConfig.from_pretrained, origin, "model")
+    if config.model_type not in VOCABULARY_HEADS:
+        known = ", ".join(VOCABULARY_HEADS)
+        raise InputError(
+            f"encoder.from_pretrained: {origin} is of architecture {config.model_type!r}; bertsmith trains {known}"
+        )
+    _check_tokenizer(origin, tokenizer)
+    for name in overrides:
+        if not hasattr(config, name):
+            raise InputError(
+                f"encoder: unknown key {name!r} for architecture {config.model_type!r}; "
+                + nearest(name, list(config.to_dict()))
+            )
+    _check_positions(config, row_length)
+    model = _open(AutoModelForMaskedLM.from_pretrained, origin, "model", dtype=torch.float32, **overrides)
+    if len(tokenizer) > model.config.vocab_size:
+        raise InputError(
+            f"encoder.from_pretrained: {origin} has {model.config.vocab_size} token embeddings, "
+            f"fewer than the {len(tokenizer)} tokens of the corpus's tokenizer"
+        )
+    return model
+
+
+def _check_positions(config: Any, row_length: int) -> None:
+    if row_length > num_positions(config):
+        raise InputError(
+            f"data.row_length is {row_length}, but the encoder has only {num_positions(config)} positions; lower it"
+        )
+
+
+def _check_tokenizer(origin: str, tokenizer: Any) -> None:
+    """Refuse a corpus whose token ids mean something else to the checkpoint."""
+    from transformers import AutoTokenizer
+
+    own = _open(AutoTokenizer.from_pretrained, origin, "tokenizer")
+    if own.get_vocab() != tokenizer.get_vocab():
+        raise InputError(
+            f"encoder.from_pretrained: the corpus was built with another tokenizer ({len(tokenizer)} tokens) than "
+            f"{origin} has ({len(own)} tokens); build the corpus again with --tokenizer.from-pretrained {origin}"
+        )
+
+
+def _open(load: Any, origin: str, what: str, **options: Any) -> Any:
+    """Load something from a folder or, where there is none, from the hub, with a clear error."""
+    is_folder = Path(origin).is_dir()
+    if not is_folder and (origin.startswith((".", "/", "~")) or origin.count("/") > 1):
+        raise InputError(f"encoder.from_pretrained: {origin}: no such folder")
+    try:
+        return load(origin, local_files_only=is_folder, **options)
+    except (OSError, ValueError, KeyError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise InputError(f"encoder.from_pretrained: cannot open the {what} of {origin}: {first_line}") from None
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Count the parameters of a module, shared ones once."""
+    return sum(parameter.numel() for parameter in module.parameters())

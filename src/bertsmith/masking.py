@@ -1,0 +1,176 @@
+"""Choose the positions that a model must predict, and corrupt them: vectorised over a batch, random by row.
+
+Shapes: B rows, L positions, W words of a row, M chosen positions of the whole batch.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bertsmith.errors import InputError
+from bertsmith.randomness import RowGenerator
+
+Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vocabulary:
+    """What corruption must know of a tokenizer, taken from it by name once.
+
+    Attributes:
+        pad_id: Fills rows up to the length of the batch.
+        cls_id: Starts a row.
+        sep_id: Ends a segment.
+        mask_id: Stands for a hidden token.
+        special: (V,) true for tokens that are never masked, replaced or predicted.
+        continues: (V,) true for tokens that continue the word before them; None where the vocabulary marks no words.
+        ordinary_ids: (V - specials,) the tokens that may replace another.
+    """
+
+    pad_id: int
+    cls_id: int
+    sep_id: int
+    mask_id: int
+    special: Bools
+    continues: Bools | None
+    ordinary_ids: Ints
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> "Vocabulary":
+        """Read the vocabulary of a transformers tokenizer.
+
+        Raises:
+            InputError: The tokenizer lacks one of the tokens that masking needs.
+        """
+        from bertsmith.corpus.tokenizer import continues_word
+
+        ids = {name: getattr(tokenizer, f"{name}_token_id") for name in ("pad", "cls", "sep", "mask")}
+        for name, value in ids.items():
+            if value is None:
+                raise InputError(
+                    f"the tokenizer {tokenizer.name_or_path!r} has no {name} token; use one made for masked models"
+                )
+        special = np.zeros(len(tokenizer), dtype=bool)
+        special[tokenizer.all_special_ids] = True
+        try:
+            continues = continues_word(tokenizer)
+        except InputError:
+            continues = None
+        return cls(
+            pad_id=ids["pad"],
+            cls_id=ids["cls"],
+            sep_id=ids["sep"],
+            mask_id=ids["mask"],
+            special=special,
+            continues=continues,
+            ordinary_ids=np.flatnonzero(~special),
+        )
+
+
+def num_predicted(num_maskable: Ints, mask_prob: float) -> Ints:
+    """Give the exact number of predicted positions of rows: K = max(1, round(p * n)), and 0 where n is 0."""
+    return np.minimum(np.maximum(1, np.rint(mask_prob * num_maskable).astype(np.int64)), num_maskable)
+
+
+def choose_tokens(maskable: Bools, counts: Ints, random: RowGenerator) -> tuple[Ints, Ints]:
+    """Choose positions uniformly, without replacement.
+
+    Args:
+        maskable: (B, L) the positions that may be chosen.
+        counts: (B,) how many to choose in each row; at most the maskable ones.
+        random: Draws for these B rows.
+
+    Returns:
+        Rows (M,) and columns (M,) of the chosen positions, sorted by row and column.
+    """
+    num_rows, length = maskable.shape
+    most = int(counts.max(initial=0))
+    if most == 0:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    scores = np.where(maskable, random.uniform(length), 2.0)
+    nearest = np.argpartition(scores, most - 1, axis=1)[:, :most]
+    # argpartition leaves the smallest scores unordered; rows that want fewer than `most` need the smallest of them.
+    order = np.argsort(np.take_along_axis(scores, nearest, axis=1), axis=1)
+    chosen = np.zeros((num_rows, length), dtype=bool)
+    rows, ranks = np.nonzero(np.arange(most) < counts[:, None])
+    chosen[rows, np.take_along_axis(nearest, order, axis=1)[rows, ranks]] = True
+    return np.nonzero(chosen)
+
+
+def choose_words(maskable: Bools, continues: Bools, counts: Ints, random: RowGenerator) -> tuple[Ints, Ints, int]:
+    """Choose whole words in random order until exactly the wanted number of tokens is covered.
+
+    A word that no longer fits is passed over for the next one. Where no remaining word fits, the first of them is cut
+    short, so that the count stays exact; such cuts are counted.
+
+    Args:
+        maskable: (B, L) the positions that may be chosen.
+        continues: (B, L) the positions whose token continues the word before it.
+        counts: (B,) how many tokens to choose in each row.
+        random: Draws for these B rows.
+
+    Returns:
+        Rows (M,) and columns (M,) of the chosen positions, sorted, and the number of words that were cut.
+    """
+    num_rows, length = maskable.shape
+    follows = np.zeros_like(maskable)
+    follows[:, 1:] = maskable[:, :-1]
+    starts = maskable & ~(continues & follows)
+    # Words are numbered within their row from 0; other positions get the number of a word that no row has.
+    word_of = np.where(maskable, np.cumsum(starts, axis=1) - 1, length)
+    row_of = np.arange(num_rows)[:, None]
+    sizes = np.bincount((row_of * (length + 1) + word_of).ravel(), minlength=num_rows * (length + 1))
+    sizes = sizes.reshape(num_rows, length + 1)[:, :length]
+
+    order = np.argsort(np.where(sizes > 0, random.uniform(length), 2.0), axis=1)
+    taken = np.zeros((num_rows, length + 1), dtype=bool)
+    missing = counts.copy()
+    every_row = np.arange(num_rows)
+    for rank in range(length):
+        words = order[:, rank]
+        fits = (sizes[every_row, words] <= missing) & (sizes[every_row, words] > 0)
+        taken[every_row, words] |= fits
+        missing -= np.where(fits, sizes[every_row, words], 0)
+        if not missing.any():
+            break
+
+    chosen = taken[row_of, word_of] & maskable
+    short = np.flatnonzero(missing)
+    for row in short:
+        first = next(word for word in order[row] if sizes[row, word] > 0 and not taken[row, word])
+        chosen[row, np.flatnonzero(word_of[row] == first)[: missing[row]]] = True
+    rows, columns = np.nonzero(chosen)
+    return rows, columns, short.size
+
+
+def corrupt(
+    tokens: Ints, rows: Ints, columns: Ints, vocabulary: Vocabulary, random: RowGenerator, shares: tuple[float, float]
+) -> Ints:
+    """Replace the chosen tokens: some by the mask, some by a random ordinary token, the rest stay (BERT: 80/10/10).
+
+    Args:
+        tokens: (B, L) token ids.
+        rows: (M,) rows of the chosen positions.
+        columns: (M,) columns of the chosen positions.
+        vocabulary: The tokenizer's facts.
+        random: Draws for these B rows.
+        shares: The share that becomes the mask, and the share that becomes a random token.
+
+    Returns:
+        (B, L) a corrupted copy.
+    """
+    to_mask, to_random = shares
+    length = tokens.shape[1]
+    action = random.uniform(length)[rows, columns]
+    replacement = random.uniform(length)[rows, columns]
+
+    corrupted = tokens.copy()
+    masked = action < to_mask
+    corrupted[rows[masked], columns[masked]] = vocabulary.mask_id
+    swapped = ~masked & (action < to_mask + to_random)
+    picks = (replacement[swapped] * vocabulary.ordinary_ids.size).astype(np.int64)
+    corrupted[rows[swapped], columns[swapped]] = vocabulary.ordinary_ids[picks]
+    return corrupted

@@ -1,0 +1,342 @@
+"""Pre-training: from a corpus and a run file to a model folder, continued wherever an earlier attempt stopped."""
+
+import json
+import os
+import platform
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import TrainingArguments
+
+from bertsmith.corpus import Corpus
+from bertsmith.encoder import build_encoder, parameter_count, training_flops
+from bertsmith.errors import InputError
+from bertsmith.export import model_card, write_model
+from bertsmith.objectives import OBJECTIVES, Objective
+from bertsmith.plots import plot_losses
+from bertsmith.randomness import key_of
+from bertsmith.rows import NUM_SPECIAL, TextRows, TrainingStream, ValidationRows, split_documents
+from bertsmith.run_folder import locked, prepare
+from bertsmith.run_settings import RunSettings, TrainingSettings
+from bertsmith.settings import nearest, to_dict
+from bertsmith.training import checkpoints
+from bertsmith.training.budget import Budget, learning_rate_factor
+from bertsmith.training.monitors import Monitor, human, read_metrics
+from bertsmith.training.trainer import Diverged, Pace, PretrainingTrainer
+
+
+class Interrupted(RuntimeError):
+    """The run was asked to stop, and saved a checkpoint first."""
+
+
+class Failed(RuntimeError):
+    """Training could not go on; the message says why and what is saved."""
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """Everything that a run is made of, ready to train."""
+
+    corpus: Corpus
+    objective: Objective
+    rows: TextRows
+    held_out: TextRows | None
+    rows_per_step: int
+    floor: float | None
+
+
+def pretrain(run: RunSettings, *, overwrite: bool = False) -> dict[str, Any]:
+    """Train a model, or go on where an earlier attempt in the same folder stopped.
+
+    Args:
+        run: The settings.
+        overwrite: Start over and delete what the folder holds of an earlier run.
+
+    Returns:
+        The content of ``summary.json``.
+
+    Raises:
+        InputError: Something the user gave does not fit; nothing is lost.
+        Interrupted: The process was asked to stop; a checkpoint is saved.
+        Failed: The loss diverged.
+    """
+    folder = Path(run.output)
+    parts = _assemble(run)
+    is_main = int(os.environ.get("RANK", "0")) == 0
+    with locked(folder) if is_main else _nothing():
+        if is_main:
+            prepare(folder, to_dict(run), overwrite)
+        budget = Budget(run.training.budget)
+        resumed = _find_checkpoint(folder, parts.corpus, budget)
+        with Monitor(folder, int(budget.used["steps"]), active=is_main) as monitor:
+            _greet(run, parts, monitor, resumed)
+            trainer, pace = _make_trainer(run, parts, budget, monitor)
+            if not budget.spent:
+                _train(trainer, pace, monitor, resumed, folder)
+            else:
+                # Trainer would train one step too many; the weights are those of the checkpoint.
+                trainer._load_from_checkpoint(str(resumed))
+        return _finish(run, parts, trainer, folder) if is_main else {}
+
+
+def _assemble(run: RunSettings) -> _Parts:
+    """Open the corpus and build the model; everything that can be wrong with them is found here."""
+    corpus = Corpus(run.data.corpus)
+    training, held_out = split_documents(corpus, run.data.validation)
+    rows = TextRows(corpus, run.data.row_length, training)
+    torch.manual_seed(run.training.seed)
+    encoder = build_encoder(run.encoder, corpus.tokenizer, run.data.row_length)
+    objective = OBJECTIVES[run.objective.name].build(encoder, run.objective, corpus.tokenizer, run.training.seed)
+
+    multiple = run.training.gradient_accumulation * int(os.environ.get("WORLD_SIZE", "1"))
+    rows_per_step = max(1, round(run.training.tokens_per_step / rows.mean_length / multiple)) * multiple
+    return _Parts(
+        corpus=corpus,
+        objective=objective,
+        rows=rows,
+        held_out=TextRows(corpus, run.data.row_length, held_out) if held_out.size else None,
+        rows_per_step=rows_per_step,
+        floor=unigram_floor(corpus, held_out) if held_out.size else None,
+    )
+
+
+def unigram_floor(corpus: Corpus, held_out: np.ndarray[Any, np.dtype[np.int64]]) -> float:
+    """Compute the cross-entropy of held-out text under the token frequencies of the rest, in nats per token.
+
+    It is what the best model that looks at no context reaches; a model above it has learned nothing from context.
+    Special tokens do not count; frequencies are smoothed by adding one.
+    """
+    counts = np.zeros(corpus.vocab_size, dtype=np.int64)
+    for document in held_out.tolist():
+        counts += np.bincount(corpus.document(document), minlength=corpus.vocab_size)
+    ordinary = np.ones(corpus.vocab_size, dtype=bool)
+    ordinary[corpus.tokenizer.all_special_ids] = False
+    rest = (corpus.tokens_counts - counts)[ordinary] + 1
+    return float(-(counts[ordinary] * np.log(rest / rest.sum())).sum() / max(1, counts[ordinary].sum()))
+
+
+def _find_checkpoint(folder: Path, corpus: Corpus, budget: Budget) -> Path | None:
+    """Find the checkpoint to resume and set the budget to what it had used."""
+    found = checkpoints.newest_whole(folder / "checkpoints")
+    if found is None:
+        return None
+    path, facts, damaged = found
+    if facts["corpus"] != corpus.hash:
+        raise InputError(
+            f"{corpus.path}: this corpus has changed since the checkpoint {path} was trained on it; "
+            "bring the old one back, or start over with --overwrite"
+        )
+    for other in damaged:
+        print(f"{other}: damaged, so the run goes on from {path.name}", flush=True)
+    budget.used.update(facts["used"])
+    return path
+
+
+def _make_trainer(
+    run: RunSettings, parts: _Parts, budget: Budget, monitor: Monitor
+) -> tuple[PretrainingTrainer, Pace]:
+    config = parts.objective.encoder.config
+    least = np.full(parts.rows_per_step, NUM_SPECIAL + 1)
+    num_steps = budget.bound_on_steps(float(least.sum()), training_flops(config, least, 0))
+    args = _training_arguments(run, parts, num_steps)
+    validation = None
+    if parts.held_out is not None:
+        multiple = args.per_device_eval_batch_size * args.world_size if args.world_size > 1 else 1
+        validation = ValidationRows(parts.held_out, run.evaluation.rows, multiple)
+    pace = Pace(
+        log_every=run.training.log_every,
+        evaluate_every=run.evaluation.every if validation else None,
+        save_every=run.training.checkpoint_every,
+        save_minutes=run.training.checkpoint_minutes,
+        monitor=monitor,
+    )
+    trainer = PretrainingTrainer(
+        objective=parts.objective,
+        args=args,
+        stream=TrainingStream(parts.rows, parts.rows_per_step, num_steps, run.training.seed),
+        validation=validation,
+        budget=budget,
+        schedule=lambda share: learning_rate_factor(share, run.training.warmup, run.training.schedule),
+        monitor=monitor,
+        pace=pace,
+        facts={"corpus": parts.corpus.hash},
+        keep_checkpoints=run.training.keep_checkpoints,
+    )
+    # Every rank needs its own dropout; Trainer seeds all of them alike.
+    torch.manual_seed(int(key_of(run.training.seed, args.process_index).view(np.int64)[0]))
+    return trainer, pace
+
+
+def _training_arguments(run: RunSettings, parts: _Parts, num_steps: int) -> TrainingArguments:
+    training = run.training
+    on_gpu = torch.cuda.is_available()
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    micro_batch = parts.rows_per_step // training.gradient_accumulation // world_size
+    own: dict[str, Any] = {
+        "output_dir": str(Path(run.output) / "checkpoints"),
+        "max_steps": num_steps,
+        "per_device_train_batch_size": micro_batch,
+        "per_device_eval_batch_size": micro_batch,
+        "gradient_accumulation_steps": training.gradient_accumulation,
+        "learning_rate": training.learning_rate,
+        "weight_decay": training.weight_decay,
+        "seed": training.seed,
+        "bf16": _use_bf16(training.precision),
+        "torch_compile": _use_compile(training, on_gpu),
+        "use_cpu": not on_gpu,
+        "dataloader_num_workers": (2 if on_gpu else 0) if training.workers == "auto" else training.workers,
+        "dataloader_pin_memory": on_gpu,
+        "train_sampling_strategy": "sequential",
+        "remove_unused_columns": False,
+        "label_names": ["targets"],
+        "logging_strategy": "no",
+        "save_strategy": "no",
+        "eval_strategy": "no",
+        "logging_nan_inf_filter": False,
+        "disable_tqdm": True,
+        "ddp_find_unused_parameters": False,
+        "ddp_broadcast_buffers": False,
+    }
+    defaults = {"report_to": "none", "optim": "adamw_torch_fused", "adam_epsilon": 1e-6, "max_grad_norm": 1.0}
+    for name in training.trainer:
+        if name in own:
+            raise InputError(f"training.trainer.{name}: bertsmith sets this itself; remove it")
+        if name not in TrainingArguments.__dataclass_fields__:
+            names = list(TrainingArguments.__dataclass_fields__)
+            raise InputError(f"training.trainer: unknown key {name!r}; {nearest(name, names)}")
+    if training.trainer.get("fsdp") and not on_gpu:
+        raise InputError("training.trainer.fsdp: needs a GPU; on a CPU it would silently run as plain DDP")
+    args = TrainingArguments(**own, **defaults | training.trainer)
+    if args.n_gpu > 1:
+        # Without torchrun, Trainer would split every batch over all GPUs in one process.
+        args._n_gpu = 1
+    return args
+
+
+def _use_bf16(precision: str) -> bool:
+    if precision != "auto":
+        return precision == "bf16"
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    # Without these instructions bf16 is emulated, and slower than fp32.
+    return torch.backends.cpu.get_cpu_capability() == "AVX512" and bool(torch.cpu._is_avx512_bf16_supported())
+
+
+_COMPILE_SECONDS = 120
+_COMPILE_STEPS = 2000
+
+
+def _use_compile(training: TrainingSettings, on_gpu: bool) -> bool:
+    if training.compile != "auto":
+        return training.compile
+    budget = training.budget
+    short = (budget.seconds or _COMPILE_SECONDS + 1) < _COMPILE_SECONDS or (budget.steps or _COMPILE_STEPS) < _COMPILE_STEPS
+    return on_gpu and not short
+
+
+def _greet(run: RunSettings, parts: _Parts, monitor: Monitor, resumed: Path | None) -> None:
+    rows = parts.rows
+    encoder = parts.objective.encoder
+    monitor.say(
+        f"corpus: {parts.corpus.num_documents:,} documents, {parts.corpus.num_tokens:,} tokens, {len(rows):,} rows an epoch"
+    )
+    monitor.say(
+        f"encoder: {encoder.config.model_type}, {human(parameter_count(encoder))}parameters · "
+        f"{parts.rows_per_step} rows of {rows.mean_length:.0f} tokens a step · "
+        f"{'bf16' if _use_bf16(run.training.precision) else 'fp32'}"
+    )
+    if parts.floor is not None:
+        monitor.say(f"unigram floor of the held-out text: {parts.floor:.4f}")
+    if resumed is not None:
+        monitor.say(f"going on from {resumed}")
+
+
+def _train(trainer: PretrainingTrainer, pace: Pace, monitor: Monitor, resumed: Path | None, folder: Path) -> None:
+    try:
+        with _stops_gently(pace, monitor.say):
+            trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    except Diverged as error:
+        kept = checkpoints.in_order(folder / "checkpoints")
+        good = f"the last good checkpoint is {kept[-1]}" if kept else "there was no checkpoint yet"
+        raise Failed(
+            f"training diverged at {error}; {good}; try a lower training.learning_rate or a longer training.warmup "
+            "with --overwrite or another output"
+        ) from None
+    if pace.interrupted and not trainer.budget.spent:
+        raise Interrupted(f"stopped at step {trainer.state.global_step}, saved; the same command goes on from there")
+
+
+@contextmanager
+def _stops_gently(pace: Pace, say: Callable[[str], None]) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end the run after the current step, with a checkpoint; a second one ends it at once."""
+    if threading.current_thread() is not threading.main_thread() or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        if pace.interrupted:
+            raise KeyboardInterrupt
+        pace.interrupted = True
+        say("stopping after this step, with a checkpoint; once more to stop at once")
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+def _finish(run: RunSettings, parts: _Parts, trainer: PretrainingTrainer, folder: Path) -> dict[str, Any]:
+    """Write the summary, the figure and the model folder."""
+    rows = read_metrics(folder)
+    last = next((row for row in reversed(rows) if "loss" in row), {})
+    validation = next((row for row in reversed(rows) if "validation_loss" in row), {})
+    used = trainer.budget.used
+    figures = {
+        "steps": int(used["steps"]),
+        "tokens": used["tokens"],
+        "flops": used["flops"],
+        "seconds": round(used["seconds"], 2),
+        "tokens_per_second": used["tokens"] / used["seconds"],
+        "epochs": used["steps"] * parts.rows_per_step / len(parts.rows),
+        "loss": last.get("loss"),
+        **{name: value for name, value in validation.items() if name.startswith("validation_")},
+        "unigram_floor": parts.floor,
+        "parameters": parameter_count(parts.objective.encoder),
+        "corpus": parts.corpus.hash,
+    }
+    summary = {**figures, "machine": _machine(trainer.args), "versions": _versions()}
+    plot_losses(rows, parts.floor, folder / "loss.png")
+    card = model_card(to_dict(run), figures)
+    write_model(parts.objective.encoder, parts.corpus.tokenizer, folder / "model", card)
+    staged = folder / "summary.json.staging"
+    staged.write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    os.replace(staged, folder / "summary.json")
+    return summary
+
+
+def _machine(args: TrainingArguments) -> dict[str, Any]:
+    return {
+        "processor": torch.cuda.get_device_name() if args.device.type == "cuda" else platform.processor() or "CPU",
+        "cores": os.cpu_count(),
+        "ranks": args.world_size,
+        "precision": "bf16" if args.bf16 else "fp32",
+    }
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("bertsmith", "torch", "transformers", "tokenizers", "numpy")}

@@ -1,0 +1,123 @@
+"""The run file of a pre-training run: its five sections, their defaults and meanings."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import field
+from pathlib import Path
+from typing import Any, Literal
+
+from bertsmith.encoder import EncoderSettings
+from bertsmith.objectives import ObjectiveSettings
+from bertsmith.rows import NUM_SPECIAL
+from bertsmith.settings import merge, parse_overrides, read_yaml, settings, validate
+from bertsmith.training.budget import BudgetSettings, Schedule
+
+
+@settings
+class DataSettings:
+    """What to train on."""
+
+    corpus: str
+    """Folder that `bertsmith corpus build` wrote."""
+    row_length: int = 128
+    """Tokens a row, special tokens included."""
+    validation: float = 0.01
+    """Share of the documents that is held out; 0 for none."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.row_length <= NUM_SPECIAL:
+            raise ValueError(f"row_length is {self.row_length}; expected at least {NUM_SPECIAL + 1}")
+        if not 0 <= self.validation < 1:
+            raise ValueError(f"validation is {self.validation}; expected a share from 0 to less than 1")
+
+
+@settings
+class TrainingSettings:
+    """How to train."""
+
+    budget: BudgetSettings
+    """How long."""
+    tokens_per_step: int = 8192
+    """Tokens an optimiser step, over all micro-batches and ranks, on average."""
+    gradient_accumulation: int = 1
+    """Micro-batches a step; more need less memory and change nothing else."""
+    learning_rate: float = 5e-4
+    """Peak learning rate."""
+    warmup: float = 0.05
+    """Share of the budget in which the learning rate rises."""
+    schedule: Schedule = "linear"
+    """How it goes on from its peak: linear or cosine to 0, or constant."""
+    weight_decay: float = 0.01
+    """Decay of all weights but biases and norms."""
+    seed: int = 0
+    """Seed of the initial weights, the order, the masks and dropout."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic; auto is bf16 where the hardware has it, with fp32 weights."""
+    compile: bool | Literal["auto"] = "auto"
+    """Use torch.compile; auto does so on a GPU for runs that are long enough to pay for it."""
+    workers: int | Literal["auto"] = "auto"
+    """Processes that prepare batches; auto is 2 on a GPU and none on a CPU."""
+    log_every: float = 0.005
+    """Share of the budget between logged rows."""
+    checkpoint_every: float = 0.1
+    """Share of the budget between checkpoints."""
+    checkpoint_minutes: float = 15.0
+    """A checkpoint at least this often, in minutes of training."""
+    keep_checkpoints: int = 2
+    """How many checkpoints to keep."""
+    trainer: dict[str, Any] = field(default_factory=dict)
+    """More arguments for transformers.TrainingArguments, passed as they are."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("tokens_per_step", "gradient_accumulation", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+        for name in ("learning_rate", "log_every", "checkpoint_every", "checkpoint_minutes"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected more than 0")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup is {self.warmup}; expected a share of the budget from 0 to less than 1")
+
+
+@settings
+class EvaluationSettings:
+    """How to validate."""
+
+    every: float = 0.1
+    """Share of the budget between validations."""
+    rows: int = 1024
+    """Held-out rows to validate on, at the most."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if not self.every > 0 or self.rows < 1:
+            raise ValueError(f"every is {self.every} and rows is {self.rows}; expected more than 0, and at least 1")
+
+
+@settings
+class RunSettings:
+    """A pre-training run: the whole content of its run file."""
+
+    data: DataSettings
+    encoder: EncoderSettings
+    objective: ObjectiveSettings
+    training: TrainingSettings
+    output: str
+    """The run folder."""
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+
+def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunSettings:
+    """Read a run file with command-line overrides; config fields may stand directly in its ``encoder`` section.
+
+    Raises:
+        InputError: The file is missing or malformed, or a key or value is wrong.
+    """
+    values = merge(read_yaml(path), parse_overrides(overrides))
+    encoder = values.get("encoder")
+    if isinstance(encoder, Mapping):
+        own = {name: value for name, value in encoder.items() if name in EncoderSettings.__dataclass_fields__}
+        config = {name: value for name, value in encoder.items() if name not in own}
+        values["encoder"] = {**own, "config": {**own.get("config", {}), **config}}
+    return validate(RunSettings, values, where=str(path))

@@ -1,0 +1,204 @@
+"""Settings: frozen dataclasses, one YAML file a run, dotted overrides, one clear line for every mistake.
+
+A settings class is declared beside what it configures with :func:`settings`; its fields are documented by the string
+literal below each of them, which is also what ``--help`` and the JSON schema show. pydantic validates, strictly: an
+unknown key, a wrong type or a value out of range is an :class:`~bertsmith.errors.InputError` that names the dotted key
+and, for a misspelt key, the nearest right one.
+"""
+
+import difflib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar, dataclass_transform
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from bertsmith.errors import InputError
+
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def settings(cls: type[T]) -> type[T]:
+    """Make ``cls`` a frozen keyword-only dataclass that pydantic validates strictly.
+
+    Checks of values belong in ``__post_init__`` and raise ``ValueError`` with value, expectation and remedy.
+    """
+    cls.__pydantic_config__ = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)  # type: ignore[attr-defined]
+    return dataclass(frozen=True, kw_only=True)(cls)
+
+
+def validate(cls: type[T], values: Mapping[str, Any], where: str) -> T:
+    """Build a settings object from plain values.
+
+    Args:
+        cls: A settings class.
+        values: Nested plain values, as YAML or JSON give them.
+        where: What an error message names first: a file, or "command line".
+
+    Raises:
+        InputError: A key is unknown or missing, or a value has the wrong type or is out of range.
+    """
+    try:
+        # Through JSON, because pydantic's strict mode accepts a list for a tuple there but not in Python values.
+        return TypeAdapter(cls).validate_json(json.dumps(values, default=str))
+    except ValidationError as error:
+        raise InputError(f"{where}: {_explain(error.errors()[0], cls)}") from None
+
+
+def to_dict(value: Any) -> dict[str, Any]:
+    """Give a settings object as nested plain values; :func:`validate` of them gives the object back."""
+    return dict(asdict(value))
+
+
+def load(cls: type[T], path: str | Path, overrides: Sequence[str] = ()) -> T:
+    """Read a run file, apply command-line overrides to it and validate the result.
+
+    Raises:
+        InputError: The file is missing or malformed, or a key or value is wrong.
+    """
+    return validate(cls, merge(read_yaml(path), parse_overrides(overrides)), where=str(path))
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML takes ``1e-4`` for a string (YAML 1.1 wants ``1.0e-4``); everybody writes the former."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping.
+
+    Raises:
+        InputError: The file cannot be read, is not YAML, or holds something else.
+    """
+    try:
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; give the path of a run file (YAML)") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: expected sections such as `data:` and `training:`, found {type(values).__name__}")
+    return values
+
+
+def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
+    """Turn ``--a.b 1 --c=x --flag`` into nested values; values are read as YAML, a key without one is true.
+
+    Raises:
+        InputError: A word is not of this form.
+    """
+    values: dict[str, Any] = {}
+    position = 0
+    while position < len(words):
+        word = words[position]
+        if not re.match(r"--[A-Za-z]", word):
+            raise InputError(f"command line: unexpected {word!r}; settings are given as --key value")
+        key, equals, text = word[2:].partition("=")
+        position += 1
+        if not equals:
+            # A word that starts with "--" is the next key; "-1" and "-" are values.
+            has_value = position < len(words) and not words[position].startswith("--")
+            text = words[position] if has_value else "true"
+            position += has_value
+        try:
+            value = yaml.load(text, Loader=_Loader)
+        except yaml.YAMLError:
+            value = text
+        *parents, leaf = key.replace("-", "_").split(".")
+        nested: Any = value
+        for name in reversed([*parents, leaf]):
+            nested = {name: nested}
+        values = merge(values, nested)
+    return values
+
+
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge nested mappings; a budget replaces a budget, since it holds one quantity and two would contradict."""
+    merged = dict(base)
+    for key, value in changes.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping) and key != "budget":
+            merged[key] = merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def nearest(name: str, names: Sequence[str]) -> str:
+    """Say which of ``names`` is meant by ``name``: the nearest one, else all of them."""
+    found = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"did you mean {found[0]!r}?" if found else f"there are: {', '.join(sorted(names))}"
+
+
+def schema(cls: type[Any]) -> dict[str, Any]:
+    """Return the JSON schema of a settings class, which editors use for completion."""
+    return TypeAdapter(cls).json_schema()
+
+
+def describe(cls: type[Any]) -> Iterator[tuple[str, str, str, str]]:
+    """Yield (dotted key, type, default, meaning) of every field of a settings class, for help texts."""
+    whole = schema(cls)
+
+    def walk(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str, str, str]]:
+        for name, field in _target(node, whole)["properties"].items():
+            target = _target(field, whole)
+            if "properties" in target:
+                yield from walk(target, f"{prefix}{name}.")
+            else:
+                default = json.dumps(field["default"]) if "default" in field else "required"
+                yield prefix + name, _type_text(target), default, " ".join(field.get("description", "").split())
+
+    yield from walk(whole, "")
+
+
+def _target(node: Mapping[str, Any], whole: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Follow a reference inside a JSON schema."""
+    while "$ref" in node:
+        node = whole["$defs"][node["$ref"].rsplit("/", 1)[1]]
+    return node
+
+
+def _type_text(node: Mapping[str, Any]) -> str:
+    if "anyOf" in node:
+        return "|".join(_type_text(part) for part in node["anyOf"])
+    if "enum" in node:
+        return "|".join(str(value) for value in node["enum"])
+    return str(node.get("const", node.get("type", "any")))
+
+
+def _explain(error: ErrorDetails, cls: type[Any]) -> str:
+    """Say in one line what is wrong with which key."""
+    path = [str(part) for part in error["loc"]]
+    key = ".".join(path)
+    found = error.get("input")
+    if error["type"] == "unexpected_keyword_argument":
+        keys = _keys_beside(cls, path)
+        return f"unknown key `{key}`; {nearest(path[-1], keys)}"
+    if error["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
+        return f"`{key}` is missing; it has no default"
+    if error["type"] == "value_error":
+        message = str(error.get("ctx", {}).get("error", error["msg"]))
+        return f"`{key}`: {message}" if key else message
+    if error["type"] == "dataclass_type":
+        return f"`{key}`: expected a section with keys, found {found!r}"
+    return f"`{key}`: {error['msg'][0].lower()}{error['msg'][1:]}, found {found!r}"
+
+
+def _keys_beside(cls: type[Any], path: Sequence[str]) -> list[str]:
+    """List the keys that the section holding the last key of ``path`` may have."""
+    whole = schema(cls)
+    node = _target(whole, whole)
+    for part in path[:-1]:
+        node = _target(node.get("properties", {}).get(part, {}), whole)
+    return list(node.get("properties", {}))

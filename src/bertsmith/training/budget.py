@@ -1,0 +1,116 @@
+"""The budget of a run: one quantity that limits it, four that are always counted.
+
+tokens: real tokens, special tokens included, padding not. flops: the model's floating-point operations, forward and
+backward (see :func:`bertsmith.encoder.training_flops`). seconds: time spent in training steps, data loading included,
+validation and checkpoints not. All ranks together count as one.
+"""
+
+import math
+import time
+from typing import Literal
+
+from bertsmith.settings import settings
+
+Quantity = Literal["steps", "tokens", "flops", "seconds"]
+QUANTITIES: tuple[Quantity, ...] = ("steps", "tokens", "flops", "seconds")
+
+
+@settings
+class BudgetSettings:
+    """How long to train: exactly one of these."""
+
+    steps: int | None = None
+    """Optimiser steps."""
+    tokens: float | None = None
+    """Real tokens."""
+    flops: float | None = None
+    """Floating-point operations of the model, forward and backward."""
+    seconds: float | None = None
+    """Seconds of training on this machine; the schedule ends on time."""
+
+    def __post_init__(self) -> None:
+        """Check that exactly one limit is given."""
+        given = {name: getattr(self, name) for name in QUANTITIES if getattr(self, name) is not None}
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of steps, tokens, flops, seconds; found {len(given)}: {given or 'none'}")
+        (name, value), *_ = given.items()
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} is {value}; expected more than 0")
+
+
+class Budget:
+    """Counts what a run has used and says what share of its limit that is.
+
+    Attributes:
+        quantity: The quantity that is limited.
+        limit: Its limit.
+        used: What was used so far of every quantity.
+    """
+
+    def __init__(self, limits: BudgetSettings) -> None:
+        self.quantity: Quantity = next(name for name in QUANTITIES if getattr(limits, name) is not None)
+        self.limit = float(getattr(limits, self.quantity))
+        self.used: dict[str, float] = dict.fromkeys(QUANTITIES, 0.0)
+        self._clock: float | None = None
+
+    @property
+    def share(self) -> float:
+        """The share of the limit that is used, from 0 to 1."""
+        return min(1.0, self.used[self.quantity] / self.limit)
+
+    @property
+    def spent(self) -> bool:
+        """Whether the limit is reached."""
+        return self.used[self.quantity] >= self.limit
+
+    def start_clock(self) -> None:
+        """Count seconds from now on; called again after a pause, it leaves the pause out."""
+        self._clock = time.monotonic()
+
+    def lap(self) -> float:
+        """Return the seconds since the clock was started or read, and start it anew."""
+        now = time.monotonic()
+        seconds = 0.0 if self._clock is None else now - self._clock
+        self._clock = now
+        return seconds
+
+    def spend(self, *, tokens: float, flops: float, seconds: float) -> None:
+        """Count one optimiser step."""
+        for name, amount in (("steps", 1.0), ("tokens", tokens), ("flops", flops), ("seconds", seconds)):
+            self.used[name] += amount
+
+    def bound_on_steps(self, least_tokens: float, least_flops: float) -> int:
+        """Give a number of steps that the run cannot exceed, from the least that one step can use."""
+        match self.quantity:
+            case "steps":
+                return math.ceil(self.limit)
+            case "tokens":
+                return math.ceil(self.limit / least_tokens)
+            case "flops":
+                return math.ceil(self.limit / least_flops)
+            case "seconds":
+                # No step takes less than a tenth of a millisecond.
+                return math.ceil(self.limit * 10_000)
+
+
+Schedule = Literal["linear", "cosine", "constant"]
+
+
+def learning_rate_factor(share: float, warmup: float, schedule: Schedule) -> float:
+    """Give the factor on the learning rate when a share of the budget is used.
+
+    Args:
+        share: Used share of the budget, 0 to 1.
+        warmup: Share of the budget in which the rate rises from 0 to its peak.
+        schedule: How it goes on: down to 0 in a line or a half cosine, or not at all.
+    """
+    if share < warmup:
+        return share / warmup
+    progress = (share - warmup) / max(1e-12, 1 - warmup)
+    match schedule:
+        case "linear":
+            return max(0.0, 1 - progress)
+        case "cosine":
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        case "constant":
+            return 1.0

@@ -1,0 +1,110 @@
+"""Checkpoints that are whole or absent: written aside, hashed, flushed, renamed; the newest whole one is resumed.
+
+transformers' Trainer writes into the final folder, so a killed run leaves a torn checkpoint that it then resumes from:
+either it dies on it, or, if only the optimiser is missing, it goes on silently with a fresh one. Here a checkpoint
+carries a seal, a file with the hash of every other file, which is written last and checked before resuming.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bertsmith.errors import InputError
+
+SEAL = "seal.json"
+STAGING = "staging"
+_PREFIX = "checkpoint-"
+
+
+def seal(folder: Path, facts: dict[str, Any]) -> None:
+    """Hash every file of a folder, write the hashes and some facts beside them, and flush all to disk.
+
+    Args:
+        folder: A checkpoint that is complete but for its seal.
+        facts: JSON values to keep with it.
+    """
+    hashes = {}
+    for file in _files(folder):
+        file.chmod(0o644)
+        hashes[file.relative_to(folder).as_posix()] = _hash(file)
+        _flush(file)
+    (folder / SEAL).write_text(json.dumps({"files": hashes, **facts}, indent=1), encoding="utf-8")
+    _flush(folder / SEAL)
+    _flush(folder)
+
+
+def publish(staged: Path, final: Path) -> None:
+    """Move a sealed folder to its final name, so that it appears there in one instant."""
+    if final.exists():
+        shutil.rmtree(final)
+    os.replace(staged, final)
+    _flush(final.parent)
+
+
+def read_seal(folder: Path) -> dict[str, Any] | None:
+    """Return what :func:`seal` wrote, or None if the folder is not a whole checkpoint: files missing or changed."""
+    try:
+        facts: dict[str, Any] = json.loads((folder / SEAL).read_text(encoding="utf-8"))
+        whole = all(_hash(folder / name) == expected for name, expected in facts["files"].items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return facts if whole else None
+
+
+def newest_whole(folder: Path) -> tuple[Path, dict[str, Any], list[Path]] | None:
+    """Find the newest whole checkpoint.
+
+    Returns:
+        Its path, what its seal says, and the newer ones that were passed over because they are damaged; or None if
+        there is no checkpoint at all.
+
+    Raises:
+        InputError: There are checkpoints, and none is whole.
+    """
+    damaged: list[Path] = []
+    for path in reversed(in_order(folder)):
+        facts = read_seal(path)
+        if facts is not None:
+            return path, facts, damaged
+        damaged.append(path)
+    if damaged:
+        raise InputError(
+            f"{folder}: none of the {len(damaged)} checkpoints is whole (files missing or changed on disk); "
+            "restore one from a backup, or start over with --overwrite"
+        )
+    return None
+
+
+def in_order(folder: Path) -> list[Path]:
+    """List the checkpoints of a folder, oldest step first."""
+    found = [path for path in folder.glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdigit()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix(_PREFIX)))
+
+
+def remove_old(folder: Path, keep: int) -> None:
+    """Delete all but the ``keep`` newest checkpoints, and what a killed run left in the staging folder."""
+    for path in in_order(folder)[:-keep]:
+        shutil.rmtree(path)
+    shutil.rmtree(folder / STAGING, ignore_errors=True)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return iter(sorted(path for path in folder.rglob("*") if path.is_file()))
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    """Force a file, or a folder's list of names, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

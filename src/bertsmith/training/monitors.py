@@ -1,0 +1,134 @@
+"""What a user sees of a run while it goes on: the progress line, metrics.jsonl and TensorBoard."""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from bertsmith.training.budget import Budget
+
+METRICS = "metrics.jsonl"
+
+
+def human(value: float) -> str:
+    """Write a large number with its unit prefix: 12.3 k, 4.56 M."""
+    for limit, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= limit:
+            return f"{value / limit:.3g} {prefix}"
+    return f"{value:.3g} "
+
+
+def duration(seconds: float) -> str:
+    """Write seconds as hours, minutes and seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class Monitor:
+    """Writes the logged rows of a run and shows its progress on standard error.
+
+    On a terminal one line is kept up to date; elsewhere every logged row is a line.
+
+    Args:
+        folder: The run folder.
+        resumed_step: Rows after this step are dropped from an earlier metrics.jsonl: they are about to come again.
+        active: False on all ranks but the first: nothing is written or shown.
+    """
+
+    def __init__(self, folder: Path, resumed_step: int = 0, active: bool = True) -> None:
+        self._path = folder / METRICS
+        if active:
+            kept = [row for row in read_metrics(folder) if row["step"] <= resumed_step]
+            self._path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        self._console = Console(stderr=True, quiet=not active)
+        self._bar = Progress(
+            TextColumn("{task.percentage:5.1f} %"), BarColumn(bar_width=20), TextColumn("{task.fields[text]}"),
+            console=self._console, refresh_per_second=4, disable=not active or not self._console.is_terminal,
+        )  # fmt: skip
+        self._task = self._bar.add_task("", total=1.0, text="first step")
+        self._began: tuple[float, float] | None = None
+        self._losses = self._left = ""
+        self._rate = 0.0
+        self._board = _board(folder / "tensorboard", resumed_step) if active else None
+
+    def __enter__(self) -> "Monitor":
+        """Start the progress line."""
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Stop the progress line and close the files."""
+        self._bar.stop()
+        if self._board is not None:
+            self._board.close()
+
+    def say(self, text: str) -> None:
+        """Print a line above the progress line."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def write(self, row: Mapping[str, float]) -> None:
+        """Append a row to metrics.jsonl and TensorBoard, and show its losses."""
+        with self._path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(row) + "\n")
+        if self._board is not None:
+            for name, value in row.items():
+                if name != "step":
+                    self._board.add_scalar(name, value, int(row["step"]))
+        if "validation_loss" in row:
+            self.say(f"step {row['step']}: validation loss {row['validation_loss']:.4f}")
+            return
+        self._rate = row.get("tokens_per_second", 0.0)
+        parts = {name: value for name, value in row.items() if name not in _NOT_A_PART}
+        self._losses = " · ".join(f"{name} {value:.4g}" for name, value in parts.items())
+        if not self._console.is_terminal and row["step"] > 0:
+            self.say(f"step {row['step']} · {self._text(row)}")
+
+    def advance(self, budget: Budget) -> None:
+        """Show what is used of the budget after a step."""
+        now = time.monotonic()
+        if self._began is None:
+            self._began = now, budget.share
+        since, share_before = self._began
+        gained = budget.share - share_before
+        left = (now - since) / gained * (1 - budget.share) if gained > 0 else 0.0
+        self._left = f" · {duration(left)} left" if gained > 0 else ""
+        used = {"step": budget.used["steps"], **budget.used}
+        self._bar.update(self._task, completed=budget.share, text=f"step {used['step']:.0f} · {self._text(used)}")
+
+    def _text(self, used: Mapping[str, float]) -> str:
+        return (
+            f"{human(used['tokens'])}tokens · {human(used['flops'])}FLOP · {duration(used['seconds'])}"
+            f" · {human(self._rate)}tokens/s · {self._losses}{self._left}"
+        )
+
+
+_NOT_A_PART = ("step", "tokens", "seconds", "flops", "learning_rate", "tokens_per_second", "grad_norm")
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Read the rows of metrics.jsonl; a last line that a kill left unfinished is dropped."""
+    path = folder / METRICS
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def _board(folder: Path, resumed_step: int) -> Any:
+    """Open TensorBoard's writer; None where the package is missing."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    # purge_step hides what a killed run logged after the checkpoint that is resumed.
+    return SummaryWriter(str(folder), purge_step=resumed_step + 1 if resumed_step else None)  # type: ignore[no-untyped-call]

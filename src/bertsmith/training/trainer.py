@@ -1,0 +1,290 @@
+"""The one subclass of transformers' Trainer: what it lacks for exact, crash-safe pre-training, and nothing else.
+
+It adds a budget that the schedule follows, loss parts summed exactly over micro-batches, ranks and uneven batches,
+checkpoints that are whole or absent, evaluation that leaves the random state alone, and a stop when the loss diverges.
+"""
+
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from bertsmith.encoder import training_flops
+from bertsmith.errors import InputError
+from bertsmith.objectives import Objective
+from bertsmith.rows import TrainingStream, ValidationRows
+from bertsmith.training import checkpoints
+from bertsmith.training.budget import Budget
+from bertsmith.training.monitors import Monitor
+
+_EXPLODED = 3.0
+"""A loss of this many times the first one logged is taken for an explosion."""
+
+
+class Diverged(RuntimeError):
+    """The loss or the gradient is not a number, or the loss exploded."""
+
+
+class PartSums:
+    """Sums the named parts of the loss on the device until they are logged."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+
+    def add(self, parts: Mapping[str, Tensor], counts: Mapping[str, Tensor]) -> None:
+        """Add the parts of one batch."""
+        for name, part in parts.items():
+            pair = torch.stack((part.detach().double(), counts[name].double()))
+            self._sums[name] = self._sums[name] + pair if name in self._sums else pair
+
+    def drain(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """Return the mean of each part over everything added, by all ranks, and start anew."""
+        if not self._sums:
+            return {}
+        names = list(self._sums)
+        sums = reduce(torch.stack([self._sums.pop(name) for name in names])).tolist()
+        return {name: part / max(count, 1.0) for name, (part, count) in zip(names, sums, strict=True)}
+
+
+class PretrainingTrainer(Trainer):  # type: ignore[misc]
+    """Trains an objective until its budget is spent.
+
+    Args:
+        objective: What to train.
+        args: Trainer's own arguments.
+        stream: The rows of training.
+        validation: The held-out rows, or None.
+        budget: Counts what is used.
+        schedule: Maps the used share of the budget to a factor on the learning rate.
+        monitor: Is told every logged row.
+        pace: Decides when to log, validate and save.
+        facts: What to keep in the seal of each checkpoint.
+        keep_checkpoints: How many checkpoints to keep.
+    """
+
+    def __init__(
+        self,
+        *,
+        objective: Objective,
+        args: TrainingArguments,
+        stream: TrainingStream,
+        validation: ValidationRows | None,
+        budget: Budget,
+        schedule: Callable[[float], float],
+        monitor: Monitor,
+        pace: "Pace",
+        facts: Mapping[str, Any],
+        keep_checkpoints: int,
+    ) -> None:
+        super().__init__(
+            model=objective,
+            args=args,
+            train_dataset=stream,
+            eval_dataset=validation,
+            data_collator=objective.collate,
+            callbacks=[pace],
+        )
+        self.remove_callback(PrinterCallback)
+        # The loss is divided by the items of the whole step in compute_loss; Trainer must not divide it again.
+        self.model_accepts_loss_kwargs = True
+        self.objective = objective
+        self.budget = budget
+        self._schedule = schedule
+        self._monitor = monitor
+        self._facts = facts
+        self._keep_checkpoints = keep_checkpoints
+        self._sums = {"training": PartSums(), "validation": PartSums()}
+        self._used_at_last_log = dict(budget.used)
+        self.validation: dict[str, float] = {}
+        pace.begin(self, stream)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
+        """Let the learning rate follow the used share of the budget, whatever its quantity."""
+        if self.lr_scheduler is None:
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, lambda _: self._schedule(self.budget.share))
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def _get_num_items_in_batch(self, batch_samples: Sequence[Mapping[str, Any]], device: Any) -> dict[str, Tensor]:
+        """Count the items of each loss part over all micro-batches and ranks of a step."""
+        totals: dict[str, int] = {}
+        for batch in batch_samples:
+            for name, count in self.objective.count_items(batch).items():
+                totals[name] = totals.get(name, 0) + count
+        counts = torch.tensor(list(totals.values()), dtype=torch.float32, device=device)
+        return dict(zip(totals, self._sum_over_ranks(counts).clamp(min=1), strict=True))
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Mapping[str, Tensor] | None = None,
+    ) -> Any:
+        """Run the objective and add its parts to the sums."""
+        outputs = model(**inputs, num_items=num_items_in_batch)
+        self._sums["training" if model.training else "validation"].add(outputs["parts"], outputs["counts"])
+        # Gradients are averaged over ranks, while the loss is already a share of the whole step's.
+        loss = outputs["loss"] * self.args.world_size
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log a row: what was used of the budget, the loss and its parts, and for training rows the speed.
+
+        Raises:
+            Diverged: The loss or the gradient norm is not finite, or the loss exploded.
+        """
+        used = self.budget.used
+        row: dict[str, float] = {"step": self.state.global_step}
+        row |= {name: used[name] for name in ("tokens", "seconds", "flops")}
+        if "eval_loss" in logs:
+            means = self._sums["validation"].drain(self._sum_over_ranks)
+            self.validation = {"loss": self._loss_of(means), **means}
+            row |= {f"validation_{name}": value for name, value in self.validation.items()}
+        elif "loss" in logs:
+            means = self._sums["training"].drain(self._sum_over_ranks)
+            row |= {"loss": self._loss_of(means), **means}
+            row |= {"learning_rate": logs["learning_rate"], "grad_norm": float(logs.get("grad_norm", math.nan))}
+            row["tokens_per_second"] = self._rate()
+        else:
+            return
+        if self.is_world_process_zero():
+            self._monitor.write(row)
+        super().log(dict(row))
+        if "loss" in row:
+            self._refuse_divergence(row)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Validate; the random state and the clock of the budget do not notice."""
+        devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+        with torch.random.fork_rng(devices=devices):
+            metrics: dict[str, float] = super().evaluate(*args, **kwargs)
+        self.budget.start_clock()
+        return metrics
+
+    def _get_output_dir(self, trial: Any) -> str:
+        """Let Trainer write its checkpoints aside; :meth:`_save_checkpoint` moves them when they are whole."""
+        return str(Path(self.args.output_dir) / checkpoints.STAGING)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write a checkpoint that is whole or absent.
+
+        Raises:
+            InputError: It could not be written, for example because the disk is full.
+        """
+        folder = Path(self.args.output_dir)
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        staging = folder / checkpoints.STAGING
+        if self.is_world_process_zero():
+            shutil.rmtree(staging, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        try:
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.is_world_process_zero():
+                checkpoints.seal(staging / name, {**self._facts, "used": self.budget.used})
+                checkpoints.publish(staging / name, folder / name)
+                checkpoints.remove_old(folder, self._keep_checkpoints)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            shutil.rmtree(staging, ignore_errors=True)
+            reason = str(error).splitlines()[0]
+            free = shutil.disk_usage(folder).free / 2**20
+            raise InputError(
+                f"{folder}: the checkpoint of step {self.state.global_step} could not be written ({reason}; "
+                f"{free:.0f} MiB free on this disk); nothing older is lost: make room, and the same command goes on"
+            ) from error
+        self.accelerator.wait_for_everyone()
+        self.budget.start_clock()
+
+    def _sum_over_ranks(self, values: Tensor) -> Tensor:
+        return self.accelerator.reduce(values, reduction="sum") if self.args.world_size > 1 else values
+
+    def _loss_of(self, means: Mapping[str, float]) -> float:
+        return sum(weight * means[name] for name, weight in self.objective.loss_weights.items())
+
+    def _rate(self) -> float:
+        """Return the real tokens per second since the last logged row."""
+        before, self._used_at_last_log = self._used_at_last_log, dict(self.budget.used)
+        seconds = self.budget.used["seconds"] - before["seconds"]
+        return (self.budget.used["tokens"] - before["tokens"]) / seconds if seconds > 0 else 0.0
+
+    def _refuse_divergence(self, row: Mapping[str, float]) -> None:
+        first = next(past["loss"] for past in self.state.log_history if "loss" in past)
+        if not (math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])):
+            raise Diverged(f"step {row['step']}: loss {row['loss']:g}, gradient norm {row['grad_norm']:g}")
+        if row["loss"] > _EXPLODED * first:
+            raise Diverged(f"step {row['step']}: loss {row['loss']:g} after {first:g} at the start")
+
+
+class Pace(TrainerCallback):  # type: ignore[misc]
+    """Counts the budget after every step and decides when to log, validate, save and stop.
+
+    Args:
+        log_every: Share of the budget between logged rows.
+        evaluate_every: Share of the budget between validations; None for none.
+        save_every: Share of the budget between checkpoints.
+        save_minutes: Minutes of training between checkpoints, where the share takes longer.
+        monitor: Shows the progress.
+    """
+
+    def __init__(
+        self, *, log_every: float, evaluate_every: float | None, save_every: float, save_minutes: float, monitor: Monitor
+    ) -> None:
+        self.interrupted = False
+        self._log_every = log_every
+        self._evaluate_every = evaluate_every
+        self._save_every = save_every
+        self._save_seconds = 60 * save_minutes
+        self._monitor = monitor
+
+    def begin(self, trainer: PretrainingTrainer, stream: TrainingStream) -> None:
+        """Learn whose pace this is."""
+        self._trainer = trainer
+        self._stream = stream
+        self._saved_at = trainer.budget.used["seconds"]
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the clock."""
+        self._trainer.budget.start_clock()
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Count the step before the learning rate of the next one is set."""
+        objective, budget = self._trainer.objective, self._trainer.budget
+        lengths = self._stream.lengths_of_step(state.global_step)
+        flops = training_flops(objective.encoder.config, lengths, objective.count_predicted(lengths))
+        seconds = torch.tensor([budget.lap()], dtype=torch.float64, device=args.device)
+        if args.world_size > 1:
+            # Ranks must agree on when the budget is spent: the clock of the first one counts.
+            torch.distributed.broadcast(seconds, src=0)
+        self._share_before = budget.share
+        budget.spend(tokens=float(lengths.sum()), flops=flops, seconds=seconds.item())
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Set what Trainer does after this step."""
+        budget = self._trainer.budget
+        done = budget.spent or self.interrupted
+        overdue = budget.used["seconds"] - self._saved_at >= self._save_seconds
+        control.should_training_stop |= done
+        control.should_evaluate = self._evaluate_every is not None and (
+            budget.spent or self._passed(self._evaluate_every)
+        )
+        control.should_save = done or overdue or self._passed(self._save_every)
+        if control.should_save:
+            self._saved_at = budget.used["seconds"]
+        # Logging looks for a diverged loss, which must never get into a checkpoint.
+        control.should_log = control.should_save or state.global_step == 1 or self._passed(self._log_every)
+        if self._trainer.is_world_process_zero():
+            self._monitor.advance(budget)
+
+    def _passed(self, every: float) -> bool:
+        """Whether this step passed a multiple of a share of the budget."""
+        # A hair is added, because the tenth step of a hundred is at 0.09999... of the budget.
+        return math.floor(self._trainer.budget.share / every + 1e-9) > math.floor(self._share_before / every + 1e-9)

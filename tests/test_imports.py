@@ -1,0 +1,46 @@
+"""Imports point one way, down the pipe, and objectives know nothing of each other."""
+
+import ast
+from pathlib import Path
+
+SOURCE = Path(__file__).parents[1] / "src" / "bertsmith"
+
+# From the source of the pipe to its mouth: a module may import those before it.
+PIPE = [
+    "errors", "settings", "randomness", "corpus", "masking", "rows", "encoder", "objectives", "training", "run_settings",
+    "run_folder", "plots", "export", "pretrain", "fill", "show", "demo", "cli",
+]  # fmt: skip
+# masking asks the tokenizer which tokens continue a word; the corpus imports nothing of masking.
+
+
+def imported_by(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("bertsmith."):
+            names.add(node.module.removeprefix("bertsmith."))
+        elif isinstance(node, ast.Import):
+            names |= {name.name.removeprefix("bertsmith.") for name in node.names if name.name.startswith("bertsmith.")}
+    return names
+
+
+def test_imports_point_down_the_pipe() -> None:
+    wrong = []
+    for path in SOURCE.rglob("*.py"):
+        room = path.relative_to(SOURCE).with_suffix("").parts[0]
+        if room == "__init__":
+            continue
+        for name in imported_by(path):
+            if PIPE.index(name.split(".")[0]) > PIPE.index(room):
+                wrong.append(f"{path.relative_to(SOURCE)} imports {name}")
+    assert wrong == []
+
+
+def test_every_module_has_a_place_in_the_pipe() -> None:
+    assert {path.stem for path in SOURCE.iterdir() if path.name[0] not in "_." and path.name != "py.typed"} == set(PIPE)
+
+
+def test_objectives_do_not_import_each_other() -> None:
+    folder = SOURCE / "objectives"
+    for path in folder.glob("*.py"):
+        if path.stem not in ("__init__", "base"):
+            assert {name for name in imported_by(path) if name.startswith("objectives.")} <= {"objectives.base"}

@@ -1,0 +1,115 @@
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from bertsmith.errors import InputError
+from bertsmith.settings import describe, load, merge, parse_overrides, settings, to_dict, validate
+from bertsmith.training.budget import BudgetSettings
+
+
+@settings
+class Inner:
+    """Inner."""
+
+    rate: float = 0.1
+    """How fast."""
+    mode: Literal["fast", "slow"] = "fast"
+    """Which way."""
+
+    def __post_init__(self) -> None:
+        if self.rate <= 0:
+            raise ValueError(f"rate is {self.rate}; expected more than 0")
+
+
+@settings
+class Outer:
+    """Outer."""
+
+    inner: Inner
+    budget: BudgetSettings
+    count: int = 3
+    """How many."""
+    names: tuple[str, ...] = ()
+
+
+GOOD = {"inner": {"rate": 0.5}, "budget": {"steps": 5}}
+
+
+def test_values_come_through() -> None:
+    made = validate(Outer, {**GOOD, "names": ["a", "b"]}, "here")
+    assert made.inner == Inner(rate=0.5)
+    assert made.names == ("a", "b")
+    assert validate(Outer, to_dict(made), "again") == made
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"cuont": 4}, "x.yaml: unknown key `cuont`; did you mean 'count'?"),
+        ({"inner": {"rat": 1.0}}, "x.yaml: unknown key `inner.rat`; did you mean 'rate'?"),
+        ({"inner": {"zzz": 1.0}}, "x.yaml: unknown key `inner.zzz`; there are: mode, rate"),
+        ({"count": 2.5}, "x.yaml: `count`: input should be a valid integer, found 2.5"),
+        ({"count": "4"}, "x.yaml: `count`: input should be a valid integer, found '4'"),
+        ({"inner": {"rate": -1.0}}, "x.yaml: `inner`: rate is -1.0; expected more than 0"),
+        ({"inner": {"mode": "quick"}}, "x.yaml: `inner.mode`: input should be 'fast' or 'slow', found 'quick'"),
+        ({"inner": 3}, "x.yaml: `inner`: expected a section with keys, found 3"),
+        ({"inner": None}, "x.yaml: `inner`: expected a section with keys, found None"),
+        ({"budget": {}}, "x.yaml: `budget`: give exactly one of steps, tokens, flops, seconds; found 0: none"),
+        ({"budget": {"steps": 0}}, "x.yaml: `budget`: steps is 0; expected more than 0"),
+        ({"budget": {"steps": 1.5}}, "x.yaml: `budget.steps`: input should be a valid integer, found 1.5"),
+    ],
+)
+def test_mistakes_are_named(change: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        validate(Outer, {**GOOD, **change}, "x.yaml")
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_key_is_named() -> None:
+    with pytest.raises(InputError, match="`budget` is missing"):
+        validate(Outer, {"inner": {}}, "x.yaml")
+
+
+def test_overrides() -> None:
+    words = ["--inner.rate", "1e-4", "--count=-7", "--names", "[a, b]", "--flag", "--some-key.deep-er", "on top"]
+    assert parse_overrides(words) == {
+        "inner": {"rate": 1e-4}, "count": -7, "names": ["a", "b"], "flag": True, "some_key": {"deep_er": "on top"},
+    }  # fmt: skip
+    with pytest.raises(InputError, match="unexpected 'stray'"):
+        parse_overrides(["stray"])
+
+
+def test_a_budget_replaces_a_budget() -> None:
+    assert merge({"budget": {"steps": 5}, "a": {"b": 1}}, {"budget": {"tokens": 9}, "a": {"c": 2}}) == {
+        "budget": {"tokens": 9},
+        "a": {"b": 1, "c": 2},
+    }
+
+
+def test_run_files(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("inner: {rate: 1e-4}\nbudget: {tokens: 1e9}\n")
+    made = load(Outer, path, ["--count", "8"])
+    assert (made.inner.rate, made.budget.tokens, made.count) == (1e-4, 1e9, 8)
+
+    with pytest.raises(InputError, match="no such file"):
+        load(Outer, tmp_path / "other.yaml")
+    path.write_text("inner: {rate: [1\n")
+    with pytest.raises(InputError, match="run.yaml: not valid YAML: .*line"):
+        load(Outer, path)
+    path.write_text("just text")
+    with pytest.raises(InputError, match="expected sections"):
+        load(Outer, path)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match="cannot be read"):
+        load(Outer, path)
+
+
+def test_every_key_is_described() -> None:
+    rows = {key: (kind, default, meaning) for key, kind, default, meaning in describe(Outer)}
+    assert rows["inner.rate"] == ("number", "0.1", "How fast.")
+    assert rows["inner.mode"] == ("fast|slow", '"fast"', "Which way.")
+    assert rows["budget.steps"][0] == "integer|null"
+    assert rows["count"] == ("integer", "3", "How many.")
