@@ -7,10 +7,9 @@ SOURCE = Path(__file__).parents[1] / "src" / "bertsmith"
 
 # From the source of the pipe to its mouth: a module may import those before it.
 PIPE = [
-    "errors", "settings", "randomness", "corpus", "masking", "rows", "encoder", "objectives", "training", "run_settings",
-    "run_folder", "plots", "export", "pretrain", "fill", "show", "demo", "cli",
+    "errors", "settings", "randomness", "corpus", "masking", "rows", "encoder", "objectives", "training",
+    "run_settings", "run_folder", "plots", "export", "pretrain", "fill", "show", "demo", "cli",
 ]  # fmt: skip
-# masking asks the tokenizer which tokens continue a word; the corpus imports nothing of masking.
 
 
 def imported_by(path: Path) -> set[str]:

@@ -32,20 +32,20 @@ def test_each_epoch_holds_every_row_once_in_an_order_of_its_own(corpus: Any) -> 
     stream = TrainingStream(rows, 16, -(-3 * len(rows) // 16) + 64, seed=4)
     seen = stream.__getitems__(range(len(stream)))
     for epoch in range(2):
-        assert sorted(row.index for row in seen if row.epoch == epoch) == list(range(len(rows)))
+        assert sorted(row.number for row in seen if row.epoch == epoch) == list(range(len(rows)))
     assert {row.epoch for row in seen} >= {0, 1, 2}
-    orders = [[row.index for row in seen if row.epoch == epoch] for epoch in range(2)]
+    orders = [[row.number for row in seen if row.epoch == epoch] for epoch in range(2)]
     assert orders[0] != orders[1]
 
 
 def test_the_stream_is_the_same_by_items_by_batches_and_in_workers(corpus: Any) -> None:
     stream = TrainingStream(TextRows(corpus, 32), 12, 8, seed=1)
-    one_by_one = [(row.index, row.epoch) for row in map(stream.__getitem__, range(len(stream)))]
+    one_by_one = [(row.number, row.epoch) for row in map(stream.__getitem__, range(len(stream)))]
     for batch_size, workers in ((4, 0), (6, 0), (12, 2)):
         loader = DataLoader(
             pickle.loads(pickle.dumps(stream)), batch_size=batch_size, num_workers=workers, collate_fn=list
         )
-        assert [(row.index, row.epoch) for batch in loader for row in batch] == one_by_one
+        assert [(row.number, row.epoch) for batch in loader for row in batch] == one_by_one
 
 
 def test_the_lengths_of_a_step_are_those_of_its_rows(corpus: Any) -> None:
@@ -90,7 +90,7 @@ def test_validation_rows_are_filled_up_with_empty_ones(corpus: Any) -> None:
     lengths = [len(row.tokens) for row in taken[:21]]
     assert lengths == sorted(lengths)
     assert lengths[0] > 0
-    assert len({row.index for row in taken}) == 24
+    assert len({row.number for row in taken}) == 24
 
 
 def test_a_row_needs_room_for_text(corpus: Any) -> None:

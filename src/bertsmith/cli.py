@@ -31,7 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         return _report(error, EXIT_BAD_INPUT, options.debug)
     except KeyboardInterrupt:
-        return _report(RuntimeError("interrupted; the same command goes on from what is saved"), EXIT_INTERRUPTED, False)
+        return _report(
+            RuntimeError("interrupted; the same command goes on from what is saved"), EXIT_INTERRUPTED, False
+        )
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT):
             raise
@@ -132,7 +134,7 @@ class _Help(argparse.Action):
         if self._settings is not None:
             from bertsmith.settings import describe
 
-            print("\nsettings (in the run file, or as --key value):" if parser.prog.endswith(("pretrain", "show")) else "\nsettings (as --key value):")  # fmt: skip
+            print("\nsettings, as --key value or, where there is one, in the run file:")
             for key, kind, default, meaning in describe(self._settings()):
                 print(f"  {key}  [{kind}]  {default}\n      {meaning}")
         parser.exit()
@@ -158,10 +160,17 @@ def _demo(options: argparse.Namespace) -> None:
 
 def _corpus_build(options: argparse.Namespace) -> None:
     from bertsmith.corpus.build import BuildSettings, build
+    from bertsmith.corpus.progress import ConsoleProgress
     from bertsmith.settings import parse_overrides, validate
 
     settings = validate(BuildSettings, parse_overrides(options.settings), where="command line")
-    build(options.sources, options.out, settings, overwrite=options.overwrite, workers=options.processes)
+    with ConsoleProgress() as progress:
+        corpus = build(
+            options.sources, options.out, settings,
+            overwrite=options.overwrite, workers=options.processes, progress=progress,
+        )  # fmt: skip
+    print(corpus)
+    print(f"next: bertsmith corpus info {options.out}")
 
 
 def _corpus_info(options: argparse.Namespace) -> None:

@@ -20,6 +20,7 @@ def demo(out: Path, seconds: float) -> None:
         seconds: Budget of the training.
     """
     from bertsmith.corpus.build import BuildSettings, build
+    from bertsmith.corpus.progress import ConsoleProgress
     from bertsmith.corpus.tokenizer import TokenizerSettings
     from bertsmith.fill import fill
     from bertsmith.pretrain import pretrain
@@ -27,7 +28,11 @@ def demo(out: Path, seconds: float) -> None:
 
     print(f"1. A corpus from the docstrings of the installed packages: {out / 'corpus'}", flush=True)
     tokenizer = TokenizerSettings(vocab_size=4096, lowercase=True)
-    build(["python-docs"], out / "corpus", BuildSettings(language="en", tokenizer=tokenizer))
+    with ConsoleProgress() as progress:
+        corpus = build(
+            ["python-docs"], out / "corpus", BuildSettings(language="en", tokenizer=tokenizer), progress=progress
+        )
+    print(corpus)
 
     run_file = out / "mlm.yaml"
     print(f"\n2. Pre-training for {seconds:.0f} seconds, as {run_file} says: {out / 'mlm'}", flush=True)

@@ -1,4 +1,4 @@
-"""Encoders: stock transformers models, new from a preset or loaded from a checkpoint, and what an objective needs of them.
+"""Encoders: stock transformers models, new or from a checkpoint, and what an objective needs of them.
 
 Shapes: B rows, L positions, H hidden size, E embedding size, V vocabulary size, M predicted positions of a batch.
 """
@@ -53,12 +53,14 @@ class EncoderSettings:
     architecture: Architecture = "bert"
     """Architecture of a new encoder."""
     config: dict[str, Any] = field(default_factory=dict)
-    """Fields of the architecture's transformers config, such as hidden_dropout_prob; may stand directly in `encoder`."""
+    """Fields of the architecture's config, such as hidden_dropout_prob; they may also stand directly in `encoder`."""
 
     def __post_init__(self) -> None:
         """Check that exactly one origin is given."""
         if (self.preset is None) == (self.from_pretrained is None):
-            raise ValueError("give either preset (a new encoder) or from_pretrained (a checkpoint), not both or neither")
+            raise ValueError(
+                "give either preset (a new encoder) or from_pretrained (a checkpoint), not both or neither"
+            )
 
 
 def build_encoder(encoder: EncoderSettings, tokenizer: Any, row_length: int) -> PreTrainedModel:
@@ -164,11 +166,11 @@ def training_flops(config: Any, lengths: npt.NDArray[np.int64], num_predicted: i
     embedding = getattr(config, "embedding_size", hidden)
     inner = config.hidden_dim if config.model_type == "distilbert" else config.intermediate_size
     matrices = 3 if config.model_type == "modernbert" else 2
-    body = layers * (4 * hidden**2 + matrices * hidden * inner)
+    body: int = layers * (4 * hidden**2 + matrices * hidden * inner)
     tokens = float(lengths.sum())
     pairs = float((lengths.astype(np.float64) ** 2).sum())
-    head = 6 * embedding * config.vocab_size + 6 * hidden * embedding
-    return 6 * body * tokens + 12 * layers * hidden * pairs + head * num_predicted
+    head: int = 6 * embedding * config.vocab_size + 6 * hidden * embedding
+    return float(6 * body * tokens + 12 * layers * hidden * pairs + head * num_predicted)
 
 
 def _load(origin: str, overrides: dict[str, Any], tokenizer: Any, row_length: int) -> PreTrainedModel:

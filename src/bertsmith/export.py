@@ -134,8 +134,8 @@ fill = pipeline("fill-mask", "path/to/this/folder")
 |---|---|
 {settings}
 
-Validation figures are on held-out documents of the corpus. The pooler, where the architecture has one, is not trained by
-this objective. The whole run is described by `run.yaml` beside this folder.
+Validation figures are on held-out documents of the corpus. The pooler, where the architecture has one, is not trained
+by this objective. The whole run is described by `run.yaml` beside this folder.
 """
 
 

@@ -42,7 +42,9 @@ def fill(model: str | Path, texts: Sequence[str], top: int = 5) -> list[list[lis
     try:
         pipe = pipeline("fill-mask", model=str(model), top_k=top)
     except (OSError, ValueError) as error:
-        raise InputError(f"{model}: cannot be opened as a masked-language model: {str(error).splitlines()[0]}") from None
+        raise InputError(
+            f"{model}: cannot be opened as a masked-language model: {str(error).splitlines()[0]}"
+        ) from None
     return [_fill_one(pipe, text) for text in texts]
 
 

@@ -72,7 +72,8 @@ class Vocabulary:
 
 def num_predicted(num_maskable: Ints, mask_prob: float) -> Ints:
     """Give the exact number of predicted positions of rows: K = max(1, round(p * n)), and 0 where n is 0."""
-    return np.minimum(np.maximum(1, np.rint(mask_prob * num_maskable).astype(np.int64)), num_maskable)
+    wanted: Ints = np.maximum(1, np.rint(mask_prob * num_maskable).astype(np.int64))
+    return np.minimum(wanted, num_maskable)
 
 
 def choose_tokens(maskable: Bools, counts: Ints, random: RowGenerator) -> tuple[Ints, Ints]:
@@ -97,7 +98,8 @@ def choose_tokens(maskable: Bools, counts: Ints, random: RowGenerator) -> tuple[
     chosen = np.zeros((num_rows, length), dtype=bool)
     rows, ranks = np.nonzero(np.arange(most) < counts[:, None])
     chosen[rows, np.take_along_axis(nearest, order, axis=1)[rows, ranks]] = True
-    return np.nonzero(chosen)
+    chosen_rows, columns = np.nonzero(chosen)
+    return chosen_rows, columns
 
 
 def choose_words(maskable: Bools, continues: Bools, counts: Ints, random: RowGenerator) -> tuple[Ints, Ints, int]:

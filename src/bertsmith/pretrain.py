@@ -1,6 +1,7 @@
 """Pre-training: from a corpus and a run file to a model folder, continued wherever an earlier attempt stopped."""
 
 import json
+import math
 import os
 import platform
 import signal
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import TrainingArguments
+from transformers.utils import logging
 
 from bertsmith.corpus import Corpus
 from bertsmith.encoder import build_encoder, parameter_count, training_flops
@@ -68,6 +70,7 @@ def pretrain(run: RunSettings, *, overwrite: bool = False) -> dict[str, Any]:
         Interrupted: The process was asked to stop; a checkpoint is saved.
         Failed: The loss diverged.
     """
+    logging.disable_progress_bar()
     folder = Path(run.output)
     parts = _assemble(run)
     is_main = int(os.environ.get("RANK", "0")) == 0
@@ -96,7 +99,8 @@ def _assemble(run: RunSettings) -> _Parts:
     encoder = build_encoder(run.encoder, corpus.tokenizer, run.data.row_length)
     objective = OBJECTIVES[run.objective.name].build(encoder, run.objective, corpus.tokenizer, run.training.seed)
 
-    multiple = run.training.gradient_accumulation * int(os.environ.get("WORLD_SIZE", "1"))
+    # A multiple of 8 whatever the accumulation and the number of ranks, so that the usual ones change nothing.
+    multiple = math.lcm(8, run.training.gradient_accumulation * int(os.environ.get("WORLD_SIZE", "1")))
     rows_per_step = max(1, round(run.training.tokens_per_step / rows.mean_length / multiple)) * multiple
     return _Parts(
         corpus=corpus,
@@ -140,9 +144,7 @@ def _find_checkpoint(folder: Path, corpus: Corpus, budget: Budget) -> Path | Non
     return path
 
 
-def _make_trainer(
-    run: RunSettings, parts: _Parts, budget: Budget, monitor: Monitor
-) -> tuple[PretrainingTrainer, Pace]:
+def _make_trainer(run: RunSettings, parts: _Parts, budget: Budget, monitor: Monitor) -> tuple[PretrainingTrainer, Pace]:
     config = parts.objective.encoder.config
     least = np.full(parts.rows_per_step, NUM_SPECIAL + 1)
     num_steps = budget.bound_on_steps(float(least.sum()), training_flops(config, least, 0))
@@ -225,7 +227,7 @@ def _use_bf16(precision: str) -> bool:
     if precision != "auto":
         return precision == "bf16"
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     # Without these instructions bf16 is emulated, and slower than fp32.
     return torch.backends.cpu.get_cpu_capability() == "AVX512" and bool(torch.cpu._is_avx512_bf16_supported())
 
@@ -238,7 +240,9 @@ def _use_compile(training: TrainingSettings, on_gpu: bool) -> bool:
     if training.compile != "auto":
         return training.compile
     budget = training.budget
-    short = (budget.seconds or _COMPILE_SECONDS + 1) < _COMPILE_SECONDS or (budget.steps or _COMPILE_STEPS) < _COMPILE_STEPS
+    short = (budget.seconds or _COMPILE_SECONDS + 1) < _COMPILE_SECONDS or (
+        budget.steps or _COMPILE_STEPS
+    ) < _COMPILE_STEPS
     return on_gpu and not short
 
 
@@ -246,10 +250,11 @@ def _greet(run: RunSettings, parts: _Parts, monitor: Monitor, resumed: Path | No
     rows = parts.rows
     encoder = parts.objective.encoder
     monitor.say(
-        f"corpus: {parts.corpus.num_documents:,} documents, {parts.corpus.num_tokens:,} tokens, {len(rows):,} rows an epoch"
+        f"corpus: {parts.corpus.num_documents:,} documents, {parts.corpus.num_tokens:,} tokens, "
+        f"{len(rows):,} rows an epoch"
     )
     monitor.say(
-        f"encoder: {encoder.config.model_type}, {human(parameter_count(encoder))}parameters · "
+        f"encoder: {encoder.config.model_type}, {human(parameter_count(encoder))} parameters · "
         f"{parts.rows_per_step} rows of {rows.mean_length:.0f} tokens a step · "
         f"{'bf16' if _use_bf16(run.training.precision) else 'fp32'}"
     )
@@ -303,8 +308,8 @@ def _nothing() -> Iterator[None]:
 def _finish(run: RunSettings, parts: _Parts, trainer: PretrainingTrainer, folder: Path) -> dict[str, Any]:
     """Write the summary, the figure and the model folder."""
     rows = read_metrics(folder)
-    last = next((row for row in reversed(rows) if "loss" in row), {})
-    validation = next((row for row in reversed(rows) if "validation_loss" in row), {})
+    last: dict[str, Any] = next((row for row in reversed(rows) if "loss" in row), {})
+    validation: dict[str, Any] = next((row for row in reversed(rows) if "validation_loss" in row), {})
     used = trainer.budget.used
     figures = {
         "steps": int(used["steps"]),

@@ -8,7 +8,7 @@ in one batch and almost nothing is padded, and the steps of a window are shuffle
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -33,11 +33,11 @@ class TextRow(NamedTuple):
     A named tuple, because transformers' Trainer drops the columns of dictionaries that it does not know.
     """
 
-    tokens: npt.NDArray[np.integer]
+    tokens: npt.NDArray[np.integer[Any]]
     """(n,) token ids, n <= C."""
     epoch: int
-    index: int
-    """The row's index within the corpus; with the epoch and the seed it decides the row's corruption."""
+    number: int
+    """The row's index among all rows; with the epoch and the seed it decides the row's corruption."""
 
 
 class TextRows(Dataset[TextRow]):
@@ -95,7 +95,8 @@ class TextRows(Dataset[TextRow]):
     def lengths(self, indices: Ints) -> Ints:
         """Return the lengths (B,) in tokens, special tokens included, of the rows ``indices`` (B,)."""
         documents, starts = self._locate(indices)
-        return np.minimum(self._lengths[documents] - starts, self._capacity) + NUM_SPECIAL
+        lengths: Ints = np.minimum(self._lengths[documents] - starts, self._capacity) + NUM_SPECIAL
+        return lengths
 
     @property
     def mean_length(self) -> float:
@@ -154,7 +155,8 @@ class TrainingStream(Dataset[TextRow]):
 
     def lengths_of_step(self, step: int) -> Ints:
         """Return the lengths (G,) in tokens of the rows of one optimiser step."""
-        return self._window(step // _STEPS_PER_WINDOW).lengths[step % _STEPS_PER_WINDOW]
+        lengths: Ints = self._window(step // _STEPS_PER_WINDOW).lengths[step % _STEPS_PER_WINDOW]
+        return lengths
 
     def _row_at(self, step: int, column: int) -> tuple[int, int]:
         window = self._window(step // _STEPS_PER_WINDOW)

@@ -32,9 +32,7 @@ def make(tokenizer: Any, architecture: str = "bert", **objective: Any) -> MLM:
 
 def text_rows(tokenizer: Any, lengths: list[int], epoch: int = 0) -> list[TextRow]:
     rng = np.random.default_rng(sum(lengths))
-    return [
-        TextRow(rng.integers(5, len(tokenizer), length), epoch, index) for index, length in enumerate(lengths)
-    ]
+    return [TextRow(rng.integers(5, len(tokenizer), length), epoch, index) for index, length in enumerate(lengths)]
 
 
 def hf_labels(batch: dict[str, Any]) -> torch.Tensor:
@@ -68,8 +66,10 @@ def test_loss_equals_the_formula(tokenizer: Any) -> None:
     output = objective(**batch)
     logits = objective.encoder(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     chosen = logits.flatten(0, 1)[batch["positions"]].detach().double().numpy()
-    log_probs = chosen - np.log(np.exp(chosen - chosen.max(1, keepdims=True)).sum(1, keepdims=True)) - chosen.max(
-        1, keepdims=True
+    log_probs = (
+        chosen
+        - np.log(np.exp(chosen - chosen.max(1, keepdims=True)).sum(1, keepdims=True))
+        - chosen.max(1, keepdims=True)
     )
     targets = batch["targets"].numpy()
     assert output.loss.item() == pytest.approx(-log_probs[np.arange(len(targets)), targets].mean(), abs=1e-5)

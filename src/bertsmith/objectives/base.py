@@ -66,6 +66,7 @@ class Objective(PreTrainedModel):  # type: ignore[misc]
     def __init__(self, config: ObjectiveConfig, encoder: PreTrainedModel | None = None) -> None:
         super().__init__(config)
         if encoder is None:
+            assert config.encoder is not None
             encoder = AutoModelForMaskedLM.from_config(AutoConfig.for_model(**config.encoder))
         attention = encoder.config._attn_implementation
         self.encoder = encoder
@@ -79,7 +80,8 @@ class Objective(PreTrainedModel):  # type: ignore[misc]
 
     def get_input_embeddings(self) -> torch.nn.Module:
         """Return the token embedding of the encoder."""
-        return self.encoder.get_input_embeddings()
+        embedding: torch.nn.Module = self.encoder.get_input_embeddings()
+        return embedding
 
     def total(
         self, parts: Mapping[str, Tensor], counts: Mapping[str, Tensor], num_items: Mapping[str, float] | None

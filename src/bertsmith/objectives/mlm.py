@@ -57,7 +57,9 @@ class MLMSettings:
             raise ValueError(f"mask_prob is {self.mask_prob}; expected more than 0 and less than 1, usually 0.15")
         shares = self.mask_token_share, self.random_token_share
         if min(shares) < 0 or sum(shares) > 1:
-            raise ValueError(f"mask_token_share and random_token_share are {shares}; expected shares that add up to <= 1")
+            raise ValueError(
+                f"mask_token_share and random_token_share are {shares}; expected shares that add up to <= 1"
+            )
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class MLMCollator:
         """
         vocabulary, objective = self.vocabulary, self.objective
         tokens, mask = assemble(rows, vocabulary)
-        random = RowGenerator(self.seed, [row.epoch for row in rows], [row.index for row in rows])
+        random = RowGenerator(self.seed, [row.epoch for row in rows], [row.number for row in rows])
 
         maskable = ~vocabulary.special[tokens]
         counts = num_predicted(maskable.sum(axis=1), objective.mask_prob)

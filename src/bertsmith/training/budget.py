@@ -32,7 +32,9 @@ class BudgetSettings:
         """Check that exactly one limit is given."""
         given = {name: getattr(self, name) for name in QUANTITIES if getattr(self, name) is not None}
         if len(given) != 1:
-            raise ValueError(f"give exactly one of steps, tokens, flops, seconds; found {len(given)}: {given or 'none'}")
+            raise ValueError(
+                f"give exactly one of steps, tokens, flops, seconds; found {len(given)}: {given or 'none'}"
+            )
         (name, value), *_ = given.items()
         if not 0 < value < math.inf:
             raise ValueError(f"{name} is {value}; expected more than 0")

@@ -19,7 +19,7 @@ def human(value: float) -> str:
     for limit, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= limit:
             return f"{value / limit:.3g} {prefix}"
-    return f"{value:.3g} "
+    return f"{value:.3g}"
 
 
 def duration(seconds: float) -> str:
@@ -102,8 +102,8 @@ class Monitor:
 
     def _text(self, used: Mapping[str, float]) -> str:
         return (
-            f"{human(used['tokens'])}tokens · {human(used['flops'])}FLOP · {duration(used['seconds'])}"
-            f" · {human(self._rate)}tokens/s · {self._losses}{self._left}"
+            f"{human(used['tokens'])} tokens · {human(used['flops'])} FLOP · {duration(used['seconds'])}"
+            f" · {human(self._rate)} tokens/s · {self._losses}{self._left}"
         )
 
 
@@ -131,4 +131,4 @@ def _board(folder: Path, resumed_step: int) -> Any:
     except ImportError:
         return None
     # purge_step hides what a killed run logged after the checkpoint that is resumed.
-    return SummaryWriter(str(folder), purge_step=resumed_step + 1 if resumed_step else None)  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(folder), purge_step=resumed_step + 1 if resumed_step else None)

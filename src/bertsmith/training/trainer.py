@@ -108,10 +108,9 @@ class PretrainingTrainer(Trainer):  # type: ignore[misc]
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
         """Let the learning rate follow the used share of the budget, whatever its quantity."""
-        if self.lr_scheduler is None:
-            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, lambda _: self._schedule(self.budget.share))
-            self._created_lr_scheduler = True
-        return self.lr_scheduler
+        scheduler = LambdaLR(optimizer or self.optimizer, lambda _: self._schedule(self.budget.share))
+        self.lr_scheduler, self._created_lr_scheduler = scheduler, True
+        return scheduler
 
     def _get_num_items_in_batch(self, batch_samples: Sequence[Mapping[str, Any]], device: Any) -> dict[str, Tensor]:
         """Count the items of each loss part over all micro-batches and ranks of a step."""
@@ -236,7 +235,13 @@ class Pace(TrainerCallback):  # type: ignore[misc]
     """
 
     def __init__(
-        self, *, log_every: float, evaluate_every: float | None, save_every: float, save_minutes: float, monitor: Monitor
+        self,
+        *,
+        log_every: float,
+        evaluate_every: float | None,
+        save_every: float,
+        save_minutes: float,
+        monitor: Monitor,
     ) -> None:
         self.interrupted = False
         self._log_every = log_every

@@ -1,0 +1,57 @@
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bertsmith.corpus import Corpus
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The real data beside the checkout; tests that need it are skipped where it is absent."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("no development data beside the checkout")
+    return folder
+
+
+def made_up_documents(num_documents: int, seed: int = 0) -> Iterator[str]:
+    """Documents of made-up words with the frequencies of real text; a third of a sentence follows from the rest."""
+    rng = np.random.default_rng(seed)
+    syllables = [a + b for a in "bdfgklmnprst" for b in "aeiou"]
+    words = ["".join(rng.choice(syllables, rng.integers(1, 4))) for _ in range(400)]
+    weights = 1 / np.arange(1, len(words) + 1)
+    for _ in range(num_documents):
+        sentences = []
+        for _ in range(int(rng.integers(1, 25))):
+            picked = rng.choice(len(words), rng.integers(2, 9), p=weights / weights.sum())
+            # Every word is followed by its partner, so there is something to learn from context.
+            sentences.append(" ".join(f"{words[k]} {words[(k * 7 + 3) % len(words)]}" for k in picked) + ".")
+        yield " ".join(sentences)
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """120 made-up documents as JSON lines."""
+    path = tmp_path_factory.mktemp("text") / "text.jsonl"
+    lines = [json.dumps({"text": text}) for text in made_up_documents(120)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def corpus_folder(text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus of these documents with a WordPiece vocabulary of 300."""
+    from bertsmith.corpus.build import BuildSettings, build
+    from bertsmith.corpus.tokenizer import TokenizerSettings
+
+    folder = tmp_path_factory.mktemp("corpus") / "corpus"
+    build([str(text_file)], folder, BuildSettings(tokenizer=TokenizerSettings(vocab_size=300)), workers=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def corpus(corpus_folder: Path) -> Corpus:
+    return Corpus(corpus_folder)
