@@ -4,7 +4,7 @@ from typing import Literal
 import pytest
 
 from bertsmith.errors import InputError
-from bertsmith.settings import describe, load, merge, parse_overrides, settings, to_dict, validate
+from bertsmith.settings import describe, expand, load, merge, parse_overrides, settings, to_dict, validate
 from bertsmith.training.budget import BudgetSettings
 
 
@@ -79,6 +79,15 @@ def test_overrides() -> None:
     }  # fmt: skip
     with pytest.raises(InputError, match="unexpected 'stray'"):
         parse_overrides(["stray"])
+
+
+def test_last_names_are_completed_where_they_are_clear() -> None:
+    assert expand(Outer, {"rate": 2.0, "count": 3, "inner": {"mode": "slow"}, "steps": 4, "typo": 1}) == {
+        "inner": {"rate": 2.0, "mode": "slow"},
+        "count": 3,
+        "budget": {"steps": 4},
+        "typo": 1,
+    }
 
 
 def test_a_budget_replaces_a_budget() -> None:

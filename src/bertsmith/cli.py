@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
+    options, rest = parser.parse_known_args(_joined(sys.argv[1:] if arguments is None else arguments))
     if rest and not options.takes_settings:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.settings = rest
@@ -45,6 +45,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _report(error, EXIT_FAILED if isinstance(error, Failed) else EXIT_INTERRUPTED, options.debug)
     return 0
+
+
+_OPTIONS = ("--help", "--version", "--debug", "--out", "--overwrite", "--processes", "--rows", "--top", "--seconds")
+"""The options of the commands themselves; every other ``--key`` is a setting."""
+
+
+def _joined(words: Sequence[str]) -> list[str]:
+    """Join ``--key value`` of a setting to ``--key=value``, or argparse would take the value for a file."""
+    joined: list[str] = []
+    for word in words:
+        key = joined[-1] if joined else ""
+        is_open = key.startswith("--") and "=" not in key and key not in _OPTIONS
+        if is_open and not word.startswith("--"):
+            joined[-1] = f"{key}={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def _report(error: Exception, code: int, debug: bool) -> int:
@@ -134,7 +151,7 @@ class _Help(argparse.Action):
         if self._settings is not None:
             from bertsmith.settings import describe
 
-            print("\nsettings, as --key value or, where there is one, in the run file:")
+            print("\nsettings, as --key value or in the run file; for `corpus build` the last part of a key is enough:")
             for key, kind, default, meaning in describe(self._settings()):
                 print(f"  {key}  [{kind}]  {default}\n      {meaning}")
         parser.exit()
@@ -161,9 +178,10 @@ def _demo(options: argparse.Namespace) -> None:
 def _corpus_build(options: argparse.Namespace) -> None:
     from bertsmith.corpus.build import BuildSettings, build
     from bertsmith.corpus.progress import ConsoleProgress
-    from bertsmith.settings import parse_overrides, validate
+    from bertsmith.settings import expand, parse_overrides, validate
 
-    settings = validate(BuildSettings, parse_overrides(options.settings), where="command line")
+    values = expand(BuildSettings, parse_overrides(options.settings))
+    settings = validate(BuildSettings, values, where="command line")
     with ConsoleProgress() as progress:
         corpus = build(
             options.sources, options.out, settings,

@@ -135,6 +135,25 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
+def expand(cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Complete keys that are given by their last name alone: ``{"errors": x}`` -> ``{"read": {"errors": x}}``.
+
+    A name is completed where it is no key of ``cls`` itself and exactly one section has such a key.
+    """
+    keys = [key for key, *_ in describe(cls)]
+    sections = {key.split(".")[0] for key in keys}
+    expanded: dict[str, Any] = {}
+    for name, value in values.items():
+        matches = [key for key in keys if key.endswith(f".{name}")]
+        nested: Any = {name: value}
+        if name not in sections and len(matches) == 1:
+            for part in reversed(matches[0].split(".")):
+                value = {part: value}
+            nested = value
+        expanded = merge(expanded, nested)
+    return expanded
+
+
 def nearest(name: str, names: Sequence[str]) -> str:
     """Say which of ``names`` is meant by ``name``: the nearest one, else all of them."""
     found = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
@@ -183,8 +202,13 @@ def _explain(error: ErrorDetails, cls: type[Any]) -> str:
     key = ".".join(path)
     found = error.get("input")
     if error["type"] == "unexpected_keyword_argument":
-        keys = _keys_beside(cls, path)
-        return f"unknown key `{key}`; {nearest(path[-1], keys)}"
+        hint = nearest(path[-1], _keys_beside(cls, path))
+        if not hint.startswith("did"):
+            # Perhaps it belongs into another section.
+            elsewhere = {dotted.rpartition(".")[2]: dotted for dotted, *_ in describe(cls)}
+            found_there = difflib.get_close_matches(path[-1], elsewhere, n=1, cutoff=0.7)
+            hint = f"did you mean {elsewhere[found_there[0]]!r}?" if found_there else hint
+        return f"unknown key `{key}`; {hint}"
     if error["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return f"`{key}` is missing; it has no default"
     if error["type"] == "value_error":

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from bertsmith.training.budget import Budget
 
 METRICS = "metrics.jsonl"
+_SECONDS_BETWEEN_LINES = 10.0
 
 
 def human(value: float) -> str:
@@ -32,7 +33,7 @@ def duration(seconds: float) -> str:
 class Monitor:
     """Writes the logged rows of a run and shows its progress on standard error.
 
-    On a terminal one line is kept up to date; elsewhere every logged row is a line.
+    On a terminal one line is kept up to date; elsewhere a line is printed every ten seconds.
 
     Args:
         folder: The run folder.
@@ -54,6 +55,7 @@ class Monitor:
         self._began: tuple[float, float] | None = None
         self._losses = self._left = ""
         self._rate = 0.0
+        self._last_line = -_SECONDS_BETWEEN_LINES
         self._board = _board(folder / "tensorboard", resumed_step) if active else None
 
     def __enter__(self) -> "Monitor":
@@ -85,8 +87,9 @@ class Monitor:
         self._rate = row.get("tokens_per_second", 0.0)
         parts = {name: value for name, value in row.items() if name not in _NOT_A_PART}
         self._losses = " · ".join(f"{name} {value:.4g}" for name, value in parts.items())
-        if not self._console.is_terminal and row["step"] > 0:
+        if not self._console.is_terminal and time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
             self.say(f"step {row['step']} · {self._text(row)}")
+            self._last_line = time.monotonic()
 
     def advance(self, budget: Budget) -> None:
         """Show what is used of the budget after a step."""

@@ -1,0 +1,113 @@
+"""The commands, as a user types them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bertsmith.cli import main
+
+
+@pytest.fixture
+def run_file(corpus_folder: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "run.yaml"
+    values = {
+        "data": {"corpus": str(corpus_folder), "row_length": 32, "validation": 0.1},
+        "encoder": {"preset": "tiny"},
+        "objective": {"name": "mlm"},
+        "training": {"budget": {"steps": 3}, "tokens_per_step": 256},
+        "output": str(tmp_path / "out"),
+    }
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def fails(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Run a command that must fail with 2 and one line; return the line."""
+    assert main(words) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1].startswith("bertsmith: ")
+    assert not any("Traceback" in line for line in lines)
+    return lines[-1]
+
+
+def test_build_info_check_pretrain_fill_show_export(
+    text_file: Path, run_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = str(tmp_path / "corpus")
+    assert main(["corpus", "build", "--vocab-size", "300", str(text_file), "--out", corpus]) == 0
+    assert "120 documents" in capsys.readouterr().out
+    assert main(["corpus", "info", corpus]) == 0
+    assert "120" in capsys.readouterr().out
+    assert main(["corpus", "check", corpus]) == 0
+    assert "as they were built" in capsys.readouterr().out
+
+    assert main(["pretrain", str(run_file), "--training.budget.steps", "4", "--data.corpus", corpus]) == 0
+    printed = capsys.readouterr().out
+    model = str(tmp_path / "out" / "model")
+    assert f"model: {model}" in printed and "unigram floor" in printed
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["steps"] == 4
+
+    assert main(["fill", model, "ba [MASK] be .", "ba [MASK] [MASK] .", "--top", "3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "ba [MASK] be ." and len(lines) == 5
+    assert all(line.count("%") == 3 for line in lines if line.startswith("   "))
+
+    assert main(["show", str(run_file), "--rows", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert "masked" in shown and shown.count("[CLS]") == 2 and "[" in shown.split("[CLS]")[1]
+
+    assert main(["export", str(tmp_path / "out"), "--out", str(tmp_path / "exported")]) == 0
+    assert (tmp_path / "exported" / "model.safetensors").exists()
+
+
+def test_mistakes(run_file: Path, text_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, out = str(run_file), str(tmp_path / "c")
+    assert "gone.yaml: no such file" in fails(["pretrain", "gone.yaml"], capsys)
+    assert "did you mean 'learning_rate'" in fails(["pretrain", run, "--training.lerning_rate", "1"], capsys)
+    assert "unexpected 'stray'" in fails(["pretrain", run, "--training.seed=1", "stray"], capsys)
+    assert "row_length" in fails(["pretrain", run, "--data.row_length", "twenty"], capsys)
+    assert "objective.name" in fails(["pretrain", run, "--objective.name", "electra"], capsys)
+    assert "nothing.txt" in fails(["corpus", "build", "nothing.txt", "--out", out], capsys)
+    assert "did you mean 'tokenizer.vocab_size'" in fails(
+        ["corpus", "build", str(text_file), "--out", out, "--vocabsize", "9"], capsys
+    )
+    assert "vocab_size is 90000" in fails(
+        ["corpus", "build", str(text_file), "--out", out, "--vocab_size", "90000"], capsys
+    )
+    assert "no corpus here" in fails(["corpus", "info", str(tmp_path)], capsys)
+    assert "no such model folder" in fails(["fill", str(tmp_path / "model"), "a [MASK]"], capsys)
+    assert not [path for path in Path(out).glob("*") if path.name != ".lock"]
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    from bertsmith.errors import InputError
+
+    with pytest.raises(InputError):
+        main(["--debug", "pretrain", str(tmp_path / "gone.yaml")])
+
+
+@pytest.mark.parametrize("words", [["--help"], ["corpus", "--help"], ["pretrain", "--help"], ["corpus", "build", "-h"]])
+def test_help(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 0
+    printed = capsys.readouterr().out
+    if words[0] == "pretrain":
+        assert "training.learning_rate  [number]  0.0005" in printed
+        assert "objective.mask_prob  [number]  0.15" in printed
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys; from bertsmith.cli import _parser; _parser(); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "transformers", "numpy", "pydantic", "yaml", "rich"} & set(loaded)
+
+
+def test_schema(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    assert set(schema["properties"]) == {"data", "encoder", "objective", "training", "evaluation", "output"}

@@ -1,0 +1,163 @@
+"""Real processes: killed at random moments, run as two ranks, started twice, out of disk."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+Write = Callable[..., Path]
+FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth")
+
+
+@pytest.fixture
+def write_run(corpus_folder: Path, tmp_path: Path) -> Write:
+    def write(output: Path, steps: int = 60, **training: object) -> Path:
+        values = {
+            "data": {"corpus": str(corpus_folder), "row_length": 32, "validation": 0.1},
+            "encoder": {"preset": "tiny"},
+            "objective": {"name": "mlm"},
+            "training": {
+                "budget": {"steps": steps}, "tokens_per_step": 512, "checkpoint_every": 0.05, "workers": 0, **training,
+            },
+            "evaluation": {"every": 0.2, "rows": 32},
+            "output": str(output),
+        }  # fmt: skip
+        path = tmp_path / f"{output.name}.yaml"
+        path.write_text(yaml.safe_dump(values))
+        return path
+
+    return write
+
+
+def start(run: Path, *words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "bertsmith.cli", "pretrain", str(run), *words]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def finish(run: Path, *words: str) -> tuple[int, str]:
+    process = start(run, *words)
+    _, errors = process.communicate(timeout=300)
+    return process.returncode, errors
+
+
+def last_files(output: Path) -> dict[str, bytes]:
+    last = max((output / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    return {name: (last / name).read_bytes() for name in FILES}
+
+
+def moments(output: Path, rng: random.Random) -> Iterator[Callable[[], bool]]:
+    """Five moments to kill at: two during the write of a checkpoint, three at random steps."""
+    staging = output / "checkpoints" / "staging"
+    metrics = output / "metrics.jsonl"
+    for number in range(5):
+        if number % 2:
+            yield lambda: any(staging.glob("checkpoint-*/model.safetensors"))
+        else:
+            more = rng.randrange(2, 12)
+            begun = len(metrics.read_text().splitlines()) if metrics.exists() else 0
+            yield lambda begun=begun, more=more: (  # type: ignore[misc]
+                metrics.exists() and len(metrics.read_text().splitlines()) >= begun + more
+            )
+
+
+@pytest.mark.slow
+def test_killed_five_times_the_result_is_the_same_byte_for_byte(write_run: Write, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert finish(write_run(whole))[0] == 0
+    run = write_run(killed)
+    kills = 0
+    for is_time in moments(killed, random.Random(7)):
+        process = start(run)
+        while process.poll() is None and not is_time():
+            time.sleep(0.002)
+        if process.poll() is None:
+            process.kill()
+            kills += 1
+        process.communicate()
+    assert kills == 5
+    assert finish(run)[0] == 0
+    assert last_files(whole) == last_files(killed)
+    weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (whole, killed)]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.slow
+def test_two_ranks_train_like_one(write_run: Write, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    no_dropout = ["--encoder.hidden_dropout_prob", "0.0"]
+    assert finish(write_run(one, steps=6), *no_dropout)[0] == 0
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29517"]
+    command = [*launch, "-m", "bertsmith.cli", "pretrain", str(write_run(two, steps=6)), *no_dropout]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = (load_file(folder / "model" / "model.safetensors") for folder in (one, two))
+    assert max((first[name] - second[name]).abs().max().item() for name in first) < 1e-5
+    summaries = [yaml.safe_load((folder / "summary.json").read_text()) for folder in (one, two)]
+    for name in ("tokens", "flops", "loss", "validation_loss"):
+        assert summaries[0][name] == pytest.approx(summaries[1][name], rel=1e-5), name
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_says_so(write_run: Write, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "stopped", steps=100_000)
+    process = start(run)
+    metrics = tmp_path / "stopped" / "metrics.jsonl"
+    while process.poll() is None and not (metrics.exists() and metrics.read_text()):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "the same command goes on from there" in errors.splitlines()[-1]
+    assert list((tmp_path / "stopped" / "checkpoints").glob("checkpoint-*/seal.json"))
+
+
+@pytest.mark.slow
+def test_a_second_run_in_the_same_folder_is_refused(write_run: Write, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "busy", steps=100_000)
+    process = start(run)
+    metrics = tmp_path / "busy" / "metrics.jsonl"
+    while process.poll() is None and not (metrics.exists() and metrics.read_text()):
+        time.sleep(0.01)
+    code, errors = finish(run)
+    process.kill()
+    process.communicate()
+    assert code == 2
+    assert f"in use by a living run (process {process.pid})" in errors.splitlines()[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+def test_a_full_disk_loses_nothing(write_run: Write, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=25m", "tmpfs", str(small)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        run = write_run(small / "run", steps=20)
+        filler = small / "filler"
+        process = start(run)
+        while process.poll() is None and not list((small / "run").glob("checkpoints/checkpoint-*/seal.json")):
+            time.sleep(0.005)
+        filler.write_bytes(b"0" * (os.statvfs(small).f_bavail * 4096 - 2**20))
+        errors = process.communicate(timeout=120)[1]
+        assert process.returncode == 2, errors
+        last = errors.strip().splitlines()[-1]
+        assert "could not be written" in last and "the same command goes on" in last
+        filler.unlink()
+        assert finish(run)[0] == 0
+        whole = tmp_path / "whole"
+        assert finish(write_run(whole, steps=20))[0] == 0
+        assert last_files(whole) == last_files(small / "run")
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=True)
