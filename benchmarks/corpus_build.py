@@ -3,8 +3,8 @@
 The ceiling is `encode_batch_fast` on all cores over the same sentences, already split and in memory, ids taken out.
 Ours is the build: reading JSON lines, cleaning, splitting, tokenising, writing, hashing. They run in turn, each in a
 process of its own; for both, what comes before the first text (imports, opening the tokenizer) is left out, as it does
-not grow with the text. The rate by size is that of the whole command. Memory is the proportional set size of the build's
-processes, sampled, above what their imports take.
+not grow with the text. The rate by size is that of the whole command. Memory is the proportional set size of the
+build's processes, sampled, above what their imports take.
 
     python benchmarks/corpus_build.py --text wiki.jsonl.gz
 """

@@ -111,3 +111,12 @@ def test_schema(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["schema"]) == 0
     schema = json.loads(capsys.readouterr().out)
     assert set(schema["properties"]) == {"data", "encoder", "objective", "training", "evaluation", "output"}
+
+
+def test_a_column_may_be_a_number(tmp_path: Path, text_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [json.loads(line)["text"] for line in text_file.read_text().splitlines()]
+    table = tmp_path / "table.tsv"
+    table.write_text("".join(f"{place}\t{text}\n" for place, text in enumerate(rows)))
+    words = ["corpus", "build", str(table), "--out", str(tmp_path / "corpus"), "--vocab-size", "300"]
+    assert main([*words, "--text-column", "1"]) == 0
+    assert "120 documents" in capsys.readouterr().out

@@ -78,9 +78,13 @@ def pretrain(run: RunSettings, *, overwrite: bool = False) -> dict[str, Any]:
         if is_main:
             prepare(folder, to_dict(run), overwrite)
         budget = Budget(run.training.budget)
-        resumed = _find_checkpoint(folder, parts.corpus, budget)
+        resumed, damaged = _find_checkpoint(folder, parts.corpus, budget)
         with Monitor(folder, int(budget.used["steps"]), active=is_main) as monitor:
-            _greet(run, parts, monitor, resumed)
+            _greet(run, parts, monitor)
+            for path in damaged:
+                monitor.say(f"{path}: damaged, so the run goes on from an older checkpoint")
+            if resumed is not None:
+                monitor.say(f"going on from {resumed}")
             trainer, pace = _make_trainer(run, parts, budget, monitor)
             if not budget.spent:
                 _train(trainer, pace, monitor, resumed, folder)
@@ -127,21 +131,19 @@ def unigram_floor(corpus: Corpus, held_out: np.ndarray[Any, np.dtype[np.int64]])
     return float(-(counts[ordinary] * np.log(rest / rest.sum())).sum() / max(1, counts[ordinary].sum()))
 
 
-def _find_checkpoint(folder: Path, corpus: Corpus, budget: Budget) -> Path | None:
-    """Find the checkpoint to resume and set the budget to what it had used."""
+def _find_checkpoint(folder: Path, corpus: Corpus, budget: Budget) -> tuple[Path | None, list[Path]]:
+    """Find the checkpoint to resume, and the damaged ones; set the budget to what it had used."""
     found = checkpoints.newest_whole(folder / "checkpoints")
     if found is None:
-        return None
+        return None, []
     path, facts, damaged = found
     if facts["corpus"] != corpus.hash:
         raise InputError(
             f"{corpus.path}: this corpus has changed since the checkpoint {path} was trained on it; "
             "bring the old one back, or start over with --overwrite"
         )
-    for other in damaged:
-        print(f"{other}: damaged, so the run goes on from {path.name}", flush=True)
     budget.used.update(facts["used"])
-    return path
+    return path, damaged
 
 
 def _make_trainer(run: RunSettings, parts: _Parts, budget: Budget, monitor: Monitor) -> tuple[PretrainingTrainer, Pace]:
@@ -246,7 +248,7 @@ def _use_compile(training: TrainingSettings, on_gpu: bool) -> bool:
     return on_gpu and not short
 
 
-def _greet(run: RunSettings, parts: _Parts, monitor: Monitor, resumed: Path | None) -> None:
+def _greet(run: RunSettings, parts: _Parts, monitor: Monitor) -> None:
     rows = parts.rows
     encoder = parts.objective.encoder
     monitor.say(
@@ -260,8 +262,6 @@ def _greet(run: RunSettings, parts: _Parts, monitor: Monitor, resumed: Path | No
     )
     if parts.floor is not None:
         monitor.say(f"unigram floor of the held-out text: {parts.floor:.4f}")
-    if resumed is not None:
-        monitor.say(f"going on from {resumed}")
 
 
 def _train(trainer: PretrainingTrainer, pace: Pace, monitor: Monitor, resumed: Path | None, folder: Path) -> None:

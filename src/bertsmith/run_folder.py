@@ -16,8 +16,8 @@ from bertsmith.settings import read_yaml
 RUN_FILE = "run.yaml"
 _LOCK = ".lock"
 _CONTENTS = (
-    *(RUN_FILE, f"{RUN_FILE}.staging", "metrics.jsonl", "summary.json", "loss.png"),
-    *("checkpoints", "model", "model.staging", "tensorboard"),
+    *(RUN_FILE, f"{RUN_FILE}.staging", "metrics.jsonl", "metrics.staging", "loss.png"),
+    *("summary.json", "summary.json.staging", "checkpoints", "model", "model.staging", "tensorboard"),
 )
 
 # Settings that may change when a run is continued: they do not change what a step computes.

@@ -138,18 +138,20 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
 def expand(cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Complete keys that are given by their last name alone: ``{"errors": x}`` -> ``{"read": {"errors": x}}``.
 
-    A name is completed where it is no key of ``cls`` itself and exactly one section has such a key.
+    A name is completed where it is no key of ``cls`` itself and exactly one section has such a key. A number for a key
+    that takes text becomes text: YAML cannot know that column 0 is a name.
     """
-    keys = [key for key, *_ in describe(cls)]
-    sections = {key.split(".")[0] for key in keys}
+    kinds = {key: kind for key, kind, *_ in describe(cls)}
+    sections = {key.split(".")[0] for key in kinds}
     expanded: dict[str, Any] = {}
     for name, value in values.items():
-        matches = [key for key in keys if key.endswith(f".{name}")]
+        matches = [key for key in kinds if key.endswith(f".{name}")]
         nested: Any = {name: value}
         if name not in sections and len(matches) == 1:
+            is_text = kinds[matches[0]].startswith("string") and isinstance(value, int | float)
+            nested = str(value) if is_text else value
             for part in reversed(matches[0].split(".")):
-                value = {part: value}
-            nested = value
+                nested = {part: nested}
         expanded = merge(expanded, nested)
     return expanded
 

@@ -1,6 +1,7 @@
 """What a user sees of a run while it goes on: the progress line, metrics.jsonl and TensorBoard."""
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,7 +46,9 @@ class Monitor:
         self._path = folder / METRICS
         if active:
             kept = [row for row in read_metrics(folder) if row["step"] <= resumed_step]
-            self._path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+            staged = self._path.with_suffix(".staging")
+            staged.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+            os.replace(staged, self._path)
         self._console = Console(stderr=True, quiet=not active)
         self._bar = Progress(
             TextColumn("{task.percentage:5.1f} %"), BarColumn(bar_width=20), TextColumn("{task.fields[text]}"),
