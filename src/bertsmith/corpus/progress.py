@@ -1,0 +1,88 @@
+"""What a long build says while it runs: a bar on a terminal, plain lines elsewhere, nothing unless asked."""
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class Silent:
+    """Says nothing; what :class:`Console` progress takes the place of."""
+
+    def note(self, message: str) -> None:
+        """Say one line."""
+
+    def update(self, stage: str, done_bytes: int, total_bytes: int, documents: int, tokens: int) -> None:
+        """Say how far a stage has come.
+
+        Args:
+            stage: What is done: "sampling", "tokenising".
+            done_bytes: Bytes of the sources, as they lie on disk, that have been read.
+            total_bytes: Bytes of all sources; 0 if unknown.
+            documents: Documents done.
+            tokens: Tokens written; 0 in a stage that writes none.
+        """
+
+
+class ConsoleProgress(Silent):
+    """Progress on stderr, to be used in a ``with`` block: a bar on a terminal, else a line every ten seconds."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        """Prepare the display; ``console`` is stderr unless given."""
+        self._console = console or Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[rate]}"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task: TaskID | None = None
+        self._stage = ""
+        self._began = (0.0, 0, 0)
+        self._last_line = 0.0
+
+    def __enter__(self) -> "ConsoleProgress":
+        """Start the display."""
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the display."""
+        self._bar.stop()
+
+    def note(self, message: str) -> None:
+        """Say one line."""
+        self._console.print(message, highlight=False, markup=False, soft_wrap=True)
+
+    def update(self, stage: str, done_bytes: int, total_bytes: int, documents: int, tokens: int) -> None:
+        """Show the stage, its share done, and its rate in MB of sources and tokens per second; see :class:`Silent`."""
+        now = time.monotonic()
+        if stage != self._stage:
+            self._begin(stage, now, done_bytes, tokens)
+        seconds = max(now - self._began[0], 1e-3)
+        rate = f"{(done_bytes - self._began[1]) / 1e6 / seconds:.1f} MB/s, {documents:,} documents"
+        if tokens:
+            rate += f", {tokens / 1e6:.1f} M tokens, {(tokens - self._began[2]) / seconds / 1e3:.0f} k tokens/s"
+
+        if self._task is not None:
+            self._bar.update(self._task, completed=done_bytes, total=total_bytes or None, rate=rate)
+        if not self._console.is_terminal and now - self._last_line >= _SECONDS_BETWEEN_LINES:
+            share = f" {100 * done_bytes / total_bytes:.0f} %" if total_bytes else ""
+            self.note(f"{stage}{share}: {rate}")
+            self._last_line = now
+
+    def _begin(self, stage: str, now: float, done_bytes: int, tokens: int) -> None:
+        self._stage = stage
+        self._began = (now, done_bytes, tokens)
+        self._last_line = now
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+        self._task = self._bar.add_task(stage, total=None, rate="")

@@ -1,0 +1,388 @@
+"""Readers: every source as one stream of documents, in bounded memory.
+
+    sources -> list_sources -> Reader -> Document(id, text, split)
+
+Plain text is read by line (see :mod:`bertsmith.corpus.text_files` for what a line is), JSON lines by line, CSV and TSV
+by record, Parquet by batch, data sets of the hub as a stream. What is wrong with a document is found when it is
+reached: it ends the pass with an :class:`~bertsmith.errors.InputError`, or is reported and left out, by the options.
+"""
+
+import contextlib
+import csv
+import difflib
+import gzip
+import json
+import logging
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO, Literal
+
+from bertsmith.corpus import python_docs
+from bertsmith.corpus.documents import Document, Problem
+from bertsmith.corpus.sources import PYTHON_DOCS, Source, first_line, format_of, list_sources, parse_hub_id
+from bertsmith.corpus.text_files import SAMPLE_BYTES, Line, detect_layout, join_lines, read_lines
+from bertsmith.errors import InputError
+from bertsmith.settings import settings
+
+__all__ = ["Document", "Problem", "ReadOptions", "Reader", "Source", "list_sources"]
+
+_BATCH_ROWS = 64
+_UNWRITABLE = re.compile("[\0\ud800-\udfff]")
+_SKIP = "or go on without such documents with --bad-documents skip"
+_UNQUOTED = f"pass --quotes none if fields are not quoted, {_SKIP}"
+
+
+@settings
+class ReadOptions:
+    """How sources are read."""
+
+    text_column: str = "text"
+    """Name of the column (in JSON lines: of the key) that holds the text; in CSV and TSV without a header, its number
+    from 0."""
+    id_column: str | None = None
+    """Name or number of the column that identifies a document; file name and line if not given."""
+    errors: Literal["strict", "replace"] = "strict"
+    """What to do with bytes that are not UTF-8 and with NUL bytes: a bad document, or U+FFFD in their place."""
+    bad_documents: Literal["fail", "skip"] = "fail"
+    """What to do with a document that cannot be read: stop, or list it and go on."""
+    txt_lines: Literal["auto", "sentence", "paragraph"] = "auto"
+    """What a line of a .txt is: one sentence, or running text."""
+    txt_documents: Literal["auto", "blank_line", "file", "line"] = "auto"
+    """What ends a document in a .txt."""
+    quotes: Literal["csv", "none"] = "csv"
+    """Whether CSV and TSV quote their fields; in "none" a quotation mark is a character like any other."""
+    max_line_bytes: int = 16 * 2**20
+    """A longer line, field or document is a bad one."""
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say."""
+        if not self.text_column:
+            raise ValueError("text_column is empty; expected the name of a column")
+        if not 1 <= self.max_line_bytes < 2**31:
+            raise ValueError(f"max_line_bytes is {self.max_line_bytes}; expected 1 to {2**31 - 1}")
+
+
+def _log(problem: Problem) -> None:
+    logging.getLogger(__name__).warning("left out %s: %s", problem.where, problem.message)
+
+
+class Reader:
+    """One pass over sources, in order.
+
+    Attributes:
+        sources: What is read, one file each.
+        total_bytes: Their size as stored.
+        bytes_read: How far the pass has come in it.
+        layouts: For each ``.txt`` that was opened, its name and what was taken for a line and a document in it.
+    """
+
+    def __init__(
+        self, sources: Sequence[str], options: ReadOptions, on_problem: Callable[[Problem], None] = _log
+    ) -> None:
+        """Look up the sources; nothing is opened yet.
+
+        Args:
+            sources: See :func:`list_sources`.
+            options: How to read.
+            on_problem: Called with each document or line that is left out, where ``bad_documents`` is "skip".
+
+        Raises:
+            InputError: See :func:`list_sources`. Iterating raises it too, unless bad documents are skipped.
+        """
+        self.sources = list_sources(sources)
+        self.total_bytes = sum(source.bytes for source in self.sources)
+        self.bytes_read = 0
+        self.layouts: dict[str, str] = {}
+        self._options = options
+        self._on_problem = on_problem
+        self._num_problems = 0
+
+    def __iter__(self) -> Iterator[Document]:
+        """Yield every document that holds more than white space."""
+        done = 0
+        for source in self.sources:
+            num_documents = 0
+            num_problems_before = self._num_problems
+            self.bytes_read = done
+            for document in self._read(source):
+                if document.text and not document.text.isspace():
+                    num_documents += 1
+                    yield document
+            if num_documents == 0 and self._num_problems == num_problems_before:
+                self._report(source.path or source.name, "holds no text", f"leave it out, {_SKIP}")
+            done += source.bytes
+        self.bytes_read = done
+
+    def _read(self, source: Source) -> Iterator[Document]:
+        if source.path is None:
+            is_docs = source.name.startswith(f"{PYTHON_DOCS}@")
+            yield from self._read_python_docs() if is_docs else self._read_hub(source)
+            return
+        try:
+            if format_of(source.path) == ".parquet":
+                yield from self._read_parquet(source)
+            else:
+                yield from self._read_file(source)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            self._report(source.path, f"damaged or cut short gzip ({first_line(error)})", f"make it again, {_SKIP}")
+        except OSError as error:
+            self._report(source.path, f"cannot be read ({error.strerror or first_line(error)})", "check the file")
+
+    def _read_file(self, source: Source) -> Iterator[Document]:
+        assert source.path is not None
+        with contextlib.ExitStack() as stack:
+            raw = stack.enter_context(open(source.path, "rb"))
+            stream: BinaryIO = raw
+            if source.path.lower().endswith(".gz"):
+                stream = stack.enter_context(gzip.GzipFile(fileobj=raw))  # type: ignore[assignment]
+            sample = stream.read(SAMPLE_BYTES)
+            if sample[:2] in (b"\xff\xfe", b"\xfe\xff"):
+                self._report(source.path, "is UTF-16, not UTF-8", f"convert it (iconv -f UTF-16 -t UTF-8), {_SKIP}")
+                return
+            lines = self._counted(read_lines(stream, self._options.max_line_bytes, sample), raw)
+            match format_of(source.path):
+                case ".txt":
+                    yield from self._read_txt(source, lines, sample)
+                case ".jsonl":
+                    yield from self._read_jsonl(source, lines)
+                case suffix:
+                    yield from self._read_csv(source, lines, "\t" if suffix == ".tsv" else ",")
+
+    def _counted(self, lines: Iterator[Line], raw: BinaryIO) -> Iterator[Line]:
+        before = self.bytes_read
+        next_update = 0
+        for line in lines:
+            if line.offset >= next_update:
+                self.bytes_read = before + raw.tell()
+                next_update = line.offset + 2**20
+            yield line
+
+    def _read_txt(self, source: Source, lines: Iterator[Line], sample: bytes) -> Iterator[Document]:
+        layout = detect_layout(sample, self._options.txt_lines, self._options.txt_documents)
+        self.layouts[source.name] = str(layout)
+        decoded = ((line.number, text) for line in lines if (text := self._decode(source, line)) is not None)
+        for number, text in join_lines(decoded, layout):
+            yield Document(f"{source.name}:{number}", text, split=layout.lines == "paragraph")
+
+    def _read_jsonl(self, source: Source, lines: Iterator[Line]) -> Iterator[Document]:
+        for line in lines:
+            text = self._decode(source, line)
+            if text is None or not text or text.isspace():
+                continue
+            where = f"{source.path}, line {line.number}"
+            try:
+                record = json.loads(text)
+            except (ValueError, RecursionError) as error:
+                self._report(where, f"malformed JSON ({first_line(error)})", f"correct the line, {_SKIP}")
+                continue
+            if not isinstance(record, dict):
+                found = _kind(record)
+                self._report(where, f"the line holds {found}, not an object", f"write {{...}} lines, {_SKIP}")
+                continue
+            yield from self._documents(record, where, f"{source.name}:{line.number}")
+
+    def _read_csv(self, source: Source, lines: Iterator[Line], delimiter: str) -> Iterator[Document]:
+        csv.field_size_limit(self._options.max_line_bytes)
+        quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self._options.quotes == "csv" else csv.QUOTE_NONE
+        records = _Records(lines, lambda line: self._decode(source, line))
+        reader = csv.reader(records, delimiter=delimiter, quoting=quoting, strict=True)
+        columns: list[str] | None = None
+        while True:
+            first = records.number + 1
+            where = f"{source.path}, line {first}"
+            try:
+                fields = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                message = f"malformed record ({first_line(error)})"
+                self._report(where, message, f"look for a quotation mark without its partner; {_UNQUOTED}")
+                continue
+            if records.take_fault() or not fields:
+                continue
+            if columns is None:
+                columns = self._columns(fields)
+                if not self._has_columns(columns, where):
+                    return
+                if columns == fields:
+                    continue
+            if len(fields) != len(columns):
+                message = f"{len(fields)} fields where the first line has {len(columns)}"
+                self._report(where, message, f"correct the line; {_UNQUOTED}")
+            elif delimiter == "\t" and any("\n" in field and "\t" in field for field in fields):
+                message = f"a quotation mark opens a field that runs over tabs to line {records.number}"
+                self._report(where, message, f"give the mark its partner; {_UNQUOTED}")
+            else:
+                record = dict(zip(columns, fields, strict=True))
+                yield from self._documents(record, where, f"{source.name}:{first}")
+
+    def _columns(self, fields: list[str]) -> list[str]:
+        """The names of columns: the first record, or numbers where columns are chosen so and it has no such name."""
+        wanted = [column for column in (self._options.text_column, self._options.id_column) if column is not None]
+        if self._options.text_column not in fields and all(column.isdecimal() for column in wanted):
+            return [str(number) for number in range(len(fields))]
+        return fields
+
+    def _has_columns(self, columns: Iterable[str], where: str) -> bool:
+        names = list(columns)
+        chosen = {"--text-column": self._options.text_column, "--id-column": self._options.id_column}
+        for option, column in chosen.items():
+            if column is not None and column not in names:
+                nearest = difflib.get_close_matches(column, names, 1)
+                hint = f" (the nearest is {nearest[0]!r})" if nearest else ""
+                message = f"no column {column!r}; there are {', '.join(map(repr, names[:20])) or 'none'}{hint}"
+                self._report(where, message, f"name one with {option}, {_SKIP}")
+                return False
+        return True
+
+    def _read_parquet(self, source: Source) -> Iterator[Document]:
+        import pyarrow
+        import pyarrow.parquet
+
+        before, index = self.bytes_read, 0
+        columns = [column for column in (self._options.text_column, self._options.id_column) if column]
+        try:
+            # So set, pyarrow does not load a whole row group at once, which may be the whole file.
+            with pyarrow.parquet.ParquetFile(source.path, buffer_size=2**20, pre_buffer=False) as file:
+                num_rows = max(1, file.metadata.num_rows)
+                if not self._has_columns(file.schema_arrow.names, str(source.path)):
+                    return
+                for batch in file.iter_batches(_BATCH_ROWS, columns=columns):
+                    for record in batch.to_pylist():
+                        yield from self._documents(record, f"{source.path}, row {index}", f"{source.name}:{index}")
+                        index += 1
+                    self.bytes_read = before + source.bytes * index // num_rows
+        except (pyarrow.ArrowException, OSError) as error:
+            message = f"damaged Parquet file after row {index} ({first_line(error)})"
+            self._report(str(source.path), message, f"make it again, {_SKIP}")
+
+    def _read_hub(self, source: Source) -> Iterator[Document]:
+        import datasets
+
+        hub_id = parse_hub_id(source.name.partition("@")[0])
+        assert hub_id is not None
+        index = 0
+        try:
+            rows = datasets.load_dataset(
+                hub_id.name, hub_id.config, split=hub_id.split, revision=source.name.partition("@")[2], streaming=True
+            )
+            for index, record in enumerate(rows):
+                yield from self._documents(record, f"{source.name}, row {index}", f"{source.name}:{index}")
+        except InputError:
+            raise
+        except Exception as error:  # datasets', the client's and the network's own errors have no common class
+            raise InputError(
+                f"{source.name}: the data set failed at row {index} ({first_line(error)}); "
+                "check its id (org/name, org/name:split or org/name:config:split) and the network"
+            ) from error
+
+    def _read_python_docs(self) -> Iterator[Document]:
+        def advance(module: python_docs.Module) -> None:
+            self.bytes_read += module.num_bytes
+
+        return python_docs.documents(advance)
+
+    def _decode(self, source: Source, line: Line) -> str | None:
+        """The text of a line; None if it was reported."""
+        is_strict = self._options.errors == "strict"
+        if line.data is None:
+            message = f"the line is longer than {self._options.max_line_bytes:,} bytes"
+            self._report_line(source, line, message, "raise --max-line-bytes, break the line")
+            return None
+        try:
+            text = line.data.decode()
+        except UnicodeDecodeError as error:
+            if is_strict:
+                message = f"byte 0x{line.data[error.start]:02X} at offset {line.offset + error.start} is not UTF-8"
+                self._report_line(source, line, message, "convert the file (iconv), pass --errors replace")
+                return None
+            text = line.data.decode("utf-8", "replace")
+        if "\0" in text:
+            if is_strict:
+                message = f"NUL byte at offset {line.offset + line.data.index(0)}"
+                self._report_line(source, line, message, "make sure it is a text file, pass --errors replace")
+                return None
+            text = text.replace("\0", "\ufffd")
+        return text
+
+    def _report_line(self, source: Source, line: Line, message: str, advice: str) -> None:
+        self._report(f"{source.path}, line {line.number}", message, f"{advice}, {_SKIP}")
+
+    def _documents(self, record: Mapping[str, Any], where: str, default_id: str) -> Iterator[Document]:
+        """A record's text and id, checked; nothing if it was reported."""
+        options = self._options
+        has_columns = options.text_column in record and (options.id_column is None or options.id_column in record)
+        if not has_columns and not self._has_columns(record, where):
+            return
+        text = record[options.text_column]
+        if not isinstance(text, str):
+            message = f"column {options.text_column!r} holds {_kind(text)}, not text"
+            self._report(where, message, f"choose another with --text-column, {_SKIP}")
+            return
+        if len(text) > options.max_line_bytes:
+            message = f"the text is longer than {options.max_line_bytes:,} characters"
+            self._report(where, message, f"raise --max-line-bytes, {_SKIP}")
+            return
+        if not _is_writable(text):
+            if options.errors == "strict":
+                message = "the text holds a NUL character or half of a surrogate pair"
+                self._report(where, message, f"pass --errors replace, {_SKIP}")
+                return
+            text = _UNWRITABLE.sub("\ufffd", text)
+        identity = None if options.id_column is None else record[options.id_column]
+        yield Document(default_id if identity is None else str(identity), text, split=True)
+
+    def _report(self, where: str, message: str, advice: str) -> None:
+        if self._options.bad_documents == "fail":
+            raise InputError(f"{where}: {message}; {advice}")
+        self._num_problems += 1
+        self._on_problem(Problem(where, message))
+
+
+class _Records:
+    """Lines as text for the csv module, which asks for as many as a record has."""
+
+    def __init__(self, lines: Iterator[Line], decode: Callable[[Line], str | None]) -> None:
+        self.number = 0
+        self._lines = lines
+        self._decode = decode
+        self._has_fault = False
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._lines)
+        self.number = line.number
+        text = self._decode(line)
+        self._has_fault |= text is None
+        return f"{text or ''}\n"
+
+    def take_fault(self) -> bool:
+        """Whether a line since the last call was reported: it spoils the whole record."""
+        had_fault, self._has_fault = self._has_fault, False
+        return had_fault
+
+
+def _is_writable(text: str) -> bool:
+    if "\0" in text:
+        return False
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _kind(value: object) -> str:
+    """What a JSON value that is no text is, in words."""
+    kinds = {
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+        list: "a list",
+        dict: "an object",
+        str: "a text",
+    }
+    return "null" if value is None else kinds.get(type(value), f"a {type(value).__name__}")

@@ -1,0 +1,77 @@
+"""A bounded sample of the sources, and the tokenizer trained on it; run in a process of its own.
+
+Of its own, because the library cannot be interrupted while it trains, and so that its memory goes when it is done.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from multiprocessing.connection import Connection
+
+from bertsmith.corpus.encode import TextRules, to_sentences
+from bertsmith.corpus.readers import Document, Reader, ReadOptions
+from bertsmith.corpus.tokenizer import TokenizerSettings, open_pretrained, train
+from bertsmith.errors import InputError
+
+_SECONDS_BETWEEN_REPORTS = 0.2
+
+
+def sample(documents: Iterable[Document], limit: int) -> list[tuple[bytes, bool]]:
+    """Take every k-th document, with the smallest power of two k for which the sample keeps within ``limit`` bytes.
+
+    One pass, deterministic, spread over the whole stream, and never more than the limit and one document in memory.
+
+    Returns:
+        Text in UTF-8 and whether it is to be split into sentences, of each document taken.
+    """
+    taken: list[tuple[bytes, bool]] = []
+    size, stride = 0, 1
+    for index, document in enumerate(documents):
+        if index % stride:
+            continue
+        text = document.text.encode("utf-8", "replace")[:limit]
+        taken.append((text, document.split))
+        size += len(text)
+        while size > limit and len(taken) > 1:
+            taken = taken[::2]
+            stride *= 2
+            size = sum(len(text) for text, _ in taken)
+    return taken
+
+
+def make_tokenizer(
+    connection: Connection,
+    sources: Sequence[str],
+    read: ReadOptions,
+    rules: TextRules,
+    tokenizer_settings: TokenizerSettings,
+) -> None:
+    """Be a child process: send progress, as arguments of ``update``, and at last the ``SavedTokenizer``.
+
+    Raises:
+        InputError: A source cannot be read, or its text cannot give the tokenizer that is asked for.
+    """
+    if tokenizer_settings.from_pretrained is not None:
+        connection.send(open_pretrained(tokenizer_settings.from_pretrained))
+        return
+    # Problems are reported by the build's own pass.
+    reader = Reader(sources, read, on_problem=lambda problem: None)
+    texts = sample(_reported(reader, connection), tokenizer_settings.sample_bytes)
+    connection.send(("training the tokenizer", 0, 0, len(texts), 0))
+    sentences: list[str] = []
+    texts.reverse()
+    while texts:  # each text goes as its sentences come, so that the sample is in memory once
+        text, split = texts.pop()
+        sentences += to_sentences(text.decode("utf-8", "ignore"), split, rules)
+    if not sentences:
+        raise InputError("the sources hold no text; check them, and the name of their text column")
+    connection.send(train(sentences, tokenizer_settings, rules.language))
+
+
+def _reported(reader: Reader, connection: Connection) -> Iterator[Document]:
+    """Yield the documents, and send now and then how far reading has come."""
+    last = 0.0
+    for count, document in enumerate(reader):
+        yield document
+        if (now := time.monotonic()) - last > _SECONDS_BETWEEN_REPORTS:
+            connection.send(("sampling for the tokenizer", reader.bytes_read, reader.total_bytes, count + 1, 0))
+            last = now

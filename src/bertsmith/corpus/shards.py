@@ -1,0 +1,188 @@
+"""The shards of a corpus, written: each is whole, with a record beside it, or absent.
+
+A shard is written in a folder of another name, brought safely to disk, and renamed. Its record says how much of the
+source stream went into it and all shards before it; so a killed build knows from the last record where to go on.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, field, replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bertsmith.corpus.encode import Encoded, count_tokens
+
+RECORD = "shard.json"
+LENGTH_BINS = 16
+"""Sentences of 1, 2, 3-4, 5-8, ... tokens are counted apart; the last bin is open."""
+_HEADER_BYTES = 128
+"""What numpy's header of a one-dimensional array takes, whatever its length."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Totals:
+    """Counts of the build from its begin to some point of the source stream; see ``Position`` and ``Encoded``."""
+
+    documents_read: int = 0
+    duplicates: int = 0
+    text_bytes: int = 0
+    short_documents: int = 0
+    short_sentences: int = 0
+    documents: int = 0
+    sentences: int = 0
+    tokens: int = 0
+    lengths: list[int] = field(default_factory=lambda: [0] * LENGTH_BINS)
+    """Sentences by length; see :data:`LENGTH_BINS`."""
+
+    def plus(self, encoded: Encoded) -> "Totals":
+        """Return the totals after some more documents."""
+        bins = np.minimum(np.ceil(np.log2(encoded.sentence_lengths)).astype(np.int64), LENGTH_BINS - 1)
+        return replace(
+            self,
+            documents_read=encoded.position.documents_read,
+            duplicates=encoded.position.duplicates,
+            text_bytes=encoded.position.text_bytes,
+            short_documents=self.short_documents + encoded.short_documents,
+            short_sentences=self.short_sentences + encoded.short_sentences,
+            documents=self.documents + len(encoded.document_lengths),
+            sentences=self.sentences + len(encoded.sentence_lengths),
+            tokens=self.tokens + len(encoded.tokens),
+            lengths=(np.array(self.lengths) + np.bincount(bins, minlength=LENGTH_BINS)).tolist(),
+        )
+
+
+class ShardWriter:
+    """One shard in the making."""
+
+    def __init__(self, folder: Path, dtype: str, vocab_size: int) -> None:
+        """Begin the shard that will be ``folder``."""
+        self.folder = folder
+        self.num_documents = 0
+        self._part = folder.with_suffix(".part")
+        shutil.rmtree(self._part, ignore_errors=True)
+        self._part.mkdir()
+        self._tokens = _GrowingArray(self._part / "tokens.npy", dtype)
+        self._sentences = _GrowingArray(self._part / "sentences.npy", "int64")
+        self._documents = _GrowingArray(self._part / "documents.npy", "int64")
+        self._counts = np.zeros(vocab_size, dtype=np.int64)
+
+    def append(self, encoded: Encoded) -> None:
+        """Add documents."""
+        self.num_documents += len(encoded.document_lengths)
+        num_tokens, num_sentences = len(self._tokens), len(self._sentences)
+        self._tokens.append(encoded.tokens)
+        self._sentences.append(num_tokens + np.cumsum(encoded.sentence_lengths))
+        self._documents.append(num_sentences + np.cumsum(encoded.document_lengths))
+        self._counts += count_tokens(encoded.tokens, len(self._counts))
+
+    def finish(self, totals: Totals) -> dict[str, Any]:
+        """Make the shard whole: write its record, bring all to disk, give it its name. Returns the record."""
+        for array in (self._tokens, self._sentences, self._documents):
+            array.finish()
+        np.save(self._part / "counts.npy", self._counts)
+        arrays = sorted(self._part.iterdir())
+        files = {file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in arrays}
+        record = {"files": files, "totals": asdict(totals)}
+        (self._part / RECORD).write_text(json.dumps(record))
+        for file in self._part.iterdir():
+            synchronise(file)
+        synchronise(self._part)
+        self._part.rename(self.folder)
+        synchronise(self.folder.parent)
+        return record
+
+    def discard(self) -> None:
+        """Remove what has been written of an unfinished shard."""
+        for array in (self._tokens, self._sentences, self._documents):
+            array.close()
+        shutil.rmtree(self._part, ignore_errors=True)
+
+
+class _GrowingArray:
+    """A one-dimensional ``.npy`` file that is appended to, so that nothing of it need stay in memory."""
+
+    def __init__(self, path: Path, dtype: str) -> None:
+        self._dtype = np.dtype(dtype)
+        self._length = 0
+        self._file = path.open("wb")
+        self._file.write(self._header())
+
+    def __len__(self) -> int:
+        return self._length
+
+    def append(self, values: np.ndarray[Any, Any]) -> None:
+        self._file.write(np.ascontiguousarray(values, dtype=self._dtype).data)
+        self._length += len(values)
+
+    def finish(self) -> None:
+        self._file.seek(0)
+        self._file.write(self._header())
+        self._file.close()
+
+    def close(self) -> None:
+        """Close the file though it is not complete, on a full disk too, where what is buffered cannot be written."""
+        try:
+            self._file.close()
+        except OSError:
+            return
+
+    def _header(self) -> bytes:
+        buffer = BytesIO()
+        description = {"descr": self._dtype.newbyteorder("<").str, "fortran_order": False, "shape": (self._length,)}
+        np.lib.format.write_array_header_1_0(buffer, description)
+        assert buffer.tell() == _HEADER_BYTES
+        return buffer.getvalue()
+
+
+def whole_shards(folder: Path) -> list[dict[str, Any]]:
+    """Return the records of the whole shards in ``folder``, and remove whatever else is there.
+
+    The first shard that is missing or damaged ends the list; it and all after it are removed, to be made again.
+    """
+    records: list[dict[str, Any]] = []
+    while (record := _read_record(folder / f"{len(records):05d}")) is not None:
+        records.append(record)
+    keep = {f"{index:05d}" for index in range(len(records))}
+    for path in folder.iterdir():
+        if path.name not in keep:
+            shutil.rmtree(path)
+    return records
+
+
+def _read_record(shard: Path) -> dict[str, Any] | None:
+    """Return a shard's record, or None unless all its files are as recorded."""
+    try:
+        record: dict[str, Any] = json.loads((shard / RECORD).read_bytes())
+        whole = all(sha256(shard / name) == facts["sha256"] for name, facts in record["files"].items())
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
+    return record if whole else None
+
+
+def sha256(file: Path) -> str:
+    """Return the hash of a file's content."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def synchronise(path: Path) -> None:
+    """Have the operating system bring a file, or a folder's list of names, safely to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file, whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(value, indent=2, ensure_ascii=False), encoding="utf-8")
+    synchronise(part)
+    part.rename(path)
+    synchronise(path.parent)

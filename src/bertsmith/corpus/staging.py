@@ -1,0 +1,129 @@
+"""Where a build stands: the lock, the unfinished build inside the corpus folder, and its exchange for the old corpus.
+
+The build lies in ``.building`` until it is whole. A corpus already there is not touched before; then it is removed and
+the new one moved to its place, the manifest last. Killed at any point of that, the same command goes on with it.
+"""
+
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bertsmith.corpus.readers import Source
+from bertsmith.corpus.shards import synchronise, write_json
+from bertsmith.corpus.store import MANIFEST, STAGING, VERSION
+from bertsmith.errors import InputError
+
+PLAN = "build.json"
+_LOCK = ".lock"
+_PARTS = ("shards", "tokenizer", "skipped.jsonl")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the only build of a corpus folder, which is created if need be.
+
+    Raises:
+        InputError: Another living process builds there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / _LOCK).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{folder}: another build is running there; wait for it or choose another --out") from None
+        yield
+
+
+def make_plan(settings: dict[str, Any], sources: Sequence[Source]) -> dict[str, Any]:
+    """Return all that decides what a build gives, as plain JSON values.
+
+    Two builds with the same plan give the same corpus; what a source's bytes and time of change do not show is unseen.
+    """
+    facts = [{"name": source.name, "bytes": source.bytes, "modified_ns": source.modified_ns} for source in sources]
+    plan: dict[str, Any] = json.loads(json.dumps({"version": VERSION, "settings": settings, "sources": facts}))
+    return plan
+
+
+def prepare(folder: Path, plan: dict[str, Any], overwrite: bool) -> bool:
+    """Make the staging folder ready for a build, be it the begun one or a new one.
+
+    Returns:
+        Whether there is anything to do: false if the folder holds the finished corpus of this very plan.
+
+    Raises:
+        InputError: The folder holds something else and ``overwrite`` is false, or something that is no corpus.
+    """
+    staging = folder / STAGING
+    begun, finished = _read(staging / PLAN), _read(folder / MANIFEST)
+    if finished is not None and not overwrite:
+        if difference := _difference(finished, plan):
+            raise InputError(f"{folder}: holds a corpus built with {difference}; add --overwrite to build it anew")
+        return False
+    if begun is not None and not _difference(begun, plan):
+        return True
+    if begun is not None and not overwrite:
+        raise InputError(
+            f"{folder}: holds an unfinished build with {_difference(begun, plan)}; add --overwrite to begin anew"
+        )
+
+    foreign = {path.name for path in folder.iterdir()} - {MANIFEST, STAGING, _LOCK, *_PARTS}
+    if foreign and finished is None:
+        raise InputError(f"{folder}: holds no corpus but {min(foreign)}; choose an empty folder for --out")
+    shutil.rmtree(staging, ignore_errors=True)
+    (staging / "shards").mkdir(parents=True)
+    write_json(staging / PLAN, plan)
+    return True
+
+
+def install(folder: Path) -> None:
+    """Put the whole build in the place of what was there, if anything; goes on where a killed one stopped."""
+    staging = folder / STAGING
+    (folder / MANIFEST).unlink(missing_ok=True)
+    for name in _PARTS:
+        if (staging / name).exists():
+            if (folder / name).is_dir():
+                shutil.rmtree(folder / name)
+            (staging / name).rename(folder / name)
+    synchronise(folder)
+    (staging / MANIFEST).rename(folder / MANIFEST)
+    synchronise(folder)
+    shutil.rmtree(staging)
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    """Return a JSON object, or None where there is none that can be read."""
+    try:
+        value = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _difference(old: dict[str, Any], plan: dict[str, Any]) -> str:
+    """Say in words what differs between an old plan (or a manifest, which contains one) and a new; "" if nothing."""
+    if old.get("version") != plan["version"]:
+        return f"version {old.get('version')} of the format (now {plan['version']})"
+    before, now = _flat(old.get("settings")), _flat(plan["settings"])
+    changed = [key for key in sorted(before | now) if before.get(key) != now.get(key)]
+    if changed:
+        return "other settings: " + ", ".join(f"{key} {before.get(key)!r} (now {now.get(key)!r})" for key in changed)
+    sources = [source for source in plan["sources"] if source not in old.get("sources", [])]
+    if sources:
+        return f"other sources: {sources[0]['name']} is new or has changed"
+    if old.get("sources") != plan["sources"]:
+        return "more sources, or in another order"
+    return ""
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Flatten nested settings to dotted keys."""
+    if not isinstance(values, dict):
+        return {prefix: values}
+    flat: dict[str, Any] = {}
+    for name, inner in values.items():
+        flat |= _flat(inner, f"{prefix}.{name}".strip("."))
+    return flat

@@ -1,0 +1,226 @@
+"""The corpus on disk, read: memory-mapped flat tokens with sentence and document offsets.
+
+A corpus is a folder::
+
+    manifest.json                 counts, settings, sources, the sha256 of every file
+    tokenizer/                    opens with AutoTokenizer
+    shards/00000/tokens.npy       (T,) uint16 where the vocabulary allows, else uint32: all tokens, no special ones
+                 sentences.npy    (S,) int64: where each sentence ends in tokens
+                 documents.npy    (D,) int64: where each document ends in sentences
+                 counts.npy       (V,) int64: how often each token occurs
+    skipped.jsonl                 the documents that could not be read
+
+Offsets are int64 and not unsigned because numpy turns uint64 with int64 into floating point.
+T tokens, S sentences, D documents of one shard; V the vocabulary's size.
+"""
+
+import json
+from bisect import bisect_right
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from bertsmith.errors import InputError
+
+VERSION = 1
+"""The version of the layout above; a corpus of another version must be built again."""
+
+MANIFEST = "manifest.json"
+STAGING = ".building"
+"""The folder inside a corpus folder in which an unfinished build lies."""
+
+Ints = npt.NDArray[np.int64]
+Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
+
+
+class _Shard(NamedTuple):
+    tokens: Tokens
+    sentences: Ints
+    documents: Ints
+
+
+class Corpus:
+    """A built corpus, read-only. Opening costs milliseconds; the pages are shared between all processes that read it.
+
+    A pickled corpus holds only its path and opens again where it is unpickled.
+
+    Attributes:
+        path: The corpus folder.
+        manifest: What the build recorded; see the module's text.
+        hash: Content hash over tokens, offsets and tokenizer: the same text and settings give the same on any machine.
+        vocab_size: Number of token ids, special ones included.
+        num_documents: Number of documents.
+        num_sentences: Number of sentences.
+        num_tokens: Number of tokens, none of them special.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Open the corpus in folder ``path``.
+
+        Raises:
+            InputError: There is no corpus, its build is unfinished, its version is another, or a file is damaged.
+        """
+        self.path = Path(path)
+        self.manifest: dict[str, Any] = read_manifest(self.path)
+        self.hash: str = self.manifest["hash"]
+        self.vocab_size: int = self.manifest["tokenizer"]["vocab_size"]
+        counts = self.manifest["counts"]
+        self.num_documents: int = counts["documents"]
+        self.num_sentences: int = counts["sentences"]
+        self.num_tokens: int = counts["tokens"]
+
+        self._shards = [
+            _Shard(*(_open_array(self._shard_file(k, f"{name}.npy")) for name in _Shard._fields))
+            for k in range(len(self.manifest["shards"]))
+        ]
+        self._first_sentence = _starts([len(shard.sentences) for shard in self._shards])
+        self._first_document = _starts([len(shard.documents) for shard in self._shards])
+        sizes = (self._first_document[-1], self._first_sentence[-1], sum(len(shard.tokens) for shard in self._shards))
+        if sizes != (self.num_documents, self.num_sentences, self.num_tokens):
+            raise InputError(f"{self.path}: the shards do not hold what {MANIFEST} says; {_REBUILD}")
+
+    def __len__(self) -> int:
+        """Return the number of sentences."""
+        return self.num_sentences
+
+    def __repr__(self) -> str:
+        """Return path and counts."""
+        return (
+            f"Corpus({str(self.path)!r}: {self.num_documents:,} documents, {self.num_sentences:,} sentences, "
+            f"{self.num_tokens:,} tokens)"
+        )
+
+    def __reduce__(self) -> tuple[type["Corpus"], tuple[str]]:
+        """Pickle the path alone."""
+        return Corpus, (str(self.path),)
+
+    def sentence(self, index: int) -> Tokens:
+        """Return the token ids of sentence ``index``, without special tokens: a read-only view, in O(1).
+
+        Raises:
+            IndexError: There is no such sentence.
+        """
+        shard, local = self._locate(index, self._first_sentence)
+        return _slice(shard.tokens, shard.sentences, local, local + 1)
+
+    def document(self, index: int) -> Tokens:
+        """Return the token ids of all sentences of document ``index``: a read-only view, in O(1).
+
+        Raises:
+            IndexError: There is no such document.
+        """
+        shard, local = self._locate(index, self._first_document)
+        return _slice(shard.tokens, shard.sentences, *_bounds(shard.documents, local))
+
+    def document_sentences(self, index: int) -> range:
+        """Return the indices, in the whole corpus, of the sentences of document ``index``.
+
+        Raises:
+            IndexError: There is no such document.
+        """
+        shard, local = self._locate(index, self._first_document)
+        first = self._first_sentence[bisect_right(self._first_document, index) - 1]
+        start, end = _bounds(shard.documents, local)
+        return range(first + start, first + end)
+
+    def document_of(self, sentence: int) -> int:
+        """Return the document that holds a sentence.
+
+        Raises:
+            IndexError: There is no such sentence.
+        """
+        shard, local = self._locate(sentence, self._first_sentence)
+        first = self._first_document[bisect_right(self._first_sentence, sentence) - 1]
+        return first + int(np.searchsorted(shard.documents, local, side="right"))
+
+    def document_lengths(self) -> Ints:
+        """Return the tokens of each document: (num_documents,) int64, computed at the first call."""
+        return self._document_lengths
+
+    def sentence_lengths(self) -> Ints:
+        """Return the tokens of each sentence: (num_sentences,) int64, computed at each call."""
+        return np.concatenate([np.diff(shard.sentences, prepend=0) for shard in self._shards])
+
+    @cached_property
+    def _document_lengths(self) -> Ints:
+        return np.concatenate(
+            [np.diff(shard.sentences[shard.documents - 1], prepend=0) for shard in self._shards], dtype=np.int64
+        )
+
+    @cached_property
+    def tokens_counts(self) -> Ints:
+        """How often each token occurs: (vocab_size,) int64, counted when the corpus was built."""
+        files = [self._shard_file(k, "counts.npy") for k in range(len(self._shards))]
+        return sum((_open_array(file) for file in files), np.zeros(self.vocab_size, dtype=np.int64))
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer of the corpus, a ``transformers.PreTrainedTokenizerFast``."""
+        from transformers import AutoTokenizer  # a second of import that most readers do not need
+
+        return AutoTokenizer.from_pretrained(str(self.path / "tokenizer"), local_files_only=True)
+
+    def _shard_file(self, shard: int, name: str) -> Path:
+        return self.path / "shards" / f"{shard:05d}" / name
+
+    def _locate(self, index: int, firsts: list[int]) -> tuple[_Shard, int]:
+        if not 0 <= index < firsts[-1]:
+            raise IndexError(f"{index} is not in 0..{firsts[-1] - 1} of {self.path}")
+        k = bisect_right(firsts, index) - 1
+        return self._shards[k], index - firsts[k]
+
+
+_REBUILD = "run the same `corpus build` again with --overwrite"
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read the manifest of a finished corpus.
+
+    Raises:
+        InputError: There is no finished corpus of this version in ``path``.
+    """
+    file = path / MANIFEST
+    try:
+        manifest: dict[str, Any] = json.loads(file.read_bytes())
+        version = manifest["version"]
+    except (FileNotFoundError, NotADirectoryError):
+        if (path / STAGING).is_dir():
+            raise InputError(f"{path}: unfinished build; run the same `corpus build` again to continue it") from None
+        raise InputError(f"{path}: no corpus here (no {MANIFEST}); make one with `bertsmith corpus build`") from None
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror}); check its permissions") from None
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{file}: damaged, not the JSON a build writes; {_REBUILD}") from None
+    if version != VERSION:
+        raise InputError(f"{path}: corpus of version {version}, this bertsmith reads version {VERSION}; {_REBUILD}")
+    return manifest
+
+
+def _open_array(file: Path) -> Any:
+    """Map an array file; a plain array over the mapping, because slicing ``np.memmap`` itself costs ten times more."""
+    try:
+        return np.asarray(np.load(file, mmap_mode="r"))
+    except FileNotFoundError:
+        raise InputError(f"{file}: missing; {_REBUILD}") from None
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error}); check its permissions") from None
+    except (ValueError, EOFError):
+        raise InputError(f"{file}: damaged; {_REBUILD}") from None
+
+
+def _starts(lengths: list[int]) -> list[int]:
+    """Return where each part starts, and the end of the last."""
+    return [0, *np.cumsum(lengths, dtype=np.int64).tolist()]
+
+
+def _bounds(ends: Ints, index: int) -> tuple[int, int]:
+    return (int(ends[index - 1]) if index else 0), int(ends[index])
+
+
+def _slice(tokens: Tokens, sentences: Ints, first: int, last: int) -> Tokens:
+    """Return the tokens of the sentences from ``first`` up to, not including, ``last``."""
+    start = int(sentences[first - 1]) if first else 0
+    return tokens[start : int(sentences[last - 1])]

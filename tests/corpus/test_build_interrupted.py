@@ -1,0 +1,163 @@
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from build_helpers import SETTINGS, SMALL, content, fill_disk, texts_of, tiny, write_lines
+
+from bertsmith.corpus import Corpus
+from bertsmith.corpus.build import BuildSettings, build
+from bertsmith.errors import InputError
+
+BUILD = """
+import sys
+from bertsmith.corpus.build import *
+from bertsmith.errors import InputError
+settings = BuildSettings(shard_bytes=100_000, tokenizer=TokenizerSettings(vocab_size=400, sample_bytes=100_000))
+try:
+    build([sys.argv[1]], sys.argv[2], settings, workers=int(sys.argv[3]), overwrite=len(sys.argv) > 4)
+except InputError as error:
+    sys.exit(str(error))
+"""
+
+
+def start(source: Path, out: Path, workers: int = 2, *more: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-c", BUILD, str(source), str(out), str(workers), *more]
+    environment = os.environ | {"PYTHONPATH": ":".join(sys.path)}
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(path: Path, process: "subprocess.Popen[str]") -> None:
+    while not path.exists() and process.poll() is None:
+        time.sleep(0.001)
+    assert path.exists()
+
+
+def is_running(process_id: str) -> bool:
+    try:
+        return Path(f"/proc/{process_id}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_killed_build_goes_on_and_gives_the_same(source: Path, whole: Path, tmp_path: Path) -> None:
+    staging = tmp_path / ".building"
+    process = start(source, tmp_path)
+    wait_for(staging / "shards" / "00001", process)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(children) == 2
+    process.kill()
+    process.communicate()
+    with pytest.raises(InputError, match="unfinished build; run the same"):
+        Corpus(tmp_path)
+    kept = [(path, path.stat().st_ino) for path in (staging / "tokenizer", staging / "shards" / "00000")]
+    with (staging / "shards" / "00001" / "tokens.npy").open("r+b") as file:
+        file.truncate(500)  # as after a power cut on a disk that does not keep its word
+
+    build([str(source)], tmp_path, SETTINGS, workers=1)
+    assert content(tmp_path) == content(whole)
+    for path, inode in kept:
+        assert (tmp_path / path.relative_to(staging)).stat().st_ino == inode
+    assert not any(map(is_running, children))
+
+
+@pytest.mark.slow
+def test_kills_at_any_moment_leave_no_trace(source: Path, whole: Path, tmp_path: Path) -> None:
+    rng = random.Random(1)
+    began = time.monotonic()
+    start(source, tmp_path / "timed").communicate()
+    duration = time.monotonic() - began
+    for attempt in range(10):
+        out = tmp_path / str(attempt)
+        for _ in range(3):
+            process = start(source, out, rng.randint(1, 3))
+            time.sleep(rng.uniform(0, duration))
+            process.kill()
+            process.communicate()
+        process = start(source, out)
+        _, message = process.communicate()
+        assert (process.returncode, message) == (0, "")
+        assert content(out) == content(whole)
+
+
+def test_ctrl_c_stops_at_once_and_says_that_the_build_can_go_on(source: Path, whole: Path, tmp_path: Path) -> None:
+    process = start(source, tmp_path)
+    wait_for(tmp_path / ".building" / "shards" / "00000", process)
+    process.send_signal(signal.SIGINT)
+    _, message = process.communicate(timeout=10)
+    assert message.splitlines()[-1].endswith(f"{tmp_path}: stopped; run the same command again to continue")
+    assert not list((tmp_path / ".building" / "shards").glob("*.part"))
+    build([str(source)], tmp_path, SETTINGS, workers=1)
+    assert content(tmp_path) == content(whole)
+
+
+def test_overwriting_keeps_the_old_corpus_until_the_new_one_is_whole(
+    source: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(whole, tmp_path / "out")
+    text = write_lines(tmp_path / "a.jsonl", "First text.", "Second text.")
+    fill_disk(monkeypatch, at_shard="00000")
+    with pytest.raises(InputError, match="the disk is full; make room, then run the same command again"):
+        build([text], tmp_path / "out", tiny(), workers=1, overwrite=True)
+    assert Corpus(tmp_path / "out").hash == Corpus(whole).hash
+    monkeypatch.undo()
+    build([text], tmp_path / "out", tiny(), workers=1, overwrite=True)
+    assert texts_of(Corpus(tmp_path / "out")) == [["First text."], ["Second text."]]
+
+
+def test_an_exchange_that_was_killed_half_way_is_finished(source: Path, whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "out")
+    staging = tmp_path / "out" / ".building"
+    staging.mkdir()
+    manifest = json.loads((whole / "manifest.json").read_text())
+    (staging / "build.json").write_text(json.dumps({key: manifest[key] for key in ("version", "settings", "sources")}))
+    for name in ("manifest.json", "shards"):
+        (tmp_path / "out" / name).rename(staging / name)
+    build([str(source)], tmp_path / "out", SETTINGS)
+    assert content(tmp_path / "out") == content(whole)
+
+
+def test_an_interrupted_build_still_knows_what_it_has_seen(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    double = tmp_path / "double.jsonl"
+    double.write_text("".join(source.read_text().splitlines(keepends=True)[:100] * 2))
+    settings = BuildSettings(shard_bytes=20_000, tokenizer=SMALL, deduplicate=True)
+    corpus = build([str(double)], tmp_path / "whole", settings, workers=1)
+    assert len(corpus.manifest["shards"]) > 3
+    assert corpus.manifest["counts"]["duplicates"] == corpus.num_documents
+
+    fill_disk(monkeypatch, at_shard="00002")
+    with pytest.raises(InputError, match="the disk is full"):
+        build([str(double)], tmp_path / "out", settings, workers=1)
+    assert {path.name for path in (tmp_path / "out" / ".building" / "shards").iterdir()} == {"00000", "00001"}
+    monkeypatch.undo()
+    build([str(double)], tmp_path / "out", settings, workers=1)
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 400 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("may not mount a file system")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.skipif(shutil.which("mount") is None, reason="no mount command")
+def test_a_disk_that_is_really_full(source: Path, whole: Path, small_disk: Path) -> None:
+    with pytest.raises(InputError, match="the disk is full"):
+        build([str(source)], small_disk / "out", SETTINGS, workers=1)
+    subprocess.run(["mount", "-o", "remount,size=50m", small_disk], check=True)
+    build([str(source)], small_disk / "out", SETTINGS, workers=1)
+    assert content(small_disk / "out") == content(whole)
