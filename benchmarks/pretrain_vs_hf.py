@@ -198,7 +198,6 @@ def guard(corpus: Corpus, options: argparse.Namespace) -> str:
     batch = max(1, options.tokens_per_step // options.row_length)
     stream = TrainingStream(rows, batch, options.guard, seed=0)
     config = config_of(corpus, options)
-    config.hidden_dropout_prob = 0.0
     finals = {}
     for name in ("ours", "stock"):
         torch.manual_seed(0)
@@ -281,7 +280,9 @@ def main() -> None:
     options = parser.parse_args()
     given = {name: value for name, value in vars(options).items() if value != parser.get_default(name)}
     words = [
-        f"--{name.replace('_', '-')} {value}" for name, value in given.items() if name not in ("out", "text", "corpus")
+        f"--{name.replace('_', '-')} {' '.join(value) if isinstance(value, list) else value}"
+        for name, value in given.items()
+        if name not in ("out", "text", "corpus")
     ]
     options.command = " ".join(["python benchmarks/pretrain_vs_hf.py --text FILE", *words])
     options.text_name = Path(options.corpus or options.text).name

@@ -22,7 +22,7 @@ def write_run(corpus_folder: Path, tmp_path: Path) -> Write:
     def write(output: Path, steps: int = 60, **training: object) -> Path:
         values = {
             "data": {"corpus": str(corpus_folder), "row_length": 32, "validation": 0.1},
-            "encoder": {"preset": "tiny"},
+            "encoder": {"preset": "tiny", "hidden_dropout_prob": 0.1},
             "objective": {"name": "mlm"},
             "training": {
                 "budget": {"steps": steps}, "tokens_per_step": 512, "checkpoint_every": 0.05, "workers": 0, **training,

@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bertsmith.errors import InputError
-from bertsmith.pretrain import Failed, Interrupted, pretrain
+from bertsmith.errors import Failed, InputError, Interrupted
+from bertsmith.pretrain import pretrain
 from bertsmith.run_settings import RunSettings, load_run
 from bertsmith.settings import merge, validate
 from bertsmith.training.budget import Budget
@@ -27,7 +27,8 @@ def make_run(corpus_folder: Path, tmp_path: Path) -> MakeRun:
     def make(**changes: Any) -> RunSettings:
         values = {
             "data": {"corpus": str(corpus_folder), "row_length": 32, "validation": 0.1},
-            "encoder": {"preset": "tiny"},
+            # Dropout, so that the random state matters.
+            "encoder": {"preset": "tiny", "config": {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}},
             "objective": {"name": "mlm"},
             "training": {"budget": {"steps": 12}, "tokens_per_step": 512, "checkpoint_every": 0.25},
             "evaluation": {"every": 0.5, "rows": 64},
@@ -202,7 +203,7 @@ def test_a_finished_run_stays_as_it_is_and_a_larger_budget_extends_it(make_run: 
 
 
 def test_accumulation_changes_nothing(make_run: MakeRun, tmp_path: Path) -> None:
-    no_dropout = {"config": {"hidden_dropout_prob": 0.0}}
+    no_dropout = {"config": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}}
     trained = []
     for parts in (1, 8):
         run = make_run(
@@ -250,7 +251,7 @@ def test_continued_pretraining_starts_from_the_checkpoint(make_run: MakeRun, tmp
     pretrain(first)
     model = str(Path(first.output) / "model")
     summary = pretrain(
-        make_run(encoder={"preset": None, "from_pretrained": model}, output=str(tmp_path / "more"),
+        make_run(encoder={"preset": None, "from_pretrained": model, "config": {}}, output=str(tmp_path / "more"),
                  training={"learning_rate": 1e-9, "budget": {"steps": 2}})
     )  # fmt: skip
     before = json.loads((Path(first.output) / "summary.json").read_text())

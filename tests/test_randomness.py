@@ -51,6 +51,13 @@ def test_draws_are_uniform_and_independent() -> None:
     assert abs(np.corrcoef(first[1:].ravel(), first[:-1].ravel())[0, 1]) < 0.012
 
 
+def test_single_places_are_those_of_the_whole() -> None:
+    whole, places = RowGenerator(3, [1, 2], [5, 6]), RowGenerator(3, [1, 2], [5, 6])
+    rows, columns = np.asarray([1, 0, 1]), np.asarray([7, 2, 0])
+    for _ in range(2):
+        np.testing.assert_array_equal(places.uniform_at(rows, columns), whole.uniform(8)[rows, columns])
+
+
 def test_keys_separate_their_parts() -> None:
     keys = {int(key_of(a, b)[0]) for a in range(-20, 20) for b in range(-20, 20)}
     assert len(keys) == 1600

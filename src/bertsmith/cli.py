@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from bertsmith.errors import InputError
+from bertsmith.errors import Failed, InputError, Interrupted
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -30,20 +30,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.run(options)
     except InputError as error:
         return _report(error, EXIT_BAD_INPUT, options.debug)
-    except KeyboardInterrupt:
-        return _report(
-            RuntimeError("interrupted; the same command goes on from what is saved"), EXIT_INTERRUPTED, False
-        )
+    except Failed as error:
+        return _report(error, EXIT_FAILED, options.debug)
+    except Interrupted as error:
+        return _report(error, EXIT_INTERRUPTED, options.debug)
+    except KeyboardInterrupt as error:
+        return _report(str(error) or "interrupted; the same command goes on from what is saved", EXIT_INTERRUPTED)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT):
             raise
         return _report(error, EXIT_BAD_INPUT, options.debug)
-    except RuntimeError as error:
-        from bertsmith.pretrain import Failed, Interrupted
-
-        if not isinstance(error, Failed | Interrupted):
-            raise
-        return _report(error, EXIT_FAILED if isinstance(error, Failed) else EXIT_INTERRUPTED, options.debug)
     return 0
 
 
@@ -64,9 +60,9 @@ def _joined(words: Sequence[str]) -> list[str]:
     return joined
 
 
-def _report(error: Exception, code: int, debug: bool) -> int:
+def _report(error: Exception | str, code: int, debug: bool = False) -> int:
     """Print an error as one line on standard error."""
-    if debug:
+    if debug and isinstance(error, Exception):
         raise error
     print(f"bertsmith: {' '.join(str(error).split())}", file=sys.stderr)
     return code

@@ -1,4 +1,4 @@
-"""The one kind of error that a user can cause."""
+"""The ways in which a command ends early, each with a message of one line."""
 
 
 class InputError(ValueError):
@@ -6,3 +6,11 @@ class InputError(ValueError):
 
     The command line prints it without a traceback and exits with 2.
     """
+
+
+class Interrupted(RuntimeError):
+    """The run was asked to stop, and saved what it had; exit code 130."""
+
+
+class Failed(RuntimeError):
+    """Training could not go on; the message says why and what is saved; exit code 1."""

@@ -165,9 +165,8 @@ def corrupt(
         (B, L) a corrupted copy.
     """
     to_mask, to_random = shares
-    length = tokens.shape[1]
-    action = random.uniform(length)[rows, columns]
-    replacement = random.uniform(length)[rows, columns]
+    action = random.uniform_at(rows, columns)
+    replacement = random.uniform_at(rows, columns)
 
     corrupted = tokens.copy()
     masked = action < to_mask

@@ -20,7 +20,7 @@ from transformers.utils import logging
 
 from bertsmith.corpus import Corpus
 from bertsmith.encoder import build_encoder, parameter_count, training_flops
-from bertsmith.errors import InputError
+from bertsmith.errors import Failed, InputError, Interrupted
 from bertsmith.export import model_card, write_model
 from bertsmith.objectives import OBJECTIVES, Objective
 from bertsmith.plots import plot_losses
@@ -31,16 +31,9 @@ from bertsmith.run_settings import RunSettings, TrainingSettings
 from bertsmith.settings import nearest, to_dict
 from bertsmith.training import checkpoints
 from bertsmith.training.budget import Budget, learning_rate_factor
+from bertsmith.training.memory import kept_memory
 from bertsmith.training.monitors import Monitor, human, read_metrics
 from bertsmith.training.trainer import Diverged, Pace, PretrainingTrainer
-
-
-class Interrupted(RuntimeError):
-    """The run was asked to stop, and saved a checkpoint first."""
-
-
-class Failed(RuntimeError):
-    """Training could not go on; the message says why and what is saved."""
 
 
 @dataclass(frozen=True)
@@ -266,7 +259,7 @@ def _greet(run: RunSettings, parts: _Parts, monitor: Monitor) -> None:
 
 def _train(trainer: PretrainingTrainer, pace: Pace, monitor: Monitor, resumed: Path | None, folder: Path) -> None:
     try:
-        with _stops_gently(pace, monitor.say):
+        with _stops_gently(pace, monitor.say), kept_memory():
             trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     except Diverged as error:
         kept = checkpoints.in_order(folder / "checkpoints")

@@ -57,10 +57,20 @@ class RowGenerator:
 
     def uniform(self, num_columns: int) -> npt.NDArray[np.float64]:
         """Draw (B, num_columns) numbers, uniform on [0, 1)."""
+        return _to_unit(self._next_keys()[:, None], np.arange(num_columns, dtype=np.uint64))
+
+    def uniform_at(self, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """Draw (M,) numbers for single places: what :meth:`uniform` would give at ``[rows, columns]``."""
+        return _to_unit(self._next_keys()[rows], columns.view(np.uint64))
+
+    def _next_keys(self) -> UInt64:
         self._num_draws += 1
-        keys = mix(self._keys + np.uint64(self._num_draws))[:, None]
-        bits = mix(keys ^ (np.arange(num_columns, dtype=np.uint64) * _GOLDEN))
-        return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        return mix(self._keys + np.uint64(self._num_draws))
+
+
+def _to_unit(keys: UInt64, columns: UInt64) -> npt.NDArray[np.float64]:
+    bits = mix(keys ^ (columns * _GOLDEN))
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def permute(positions: npt.NDArray[np.int64], size: int, *key: int) -> npt.NDArray[np.int64]:

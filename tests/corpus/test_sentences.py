@@ -159,3 +159,7 @@ def _ends(sentences: list[str]) -> set[int]:
         position += len("".join(sentence.split()))
         ends.add(position)
     return ends
+
+
+def test_marks_of_windows_1252_are_put_right() -> None:
+    assert clean("AYD\x92nin \x93son\x94 karar \x81") == "AYD’nin “son” karar "

@@ -124,16 +124,22 @@ _CONTROL_SPACES = re.compile("[\x0b\x0c\x1c-\x1f]")
 _INVISIBLE = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x9f\xad\ufeff]")
 
 
+# Windows-1252 read as Latin-1 leaves its quotation marks and dashes among the control characters; HTML 5 mends it so.
+_MISREAD = {code: mark for code in range(0x80, 0xA0) if (mark := bytes([code]).decode("cp1252", "ignore"))}
+
+
 def clean(text: str, *, html_entities: bool = False) -> str:
     r"""Make text canonical: NFC, line ends as ``\n``, no control characters, and HTML entities decoded on request.
 
-    Line ends and tabs stay; nothing that can be seen is lost, neither accents nor joiners within emoji.
+    Line ends and tabs stay; nothing that can be seen is lost, neither accents nor joiners within emoji. Quotation marks
+    and dashes of Windows-1252 that were read as Latin-1 are put right.
     """
     if html_entities:
         text = html.unescape(text)
     if not _CANONICAL.fullmatch(text):
         text = _LINE_ENDS.sub("\n", text)
         text = _CONTROL_SPACES.sub(" ", text)
+        text = text.translate(_MISREAD)
         text = _INVISIBLE.sub("", text)
     return unicodedata.normalize("NFC", text)
 
