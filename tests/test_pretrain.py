@@ -319,13 +319,13 @@ def test_a_folder_with_other_files_is_not_touched(make_run: MakeRun, tmp_path: P
 
 
 def test_a_folder_in_use(make_run: MakeRun) -> None:
-    from bertsmith.run_folder import locked
+    from bertsmith.files import locked
 
     run = make_run()
     with (
-        locked(Path(run.output)),
+        locked(Path(run.output), "`output`"),
         pytest.raises(InputError, match=f"in use by a living run .process {os.getpid()}"),
-        locked(Path(run.output)),
+        locked(Path(run.output), "`output`"),
     ):
         pass
     pretrain(run)

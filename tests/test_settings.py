@@ -4,7 +4,7 @@ from typing import Literal
 import pytest
 
 from bertsmith.errors import InputError
-from bertsmith.settings import describe, expand, load, merge, parse_overrides, settings, to_dict, validate
+from bertsmith.settings import describe, load, merge, parse_overrides, settings, to_dict, validate
 from bertsmith.training.budget import BudgetSettings
 
 
@@ -31,6 +31,7 @@ class Outer:
     count: int = 3
     """How many."""
     names: tuple[str, ...] = ()
+    label: str | None = None
 
 
 GOOD = {"inner": {"rate": 0.5}, "budget": {"steps": 5}}
@@ -74,20 +75,27 @@ def test_a_missing_key_is_named() -> None:
 
 def test_overrides() -> None:
     words = ["--inner.rate", "1e-4", "--count=-7", "--names", "[a, b]", "--flag", "--some-key.deep-er", "on top"]
-    assert parse_overrides(words) == {
+    assert parse_overrides(words, Outer) == {
         "inner": {"rate": 1e-4}, "count": -7, "names": ["a", "b"], "flag": True, "some_key": {"deep_er": "on top"},
     }  # fmt: skip
     with pytest.raises(InputError, match="unexpected 'stray'"):
-        parse_overrides(["stray"])
+        parse_overrides(["stray"], Outer)
 
 
 def test_last_names_are_completed_where_they_are_clear() -> None:
-    assert expand(Outer, {"rate": 2.0, "count": 3, "inner": {"mode": "slow"}, "steps": 4, "typo": 1}) == {
+    words = ["--rate", "2.0", "--count", "3", "--inner.mode", "slow", "--steps", "4", "--typo", "1"]
+    assert parse_overrides(words, Outer, short_names=True) == {
         "inner": {"rate": 2.0, "mode": "slow"},
         "count": 3,
         "budget": {"steps": 4},
         "typo": 1,
     }
+
+
+def test_text_stays_as_it_is_typed() -> None:
+    for word in ("yes", "007", "#1 String", "a: b", "2001-01-01"):
+        assert parse_overrides(["--label", word], Outer) == {"label": word}
+    assert parse_overrides(["--label", "null"], Outer) == {"label": None}
 
 
 def test_a_budget_replaces_a_budget() -> None:

@@ -1,13 +1,14 @@
 """The commands: parse, call one function, print. Everything heavy is imported when a command needs it."""
 
 import argparse
-import errno
+import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from bertsmith.errors import Failed, InputError, Interrupted
 
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         return _report(str(error) or "interrupted; the same command goes on from what is saved", EXIT_INTERRUPTED)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT):
+        if error.filename is None and error.strerror is None:
             raise
         return _report(error, EXIT_BAD_INPUT, options.debug)
     return 0
@@ -47,12 +48,18 @@ _OPTIONS = ("--help", "--version", "--debug", "--out", "--overwrite", "--process
 """The options of the commands themselves; every other ``--key`` is a setting."""
 
 
+_SWITCHES = ("--html-entities", "--deduplicate", "--lowercase", "--strip-accents")
+"""Settings that are true when nothing follows: the word behind them may be a file."""
+
+
 def _joined(words: Sequence[str]) -> list[str]:
     """Join ``--key value`` of a setting to ``--key=value``, or argparse would take the value for a file."""
     joined: list[str] = []
     for word in words:
         key = joined[-1] if joined else ""
         is_open = key.startswith("--") and "=" not in key and key not in _OPTIONS
+        if f"--{key.rpartition('.')[2].strip('-').replace('_', '-')}" in _SWITCHES:
+            is_open = word.lower() in ("true", "false")
         if is_open and not word.startswith("--"):
             joined[-1] = f"{key}={word}"
         else:
@@ -69,7 +76,7 @@ def _report(error: Exception | str, code: int, debug: bool = False) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="bertsmith",
         description="Pre-train, compare and fine-tune BERT-like text encoders.",
         epilog="`bertsmith COMMAND --help` lists every setting of a command. Start with `bertsmith demo`.",
@@ -95,9 +102,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--overwrite", action="store_true", help="build anew, whatever the folder holds")
     command.add_argument("--processes", type=int, help="worker processes (one for each core)")
     command = _add(corpora, "info", _corpus_info, "say what is in a corpus")
-    command.add_argument("corpus", type=Path)
+    command.add_argument("corpus", type=Path, help="the corpus folder")
     command = _add(corpora, "check", _corpus_check, "verify the hashes of a corpus")
-    command.add_argument("corpus", type=Path)
+    command.add_argument("corpus", type=Path, help="the corpus folder")
 
     command = _add(commands, "pretrain", _pretrain, "pre-train an encoder as a run file says", _run_settings)
     command.add_argument("run_file", metavar="RUN.yaml")
@@ -128,10 +135,18 @@ def _add(
         name, help=meaning, description=f"{meaning[0].upper()}{meaning[1:]}.", add_help=False, allow_abbrev=False
     )
     if settings:
-        command.usage = f"bertsmith [...] {name} [options] [--key value ...]"
+        command.usage = f"{command.prog} [options] ... [--key value ...]"
     command.add_argument("-h", "--help", action=_Help, settings=settings, help="show this help")
     command.set_defaults(run=run, takes_settings=settings is not None)
     return command
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with the words of a command in one line, as for every other mistake."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print and leave."""
+        self.exit(EXIT_BAD_INPUT, f"bertsmith: {message}; see {self.prog} --help\n")
 
 
 class _Help(argparse.Action):
@@ -174,22 +189,31 @@ def _demo(options: argparse.Namespace) -> None:
 def _corpus_build(options: argparse.Namespace) -> None:
     from bertsmith.corpus.build import BuildSettings, build
     from bertsmith.corpus.progress import ConsoleProgress
-    from bertsmith.settings import expand, parse_overrides, validate
+    from bertsmith.settings import parse_overrides, validate
 
-    values = expand(BuildSettings, parse_overrides(options.settings))
+    # A plain kill ends a build as Ctrl-C does: with its workers gone and a line that says how to go on.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    values = parse_overrides(options.settings, BuildSettings, short_names=True)
     settings = validate(BuildSettings, values, where="command line")
     with ConsoleProgress() as progress:
         corpus = build(
             options.sources, options.out, settings,
             overwrite=options.overwrite, workers=options.processes, progress=progress,
         )  # fmt: skip
-    print(corpus)
+    print(f"{corpus.num_documents:,} documents, {corpus.num_sentences:,} sentences, {corpus.num_tokens:,} tokens")
+    if num_skipped := corpus.manifest["counts"]["skipped"]:
+        first = json.loads((options.out / "skipped.jsonl").read_text(encoding="utf-8").splitlines()[0])
+        print(
+            f"left out, because they could not be read: {num_skipped:,}, listed in {options.out / 'skipped.jsonl'}; "
+            f"the first: {first['where']}: {first['message']}"
+        )
     print(f"next: bertsmith corpus info {options.out}")
 
 
 def _corpus_info(options: argparse.Namespace) -> None:
-    from bertsmith.corpus import Corpus, describe
+    from bertsmith.corpus import Corpus, check, describe
 
+    check(options.corpus, tokens=False)
     print(describe(Corpus(options.corpus)))
 
 
@@ -245,8 +269,6 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _schema(options: argparse.Namespace) -> None:
-    import json
-
     from bertsmith.settings import schema
 
     print(json.dumps(schema(_run_settings()), indent=1))

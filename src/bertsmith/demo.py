@@ -32,7 +32,7 @@ def demo(out: Path, seconds: float) -> None:
         corpus = build(
             ["python-docs"], out / "corpus", BuildSettings(language="en", tokenizer=tokenizer), progress=progress
         )
-    print(corpus)
+    print(f"{corpus.num_documents:,} documents, {corpus.num_sentences:,} sentences, {corpus.num_tokens:,} tokens")
 
     run_file = out / "mlm.yaml"
     print(f"\n2. Pre-training for {seconds:.0f} seconds, as {run_file} says: {out / 'mlm'}", flush=True)

@@ -1,6 +1,5 @@
 """Pre-training: from a corpus and a run file to a model folder, continued wherever an earlier attempt stopped."""
 
-import json
 import math
 import os
 import platform
@@ -18,15 +17,16 @@ import torch
 from transformers import TrainingArguments
 from transformers.utils import logging
 
-from bertsmith.corpus import Corpus
+from bertsmith.corpus import Corpus, check
 from bertsmith.encoder import build_encoder, parameter_count, training_flops
 from bertsmith.errors import Failed, InputError, Interrupted
 from bertsmith.export import model_card, write_model
+from bertsmith.files import locked, write_json
 from bertsmith.objectives import OBJECTIVES, Objective
 from bertsmith.plots import plot_losses
 from bertsmith.randomness import key_of
 from bertsmith.rows import NUM_SPECIAL, TextRows, TrainingStream, ValidationRows, split_documents
-from bertsmith.run_folder import locked, prepare
+from bertsmith.run_folder import prepare
 from bertsmith.run_settings import RunSettings, TrainingSettings
 from bertsmith.settings import nearest, to_dict
 from bertsmith.training import checkpoints
@@ -67,7 +67,7 @@ def pretrain(run: RunSettings, *, overwrite: bool = False) -> dict[str, Any]:
     folder = Path(run.output)
     parts = _assemble(run)
     is_main = int(os.environ.get("RANK", "0")) == 0
-    with locked(folder) if is_main else _nothing():
+    with locked(folder, "`output`") if is_main else _nothing():
         if is_main:
             prepare(folder, to_dict(run), overwrite)
         budget = Budget(run.training.budget)
@@ -90,6 +90,7 @@ def pretrain(run: RunSettings, *, overwrite: bool = False) -> dict[str, Any]:
 def _assemble(run: RunSettings) -> _Parts:
     """Open the corpus and build the model; everything that can be wrong with them is found here."""
     corpus = Corpus(run.data.corpus)
+    check(corpus.path, tokens=False)
     training, held_out = split_documents(corpus, run.data.validation)
     rows = TextRows(corpus, run.data.row_length, training)
     torch.manual_seed(run.training.seed)
@@ -321,9 +322,7 @@ def _finish(run: RunSettings, parts: _Parts, trainer: PretrainingTrainer, folder
     plot_losses(rows, parts.floor, folder / "loss.png")
     card = model_card(to_dict(run), figures)
     write_model(parts.objective.encoder, parts.corpus.tokenizer, folder / "model", card)
-    staged = folder / "summary.json.staging"
-    staged.write_text(json.dumps(summary, indent=1), encoding="utf-8")
-    os.replace(staged, folder / "summary.json")
+    write_json(folder / "summary.json", summary)
     return summary
 
 

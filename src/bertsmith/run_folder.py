@@ -1,23 +1,20 @@
 """The run folder: who may write to it, whose run it holds, and what of it goes when a run starts over."""
 
-import fcntl
-import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from bertsmith.errors import InputError
+from bertsmith.files import LOCK, write_text
 from bertsmith.settings import read_yaml
 
 RUN_FILE = "run.yaml"
-_LOCK = ".lock"
 _CONTENTS = (
-    *(RUN_FILE, f"{RUN_FILE}.staging", "metrics.jsonl", "metrics.staging", "loss.png"),
-    *("summary.json", "summary.json.staging", "checkpoints", "model", "model.staging", "tensorboard"),
+    *(RUN_FILE, f"{RUN_FILE}.part", "metrics.jsonl", "metrics.jsonl.part", "loss.png"),
+    *("summary.json", "summary.json.part", "checkpoints", "model", "model.staging", "tensorboard"),
 )
 
 # Settings that may change when a run is continued: they do not change what a step computes.
@@ -33,33 +30,6 @@ _FREE = (
 )
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process; the system lets go of it however the process ends.
-
-    Raises:
-        InputError: Another living process holds it, or it cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({error.strerror}); give another `output`") from None
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = (folder / _LOCK).read_text(encoding="utf-8").strip() or "unknown"
-            raise InputError(
-                f"{folder}: in use by a living run (process {holder}); wait for it, stop it, or give another `output`"
-            ) from None
-        os.truncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def prepare(folder: Path, run: Mapping[str, Any], overwrite: bool) -> None:
     """Make the folder ready for a run: continue the one it holds, or start a new one.
 
@@ -72,7 +42,7 @@ def prepare(folder: Path, run: Mapping[str, Any], overwrite: bool) -> None:
         InputError: It holds a run with other settings, or something that is not a run.
     """
     held = folder / RUN_FILE
-    strangers = [path.name for path in folder.iterdir() if path.name not in (*_CONTENTS, _LOCK)]
+    strangers = [path.name for path in folder.iterdir() if path.name not in (*_CONTENTS, LOCK)]
     if not held.exists() and strangers:
         raise InputError(f"{folder}: holds other files ({strangers[0]}, ...) and no run; give a new folder as `output`")
     if overwrite:
@@ -84,10 +54,7 @@ def prepare(folder: Path, run: Mapping[str, Any], overwrite: bool) -> None:
                 path.unlink(missing_ok=True)
     if held.exists():
         _check_same(folder, read_yaml(held), run)
-    text = yaml.safe_dump(dict(run), sort_keys=False, allow_unicode=True)
-    staged = folder / f"{RUN_FILE}.staging"
-    staged.write_text(text, encoding="utf-8")
-    os.replace(staged, held)
+    write_text(held, yaml.safe_dump(dict(run), sort_keys=False, allow_unicode=True))
 
 
 def _check_same(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:

@@ -114,7 +114,7 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunSettings:
     Raises:
         InputError: The file is missing or malformed, or a key or value is wrong.
     """
-    values = merge(read_yaml(path), parse_overrides(overrides))
+    values = merge(read_yaml(path), parse_overrides(overrides, RunSettings))
     encoder = values.get("encoder")
     if isinstance(encoder, Mapping):
         own = {name: value for name, value in encoder.items() if name in EncoderSettings.__dataclass_fields__}

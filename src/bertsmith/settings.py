@@ -62,7 +62,7 @@ def load(cls: type[T], path: str | Path, overrides: Sequence[str] = ()) -> T:
     Raises:
         InputError: The file is missing or malformed, or a key or value is wrong.
     """
-    return validate(cls, merge(read_yaml(path), parse_overrides(overrides)), where=str(path))
+    return validate(cls, merge(read_yaml(path), parse_overrides(overrides, cls)), where=str(path))
 
 
 class _Loader(yaml.SafeLoader):
@@ -93,12 +93,21 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return values
 
 
-def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
-    """Turn ``--a.b 1 --c=x --flag`` into nested values; values are read as YAML, a key without one is true.
+def parse_overrides(words: Sequence[str], cls: type[Any], *, short_names: bool = False) -> dict[str, Any]:
+    """Turn ``--a.b 1 --c=x --flag`` into nested values; a key without a value is true.
+
+    Values are read as YAML, but for keys that take text, whose word is taken as it is.
+
+    Args:
+        words: Words of a command line.
+        cls: The settings class that they are for.
+        short_names: Whether a key may be given by its last name alone (``--errors`` for ``--read.errors``), where it is
+            no key of ``cls`` itself and exactly one section has such a key.
 
     Raises:
         InputError: A word is not of this form.
     """
+    kinds = {key: kind for key, kind, *_ in describe(cls)}
     values: dict[str, Any] = {}
     position = 0
     while position < len(words):
@@ -112,16 +121,22 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
             has_value = position < len(words) and not words[position].startswith("--")
             text = words[position] if has_value else "true"
             position += has_value
-        try:
-            value = yaml.load(text, Loader=_Loader)
-        except yaml.YAMLError:
-            value = text
-        *parents, leaf = key.replace("-", "_").split(".")
-        nested: Any = value
-        for name in reversed([*parents, leaf]):
+        key = key.replace("-", "_")
+        matches = [name for name in kinds if name.endswith(f".{key}")]
+        if short_names and len(matches) == 1 and not any(name.split(".")[0] == key for name in kinds):
+            key = matches[0]
+        nested: Any = text if kinds.get(key, "").startswith("string") and text != "null" else _read_word(text)
+        for name in reversed(key.split(".")):
             nested = {name: nested}
         values = merge(values, nested)
     return values
+
+
+def _read_word(text: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError:
+        return text
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,27 +148,6 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
         else:
             merged[key] = value
     return merged
-
-
-def expand(cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Complete keys that are given by their last name alone: ``{"errors": x}`` -> ``{"read": {"errors": x}}``.
-
-    A name is completed where it is no key of ``cls`` itself and exactly one section has such a key. A number for a key
-    that takes text becomes text: YAML cannot know that column 0 is a name.
-    """
-    kinds = {key: kind for key, kind, *_ in describe(cls)}
-    sections = {key.split(".")[0] for key in kinds}
-    expanded: dict[str, Any] = {}
-    for name, value in values.items():
-        matches = [key for key in kinds if key.endswith(f".{name}")]
-        nested: Any = {name: value}
-        if name not in sections and len(matches) == 1:
-            is_text = kinds[matches[0]].startswith("string") and isinstance(value, int | float)
-            nested = str(value) if is_text else value
-            for part in reversed(matches[0].split(".")):
-                nested = {part: nested}
-        expanded = merge(expanded, nested)
-    return expanded
 
 
 def nearest(name: str, names: Sequence[str]) -> str:

@@ -28,11 +28,12 @@ from bertsmith.corpus.progress import Silent
 from bertsmith.corpus.readers import Problem, Reader, ReadOptions, list_sources
 from bertsmith.corpus.sample import make_tokenizer
 from bertsmith.corpus.sentences import LANGUAGES
-from bertsmith.corpus.shards import ShardWriter, Totals, sha256, synchronise, whole_shards, write_json
-from bertsmith.corpus.staging import install, locked, make_plan, prepare
+from bertsmith.corpus.shards import ShardWriter, Totals, whole_shards
+from bertsmith.corpus.staging import install, make_plan, prepare
 from bertsmith.corpus.store import MANIFEST, STAGING, VERSION, Corpus
 from bertsmith.corpus.tokenizer import SavedTokenizer, TokenizerFacts, TokenizerSettings, describe_tokenizer, save
 from bertsmith.errors import InputError
+from bertsmith.files import locked, sha256, synchronise, write_json
 from bertsmith.settings import settings, to_dict
 
 _CHUNK_BYTES = 1024**2
@@ -104,16 +105,17 @@ def build(
     """
     build_settings = build_settings or BuildSettings()
     progress = progress or Silent()
-    workers = workers or available_cores()
+    workers = available_cores() if workers is None else workers
     if workers < 1:
-        raise InputError(f"workers is {workers}; expected at least 1")
+        raise InputError(f"--processes is {workers}; expected at least 1")
     folder = Path(out)
     plan = make_plan(to_dict(build_settings), list_sources(sources))
 
-    with _explained(folder), locked(folder):
+    with _explained(folder), locked(folder, "--out"):
         if not prepare(folder, plan, overwrite):
+            corpus = Corpus(folder)
             progress.note(f"{folder}: already built from these sources with these settings; nothing to do")
-            return Corpus(folder)
+            return corpus
         staging = folder / STAGING
         try:
             if not (staging / MANIFEST).exists():

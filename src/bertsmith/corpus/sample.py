@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection
 
+from bertsmith.corpus.documents import Problem
 from bertsmith.corpus.encode import TextRules, to_sentences
 from bertsmith.corpus.readers import Document, Reader, ReadOptions
 from bertsmith.corpus.tokenizer import TokenizerSettings, open_pretrained, train
@@ -53,8 +54,9 @@ def make_tokenizer(
     if tokenizer_settings.from_pretrained is not None:
         connection.send(open_pretrained(tokenizer_settings.from_pretrained))
         return
-    # Problems are reported by the build's own pass.
-    reader = Reader(sources, read, on_problem=lambda problem: None)
+    # The build's own pass lists the problems; here they only explain why nothing is left.
+    problems: list[Problem] = []
+    reader = Reader(sources, read, on_problem=lambda problem: problems.append(problem) if not problems else None)
     texts = sample(_reported(reader, connection), tokenizer_settings.sample_bytes)
     connection.send(("training the tokenizer", 0, 0, len(texts), 0))
     sentences: list[str] = []
@@ -62,6 +64,9 @@ def make_tokenizer(
     while texts:  # each text goes as its sentences come, so that the sample is in memory once
         text, split = texts.pop()
         sentences += to_sentences(text.decode("utf-8", "ignore"), split, rules)
+    if not sentences and problems:
+        where, message = problems[0]
+        raise InputError(f"no text is left, all documents were skipped; the first: {where}: {message}")
     if not sentences:
         raise InputError("the sources hold no text; check them, and the name of their text column")
     connection.send(train(sentences, tokenizer_settings, rules.language))

@@ -4,9 +4,7 @@ A shard is written in a folder of another name, brought safely to disk, and rena
 source stream went into it and all shards before it; so a killed build knows from the last record where to go on.
 """
 
-import hashlib
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass, field, replace
 from io import BytesIO
@@ -16,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from bertsmith.corpus.encode import Encoded, count_tokens
+from bertsmith.files import sha256, synchronise
 
 RECORD = "shard.json"
 LENGTH_BINS = 16
@@ -162,27 +161,3 @@ def _read_record(shard: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, ValueError, KeyError):
         return None
     return record if whole else None
-
-
-def sha256(file: Path) -> str:
-    """Return the hash of a file's content."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def synchronise(path: Path) -> None:
-    """Have the operating system bring a file, or a folder's list of names, safely to disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file, whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=2, ensure_ascii=False), encoding="utf-8")
-    synchronise(part)
-    part.rename(path)
-    synchronise(path.parent)

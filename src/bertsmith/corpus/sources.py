@@ -120,6 +120,9 @@ def _walk(folder: Path) -> list[Path]:
     visited: set[str] = set()
     for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
         real = os.path.realpath(parent)
+        if "manifest.json" in names and "shards" in folders:
+            # A corpus, perhaps the very one that is built from this folder: what it holds is no source.
+            folders[:], names[:] = [], []
         folders[:] = [] if real in visited else sorted(name for name in folders if not name.startswith("."))
         if real not in visited:
             files += [Path(parent, name) for name in sorted(names) if not name.startswith(".")]

@@ -4,38 +4,19 @@ The build lies in ``.building`` until it is whole. A corpus already there is not
 the new one moved to its place, the manifest last. Killed at any point of that, the same command goes on with it.
 """
 
-import fcntl
 import json
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bertsmith.corpus.readers import Source
-from bertsmith.corpus.shards import synchronise, write_json
 from bertsmith.corpus.store import MANIFEST, STAGING, VERSION
 from bertsmith.errors import InputError
+from bertsmith.files import LOCK, synchronise, write_json
 
 PLAN = "build.json"
-_LOCK = ".lock"
 _PARTS = ("shards", "tokenizer", "skipped.jsonl")
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the only build of a corpus folder, which is created if need be.
-
-    Raises:
-        InputError: Another living process builds there.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / _LOCK).open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{folder}: another build is running there; wait for it or choose another --out") from None
-        yield
 
 
 def make_plan(settings: dict[str, Any], sources: Sequence[Source]) -> dict[str, Any]:
@@ -59,6 +40,11 @@ def prepare(folder: Path, plan: dict[str, Any], overwrite: bool) -> bool:
     """
     staging = folder / STAGING
     begun, finished = _read(staging / PLAN), _read(folder / MANIFEST)
+    has_manifest = (folder / MANIFEST).exists()
+    if has_manifest and finished is None and not overwrite:
+        raise InputError(
+            f"{folder / MANIFEST}: cannot be read; bring the file back, or add --overwrite to build the corpus anew"
+        )
     if finished is not None and not overwrite:
         if difference := _difference(finished, plan):
             raise InputError(f"{folder}: holds a corpus built with {difference}; add --overwrite to build it anew")
@@ -70,8 +56,10 @@ def prepare(folder: Path, plan: dict[str, Any], overwrite: bool) -> bool:
             f"{folder}: holds an unfinished build with {_difference(begun, plan)}; add --overwrite to begin anew"
         )
 
-    foreign = {path.name for path in folder.iterdir()} - {MANIFEST, STAGING, _LOCK, *_PARTS}
-    if foreign and finished is None:
+    # Folders of these names are ours only beside a manifest or a plan of ours: a model folder has a tokenizer too.
+    is_corpus = finished is not None or begun is not None or (has_manifest and (folder / "shards").is_dir())
+    foreign = {path.name for path in folder.iterdir()} - {LOCK, STAGING}
+    if foreign and not is_corpus:
         raise InputError(f"{folder}: holds no corpus but {min(foreign)}; choose an empty folder for --out")
     shutil.rmtree(staging, ignore_errors=True)
     (staging / "shards").mkdir(parents=True)

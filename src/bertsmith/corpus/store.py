@@ -161,7 +161,12 @@ class Corpus:
         """The tokenizer of the corpus, a ``transformers.PreTrainedTokenizerFast``."""
         from transformers import AutoTokenizer  # a second of import that most readers do not need
 
-        return AutoTokenizer.from_pretrained(str(self.path / "tokenizer"), local_files_only=True)
+        folder = self.path / "tokenizer"
+        try:
+            return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        except Exception as error:  # OSError, ValueError and the library's own, by what is wrong with the files
+            reason = str(error).strip().split("\n")[0]
+            raise InputError(f"{folder}: the tokenizer cannot be opened ({reason}); {_REBUILD}") from None
 
     def _shard_file(self, shard: int, name: str) -> Path:
         return self.path / "shards" / f"{shard:05d}" / name

@@ -5,7 +5,6 @@ either it dies on it, or, if only the optimiser is missing, it goes on silently 
 carries a seal, a file with the hash of every other file, which is written last and checked before resuming.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bertsmith.errors import InputError
+from bertsmith.files import sha256, synchronise
 
 SEAL = "seal.json"
 STAGING = "staging"
@@ -30,11 +30,11 @@ def seal(folder: Path, facts: dict[str, Any]) -> None:
     hashes = {}
     for file in _files(folder):
         file.chmod(0o644)
-        hashes[file.relative_to(folder).as_posix()] = _hash(file)
-        _flush(file)
+        hashes[file.relative_to(folder).as_posix()] = sha256(file)
+        synchronise(file)
     (folder / SEAL).write_text(json.dumps({"files": hashes, **facts}, indent=1), encoding="utf-8")
-    _flush(folder / SEAL)
-    _flush(folder)
+    synchronise(folder / SEAL)
+    synchronise(folder)
 
 
 def publish(staged: Path, final: Path) -> None:
@@ -42,14 +42,14 @@ def publish(staged: Path, final: Path) -> None:
     if final.exists():
         shutil.rmtree(final)
     os.replace(staged, final)
-    _flush(final.parent)
+    synchronise(final.parent)
 
 
 def read_seal(folder: Path) -> dict[str, Any] | None:
     """Return what :func:`seal` wrote, or None if the folder is not a whole checkpoint: files missing or changed."""
     try:
         facts: dict[str, Any] = json.loads((folder / SEAL).read_text(encoding="utf-8"))
-        whole = all(_hash(folder / name) == expected for name, expected in facts["files"].items())
+        whole = all(sha256(folder / name) == expected for name, expected in facts["files"].items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return facts if whole else None
@@ -94,17 +94,3 @@ def remove_old(folder: Path, keep: int) -> None:
 
 def _files(folder: Path) -> Iterator[Path]:
     return iter(sorted(path for path in folder.rglob("*") if path.is_file()))
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    """Force a file, or a folder's list of names, to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

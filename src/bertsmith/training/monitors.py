@@ -1,7 +1,6 @@
 """What a user sees of a run while it goes on: the progress line, metrics.jsonl and TensorBoard."""
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from bertsmith.files import write_text
 from bertsmith.training.budget import Budget
 
 METRICS = "metrics.jsonl"
@@ -46,9 +46,7 @@ class Monitor:
         self._path = folder / METRICS
         if active:
             kept = [row for row in read_metrics(folder) if row["step"] <= resumed_step]
-            staged = self._path.with_suffix(".staging")
-            staged.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-            os.replace(staged, self._path)
+            write_text(self._path, "".join(json.dumps(row) + "\n" for row in kept))
         self._console = Console(stderr=True, quiet=not active)
         self._bar = Progress(
             TextColumn("{task.percentage:5.1f} %"), BarColumn(bar_width=20), TextColumn("{task.fields[text]}"),
@@ -88,7 +86,8 @@ class Monitor:
             self.say(f"step {row['step']}: validation loss {row['validation_loss']:.4f}")
             return
         self._rate = row.get("tokens_per_second", 0.0)
-        parts = {name: value for name, value in row.items() if name not in _NOT_A_PART}
+        # An objective with a single part has it twice in the row.
+        parts = {k: v for k, v in row.items() if k not in _NOT_A_PART and (k == "loss" or v != row["loss"])}
         self._losses = " · ".join(f"{name} {value:.4g}" for name, value in parts.items())
         if not self._console.is_terminal and time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
             self.say(f"step {row['step']} · {self._text(row)}")
