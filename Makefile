@@ -24,7 +24,8 @@ types:
 	$(BIN)/mypy
 
 fast:
-	$(BIN)/python -m pytest --numprocesses 2
+	@# One thread a process: two processes on two cores would only wait for each other.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
 
 slow:
 	$(BIN)/python -m pytest -m 'slow and not gpu'

@@ -44,7 +44,7 @@ from bertsmith.corpus.tokenizer import TokenizerSettings
 from bertsmith.encoder import EncoderSettings, new_config, training_flops
 from bertsmith.objectives import MLM
 from bertsmith.objectives.mlm import MLMSettings
-from bertsmith.pretrain import pretrain
+from bertsmith.pretraining import pretrain
 from bertsmith.rows import TextRows, TrainingStream
 from bertsmith.run_settings import RunSettings
 from bertsmith.settings import validate

@@ -57,8 +57,8 @@ def test_values_come_through() -> None:
         ({"inner": 3}, "x.yaml: `inner`: expected a section with keys, found 3"),
         ({"inner": None}, "x.yaml: `inner`: expected a section with keys, found None"),
         ({"budget": {}}, "x.yaml: `budget`: give exactly one of steps, tokens, flops, seconds; found 0: none"),
-        ({"budget": {"steps": 0}}, "x.yaml: `budget`: steps is 0; expected more than 0"),
-        ({"budget": {"steps": 1.5}}, "x.yaml: `budget.steps`: input should be a valid integer, found 1.5"),
+        ({"budget": {"steps": 0}}, "x.yaml: `budget`: steps is 0.0; expected a finite number above 0"),
+        ({"budget": {"steps": 1.5}}, "x.yaml: `budget`: steps is 1.5; expected a whole number"),
     ],
 )
 def test_mistakes_are_named(change: dict[str, object], message: str) -> None:
@@ -92,6 +92,12 @@ def test_last_names_are_completed_where_they_are_clear() -> None:
     }
 
 
+def test_two_budgets_on_one_command_line_contradict() -> None:
+    values = parse_overrides(["--budget.steps", "3", "--budget.tokens", "5"], Outer)
+    with pytest.raises(InputError, match="give exactly one"):
+        validate(Outer, {**GOOD, **values}, "command line")
+
+
 def test_text_stays_as_it_is_typed() -> None:
     for word in ("yes", "007", "#1 String", "a: b", "2001-01-01"):
         assert parse_overrides(["--label", word], Outer) == {"label": word}
@@ -116,6 +122,9 @@ def test_run_files(tmp_path: Path) -> None:
     path.write_text("inner: {rate: [1\n")
     with pytest.raises(InputError, match="run.yaml: not valid YAML: .*line"):
         load(Outer, path)
+    path.write_text("count: 1\ncount: 2")
+    with pytest.raises(InputError, match="'count' stands there twice"):
+        load(Outer, path)
     path.write_text("just text")
     with pytest.raises(InputError, match="expected sections"):
         load(Outer, path)
@@ -128,5 +137,5 @@ def test_every_key_is_described() -> None:
     rows = {key: (kind, default, meaning) for key, kind, default, meaning in describe(Outer)}
     assert rows["inner.rate"] == ("number", "0.1", "How fast.")
     assert rows["inner.mode"] == ("fast|slow", '"fast"', "Which way.")
-    assert rows["budget.steps"][0] == "integer|null"
+    assert rows["budget.steps"][0] == "number|null"
     assert rows["count"] == ("integer", "3", "How many.")

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bertsmith.corpus import Corpus
-    from bertsmith.pretrain import pretrain
+    from bertsmith.pretraining import pretrain
 
 __all__ = ["Corpus", "pretrain"]
 
@@ -16,7 +16,7 @@ def __getattr__(name: str) -> Any:
 
         return Corpus
     if name == "pretrain":
-        from bertsmith.pretrain import pretrain
+        from bertsmith.pretraining import pretrain
 
         return pretrain
     raise AttributeError(f"module 'bertsmith' has no attribute {name!r}")

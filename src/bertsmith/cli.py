@@ -136,6 +136,7 @@ def _add(
     )
     if settings:
         command.usage = f"{command.prog} [options] ... [--key value ...]"
+    command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     command.add_argument("-h", "--help", action=_Help, settings=settings, help="show this help")
     command.set_defaults(run=run, takes_settings=settings is not None)
     return command
@@ -225,7 +226,7 @@ def _corpus_check(options: argparse.Namespace) -> None:
 
 
 def _pretrain(options: argparse.Namespace) -> None:
-    from bertsmith.pretrain import pretrain
+    from bertsmith.pretraining import pretrain
     from bertsmith.run_settings import load_run
 
     run = load_run(options.run_file, options.settings)
@@ -246,9 +247,10 @@ def _show(options: argparse.Namespace) -> None:
     from bertsmith.run_settings import load_run
     from bertsmith.show import LEGEND, show
 
+    lines = list(show(load_run(options.run_file, options.settings), options.rows))
     console = Console(highlight=False)
     console.print(LEGEND)
-    for line in show(load_run(options.run_file, options.settings), options.rows):
+    for line in lines:
         console.print()
         console.print(line)
 

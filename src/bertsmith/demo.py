@@ -23,7 +23,7 @@ def demo(out: Path, seconds: float) -> None:
     from bertsmith.corpus.progress import ConsoleProgress
     from bertsmith.corpus.tokenizer import TokenizerSettings
     from bertsmith.fill import fill
-    from bertsmith.pretrain import pretrain
+    from bertsmith.pretraining import pretrain
     from bertsmith.run_settings import load_run
 
     print(f"1. A corpus from the docstrings of the installed packages: {out / 'corpus'}", flush=True)

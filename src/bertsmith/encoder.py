@@ -3,6 +3,8 @@
 Shapes: B rows, L positions, H hidden size, E embedding size, V vocabulary size, M predicted positions of a batch.
 """
 
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
+from transformers.utils import logging
 
 from bertsmith.errors import InputError
 from bertsmith.settings import nearest, settings
@@ -29,6 +32,8 @@ PRESETS: dict[str, tuple[int, int, int]] = {
     "base": (12, 768, 12),
     "large": (24, 1024, 16),
 }
+
+_NOT_SETTABLE = ("model_type", "vocab_size", "pad_token_id", "dtype", "torch_dtype", "is_decoder", "architectures")
 
 # Where each architecture keeps the modules that turn hidden states into vocabulary logits, in order.
 VOCABULARY_HEADS: dict[str, tuple[str, ...]] = {
@@ -50,8 +55,8 @@ class EncoderSettings:
     """Size of a new encoder."""
     from_pretrained: str | None = None
     """Folder or hub id of a checkpoint to go on from, instead of a preset."""
-    architecture: Architecture = "bert"
-    """Architecture of a new encoder."""
+    architecture: Architecture | None = None
+    """Architecture of a new encoder; bert if not given."""
     config: dict[str, Any] = field(default_factory=dict)
     """Fields of the architecture's config, such as hidden_dropout_prob; they may also stand directly in `encoder`."""
 
@@ -61,6 +66,8 @@ class EncoderSettings:
             raise ValueError(
                 "give either preset (a new encoder) or from_pretrained (a checkpoint), not both or neither"
             )
+        if self.from_pretrained is not None and self.architecture is not None:
+            raise ValueError("architecture is that of the checkpoint; remove it beside from_pretrained")
 
 
 def build_encoder(encoder: EncoderSettings, tokenizer: Any, row_length: int) -> PreTrainedModel:
@@ -78,9 +85,16 @@ def build_encoder(encoder: EncoderSettings, tokenizer: Any, row_length: int) -> 
     if encoder.from_pretrained is not None:
         return _load(encoder.from_pretrained, encoder.config, tokenizer, row_length)
     assert encoder.preset is not None
-    config = new_config(encoder, tokenizer, row_length)
+    try:
+        config = new_config(encoder, tokenizer, row_length)
+        model = AutoModelForMaskedLM.from_config(config)
+    except InputError:
+        raise
+    except Exception as error:  # what transformers and torch raise by the field that is wrong has no common class
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"encoder: no model can be made with {encoder.config}: {reason}") from None
     _check_positions(config, row_length)
-    return AutoModelForMaskedLM.from_config(config)
+    return model
 
 
 def new_config(encoder: EncoderSettings, tokenizer: Any, row_length: int) -> Any:
@@ -95,13 +109,10 @@ def new_config(encoder: EncoderSettings, tokenizer: Any, row_length: int) -> Any
     """
     assert encoder.preset is not None
     layers, hidden, heads = PRESETS[encoder.preset]
-    defaults = AutoConfig.for_model(encoder.architecture)
+    architecture = encoder.architecture or "bert"
+    defaults = AutoConfig.for_model(architecture)
     names = [name for name in defaults.to_dict() if not name.startswith("_")] + list(defaults.attribute_map)
-    for name in encoder.config:
-        if name not in names:
-            raise InputError(
-                f"encoder: unknown key {name!r} for architecture {encoder.architecture!r}; {nearest(name, names)}"
-            )
+    _check_fields(encoder.config, names, architecture)
     sizes: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "num_hidden_layers": layers,
@@ -109,7 +120,7 @@ def new_config(encoder: EncoderSettings, tokenizer: Any, row_length: int) -> Any
         "num_attention_heads": heads,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    match encoder.architecture:
+    match architecture:
         case "distilbert":
             sizes |= {"hidden_dim": 4 * hidden, "attention_dropout": 0.0, "dropout": 0.0}
         case "modernbert":
@@ -123,15 +134,15 @@ def new_config(encoder: EncoderSettings, tokenizer: Any, row_length: int) -> Any
         case _:
             sizes |= {"intermediate_size": 4 * hidden}
             sizes |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    if encoder.architecture == "roberta":
+    if architecture == "roberta":
         sizes |= {"max_position_embeddings": 512 + tokenizer.pad_token_id + 1, "type_vocab_size": 1}
         sizes |= {"bos_token_id": tokenizer.cls_token_id, "eos_token_id": tokenizer.sep_token_id}
-    if row_length > 512 and "max_position_embeddings" not in encoder.config and encoder.architecture != "modernbert":
+    if row_length > 512 and "max_position_embeddings" not in encoder.config and architecture != "modernbert":
         raise InputError(
             f"data.row_length is {row_length}, beyond the 512 positions of the preset {encoder.preset!r}; "
             f"lower it, or set encoder.max_position_embeddings to {row_length} or more"
         )
-    return AutoConfig.for_model(encoder.architecture, **sizes | encoder.config)
+    return AutoConfig.for_model(architecture, **sizes | encoder.config)
 
 
 def hidden_states(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
@@ -185,20 +196,52 @@ def _load(origin: str, overrides: dict[str, Any], tokenizer: Any, row_length: in
             f"encoder.from_pretrained: {origin} is of architecture {config.model_type!r}; bertsmith trains {known}"
         )
     _check_tokenizer(origin, tokenizer)
-    for name in overrides:
-        if not hasattr(config, name):
-            raise InputError(
-                f"encoder: unknown key {name!r} for architecture {config.model_type!r}; "
-                + nearest(name, list(config.to_dict()))
-            )
+    _check_fields(overrides, list(config.to_dict()), config.model_type)
     _check_positions(config, row_length)
-    model = _open(AutoModelForMaskedLM.from_pretrained, origin, "model", dtype=torch.float32, **overrides)
+    verbosity = logging.get_verbosity()
+    # What the report would say is checked here, and said in one line.
+    logging.set_verbosity_error()
+    try:
+        model, report = _open(
+            AutoModelForMaskedLM.from_pretrained,
+            *(origin, "model"),
+            dtype=torch.float32,
+            output_loading_info=True,
+            **overrides,
+        )
+    finally:
+        logging.set_verbosity(verbosity)
+    _check_report(origin, model, report)
     if len(tokenizer) > model.config.vocab_size:
         raise InputError(
             f"encoder.from_pretrained: {origin} has {model.config.vocab_size} token embeddings, "
             f"fewer than the {len(tokenizer)} tokens of the corpus's tokenizer"
         )
     return model
+
+
+def _check_fields(given: Mapping[str, Any], names: Sequence[str], architecture: str) -> None:
+    for name in given:
+        if name in _NOT_SETTABLE:
+            raise InputError(f"encoder: {name!r} is set by bertsmith itself; remove it")
+        if name not in names:
+            raise InputError(f"encoder: unknown key {name!r} for architecture {architecture!r}; {nearest(name, names)}")
+
+
+def _check_report(origin: str, model: PreTrainedModel, report: Mapping[str, Any]) -> None:
+    """Refuse random layers that a user would take for those of the checkpoint; announce a new vocabulary head."""
+    body = f"{model.base_model_prefix}."
+    missing = {name for name in report["missing_keys"] if name not in model.all_tied_weights_keys}
+    broken = [name for name in missing if name.startswith(body)] + list(report["mismatched_keys"])
+    unused = [name for name in report["unexpected_keys"] if name.startswith(body) and ".pooler." not in name]
+    if broken or unused:
+        name = str((broken + unused)[0])
+        raise InputError(
+            f"encoder.from_pretrained: {origin} does not have the layers that its config and the run's say ({name}); "
+            "remove config fields that change sizes or depth"
+        )
+    if missing:
+        print(f"note: {origin} has no vocabulary head ({min(missing)}, ...); a new one is trained", file=sys.stderr)
 
 
 def _check_positions(config: Any, row_length: int) -> None:
@@ -213,6 +256,8 @@ def _check_tokenizer(origin: str, tokenizer: Any) -> None:
     from transformers import AutoTokenizer
 
     own = _open(AutoTokenizer.from_pretrained, origin, "tokenizer")
+    if Path(origin).is_dir() and not (Path(origin) / "tokenizer_config.json").exists():
+        raise InputError(f"encoder.from_pretrained: {origin} has no tokenizer; put the one it was trained with there")
     if own.get_vocab() != tokenizer.get_vocab():
         raise InputError(
             f"encoder.from_pretrained: the corpus was built with another tokenizer ({len(tokenizer)} tokens) than "
@@ -227,8 +272,8 @@ def _open(load: Any, origin: str, what: str, **options: Any) -> Any:
         raise InputError(f"encoder.from_pretrained: {origin}: no such folder")
     try:
         return load(origin, local_files_only=is_folder, **options)
-    except (OSError, ValueError, KeyError) as error:
-        first_line = str(error).strip().splitlines()[0]
+    except Exception as error:  # OSError, ValueError, RuntimeError and safetensors' own, by what is wrong in the folder
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"encoder.from_pretrained: cannot open the {what} of {origin}: {first_line}") from None
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrainedModel
 
 from bertsmith.errors import InputError
@@ -26,12 +27,22 @@ def write_model(encoder: PreTrainedModel, tokenizer: Any, folder: Path, card: st
         tokenizer: Its tokenizer.
         folder: Where to.
         card: The text of README.md.
+
+    Raises:
+        InputError: The disk is full, or the folder cannot be written.
     """
     staging = folder.with_name(folder.name + ".staging")
     shutil.rmtree(staging, ignore_errors=True)
-    encoder.save_pretrained(staging, state_dict={**encoder.state_dict(), **_pooler(encoder)})
-    tokenizer.save_pretrained(staging)
-    (staging / "README.md").write_text(card, encoding="utf-8")
+    try:
+        encoder.save_pretrained(staging, state_dict={**encoder.state_dict(), **_pooler(encoder)})
+        tokenizer.save_pretrained(staging)
+        (staging / "README.md").write_text(card, encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise InputError(
+            f"{folder}: the model could not be written ({str(error).splitlines()[0]}); nothing is lost: make room, and "
+            "the same command goes on"
+        ) from None
     for file in staging.iterdir():
         # safetensors makes its file readable by the owner alone.
         file.chmod(0o644)

@@ -36,7 +36,11 @@ def fill(model: str | Path, texts: Sequence[str], top: int = 5) -> list[list[lis
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    if top < 1:
+        raise InputError(f"--top is {top}; expected at least 1")
     is_folder = Path(model).is_dir()
+    if is_folder and (Path(model) / "checkpoints").is_dir():
+        raise InputError(f"{model}: is a run folder; give its model, {Path(model) / 'model'}")
     if not is_folder and (Path(model).is_absolute() or str(model).count("/") != 1):
         raise InputError(f"{model}: no such model folder; give the `model` folder of a run, or a hub id")
     try:
@@ -53,7 +57,10 @@ def _fill_one(pipe: Any, text: str) -> list[list[Guess]]:
     text = text.replace(MASK, mask)
     if mask not in text:
         raise InputError(f"{text!r}: has no mask; write {MASK} where a token is to be guessed")
-    found = pipe(text)
+    try:
+        found = pipe(text)
+    except (RuntimeError, IndexError, ValueError) as error:
+        raise InputError(f"{text[:60]!r}: cannot be filled: {str(error).splitlines()[0]}; is it too long?") from None
     # With a single mask the pipeline gives a list of proposals, with several a list of such lists.
     masks = [found] if isinstance(found[0], dict) else found
     return [[Guess(guess["token_str"].strip(), guess["score"]) for guess in guesses] for guesses in masks]

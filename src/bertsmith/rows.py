@@ -24,7 +24,10 @@ NUM_SPECIAL = 2
 """A row of text is [CLS] text [SEP]."""
 
 _STEPS_PER_WINDOW = 64
-_VALIDATION_SEED = 0x5EED
+VALIDATION_SEED = 0x5EED
+"""Chooses the held-out documents and rows, and their corruption: the same in every run."""
+
+_LEAST_ROWS = 8
 
 
 class TextRow(NamedTuple):
@@ -42,6 +45,9 @@ class TextRow(NamedTuple):
 
 class TextRows(Dataset[TextRow]):
     """The rows of some documents of a corpus: each document cut into blocks of C tokens, its last block shorter.
+
+    Items are the rows as epoch 0 has them, so a loader that runs over them again sees the same corruption; to train for
+    more than one epoch, wrap them in a :class:`TrainingStream`.
 
     Source: the DOC-SENTENCES format of RoBERTa (arXiv 1907.11692, section 4.2).
 
@@ -97,6 +103,10 @@ class TextRows(Dataset[TextRow]):
         documents, starts = self._locate(indices)
         lengths: Ints = np.minimum(self._lengths[documents] - starts, self._capacity) + NUM_SPECIAL
         return lengths
+
+    def rows_per_step(self, tokens_per_step: int) -> int:
+        """Return G for steps of so many tokens on average: a multiple of 8, which micro-batches and ranks divide."""
+        return max(1, round(tokens_per_step / self.mean_length / _LEAST_ROWS)) * _LEAST_ROWS
 
     @property
     def mean_length(self) -> float:
@@ -196,7 +206,7 @@ class ValidationRows(Dataset[TextRow]):
 
     def __init__(self, rows: TextRows, most: int, multiple: int = 1) -> None:
         self.rows = rows
-        indices = permute(np.arange(min(most, len(rows))), len(rows), _VALIDATION_SEED)
+        indices = permute(np.arange(min(most, len(rows))), len(rows), VALIDATION_SEED)
         self.indices = indices[np.argsort(rows.lengths(indices), kind="stable")]
         self._size = -(-self.indices.size // multiple) * multiple
 
@@ -232,6 +242,6 @@ def split_documents(corpus: Corpus, validation: float) -> tuple[Ints, Ints]:
             f"{corpus.path}: has only one document, so none can be held out for validation; "
             "set data.validation to 0, or mark documents in the source (for .txt: blank lines)"
         )
-    order = np.argsort(key_of(_VALIDATION_SEED, documents), kind="stable")
+    order = np.argsort(key_of(VALIDATION_SEED, documents), kind="stable")
     num_held_out = min(max(1, round(validation * documents.size)), documents.size - 1)
     return np.sort(order[num_held_out:]), np.sort(order[:num_held_out])

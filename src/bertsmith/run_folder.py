@@ -12,6 +12,7 @@ from bertsmith.files import LOCK, write_text
 from bertsmith.settings import read_yaml
 
 RUN_FILE = "run.yaml"
+_MARK = "# Written by bertsmith: every setting of the run in this folder.\n"
 _CONTENTS = (
     *(RUN_FILE, f"{RUN_FILE}.part", "metrics.jsonl", "metrics.jsonl.part", "loss.png"),
     *("summary.json", "summary.json.part", "checkpoints", "model", "model.staging", "tensorboard"),
@@ -20,6 +21,8 @@ _CONTENTS = (
 # Settings that may change when a run is continued: they do not change what a step computes.
 _FREE = (
     "output",
+    # Its content counts, by the hash that every checkpoint holds.
+    "data.corpus",
     "evaluation",
     "training.budget",
     "training.workers",
@@ -42,8 +45,9 @@ def prepare(folder: Path, run: Mapping[str, Any], overwrite: bool) -> None:
         InputError: It holds a run with other settings, or something that is not a run.
     """
     held = folder / RUN_FILE
-    strangers = [path.name for path in folder.iterdir() if path.name not in (*_CONTENTS, LOCK)]
-    if not held.exists() and strangers:
+    is_run = held.exists() and held.read_text(encoding="utf-8", errors="replace").startswith(_MARK)
+    strangers = sorted(path.name for path in folder.iterdir() if path.name != LOCK)
+    if not is_run and strangers:
         raise InputError(f"{folder}: holds other files ({strangers[0]}, ...) and no run; give a new folder as `output`")
     if overwrite:
         for name in _CONTENTS:
@@ -52,9 +56,9 @@ def prepare(folder: Path, run: Mapping[str, Any], overwrite: bool) -> None:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
-    if held.exists():
+    if (folder / "checkpoints").is_dir():
         _check_same(folder, read_yaml(held), run)
-    write_text(held, yaml.safe_dump(dict(run), sort_keys=False, allow_unicode=True))
+    write_text(held, _MARK + yaml.safe_dump(dict(run), sort_keys=False, allow_unicode=True))
 
 
 def _check_same(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:

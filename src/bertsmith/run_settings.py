@@ -1,5 +1,6 @@
 """The run file of a pre-training run: its five sections, their defaults and meanings."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
@@ -38,7 +39,7 @@ class TrainingSettings:
     budget: BudgetSettings
     """How long."""
     tokens_per_step: int = 8192
-    """Tokens an optimiser step, over all micro-batches and ranks, on average."""
+    """Tokens an optimiser step, over all micro-batches and ranks, on average; rounded to a multiple of 8 rows."""
     gradient_accumulation: int = 1
     """Micro-batches a step; more need less memory and change nothing else."""
     learning_rate: float = 5e-4
@@ -76,6 +77,15 @@ class TrainingSettings:
         for name in ("learning_rate", "log_every", "checkpoint_every", "checkpoint_minutes"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected more than 0")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed is {self.seed}; expected 0 to {2**32 - 1}")
+        if self.workers != "auto" and self.workers < 0:
+            raise ValueError(f"workers is {self.workers}; expected 0 or more, or auto")
+        if self.weight_decay < 0 or not math.isfinite(self.learning_rate):
+            raise ValueError(
+                f"weight_decay is {self.weight_decay} and learning_rate is {self.learning_rate}; "
+                "expected finite numbers that are not negative"
+            )
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup is {self.warmup}; expected a share of the budget from 0 to less than 1")
 
@@ -119,5 +129,7 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunSettings:
     if isinstance(encoder, Mapping):
         own = {name: value for name, value in encoder.items() if name in EncoderSettings.__dataclass_fields__}
         config = {name: value for name, value in encoder.items() if name not in own}
-        values["encoder"] = {**own, "config": {**own.get("config", {}), **config}}
+        if isinstance(own.setdefault("config", {}), Mapping):
+            own["config"] = {**own["config"], **config}
+        values["encoder"] = own
     return validate(RunSettings, values, where=str(path))

@@ -68,6 +68,13 @@ def load(cls: type[T], path: str | Path, overrides: Sequence[str] = ()) -> T:
 class _Loader(yaml.SafeLoader):
     """PyYAML takes ``1e-4`` for a string (YAML 1.1 wants ``1.0e-4``); everybody writes the former."""
 
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Refuse a key that stands twice, of which PyYAML would take the last."""
+        keys = [key.value for key, _ in node.value]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.constructor.ConstructorError(None, None, f"{twice[0]!r} stands there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
@@ -128,7 +135,8 @@ def parse_overrides(words: Sequence[str], cls: type[Any], *, short_names: bool =
         nested: Any = text if kinds.get(key, "").startswith("string") and text != "null" else _read_word(text)
         for name in reversed(key.split(".")):
             nested = {name: nested}
-        values = merge(values, nested)
+        # Two budgets on one command line are a contradiction that validation must see.
+        values = merge(values, nested, replaced="")
     return values
 
 
@@ -139,12 +147,12 @@ def _read_word(text: str) -> Any:
         return text
 
 
-def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge nested mappings; a budget replaces a budget, since it holds one quantity and two would contradict."""
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any], replaced: str = "budget") -> dict[str, Any]:
+    """Merge nested mappings, but for one key whose old value goes: a budget has one quantity, two would contradict."""
     merged = dict(base)
     for key, value in changes.items():
-        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping) and key != "budget":
-            merged[key] = merge(merged[key], value)
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping) and key != replaced:
+            merged[key] = merge(merged[key], value, replaced)
         else:
             merged[key] = value
     return merged

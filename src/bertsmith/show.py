@@ -6,6 +6,7 @@ import numpy as np
 from rich.text import Text
 
 from bertsmith.corpus import Corpus
+from bertsmith.errors import InputError
 from bertsmith.objectives import OBJECTIVES
 from bertsmith.rows import TextRows, TrainingStream, split_documents
 from bertsmith.run_settings import RunSettings
@@ -25,8 +26,11 @@ def show(run: RunSettings, num_rows: int = 4) -> Iterator[Text]:
     """
     corpus = Corpus(run.data.corpus)
     tokenizer = corpus.tokenizer
+    if num_rows < 1:
+        raise InputError(f"--rows is {num_rows}; expected at least 1")
     rows = TextRows(corpus, run.data.row_length, split_documents(corpus, run.data.validation)[0])
-    stream = TrainingStream(rows, num_rows, 1, run.training.seed)
+    rows_per_step = rows.rows_per_step(run.training.tokens_per_step)
+    stream = TrainingStream(rows, rows_per_step, -(-num_rows // rows_per_step), run.training.seed)
     collate = OBJECTIVES[run.objective.name].make_collate(run.objective, tokenizer, run.training.seed)
     batch = collate(stream.__getitems__(range(num_rows)))
 

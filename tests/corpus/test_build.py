@@ -101,9 +101,35 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
     for overwrite in (False, True):
         with pytest.raises(InputError, match=r"holds no corpus but a.jsonl"):
             build([text], tmp_path, tiny(), workers=1, overwrite=overwrite)
-    with pytest.raises(InputError, match="a file is in the way"):
+    with pytest.raises(InputError, match="is a file; give a folder as --out"):
         build([text], text, tiny(), workers=1)
     assert (tmp_path / "a.jsonl").exists()
+
+
+def test_a_model_folder_is_not_taken_for_a_corpus(tmp_path: Path) -> None:
+    text = write_lines(tmp_path / "a.jsonl", "Text.")
+    (tmp_path / "model" / "tokenizer").mkdir(parents=True)
+    (tmp_path / "model" / "tokenizer" / "mine.txt").write_text("precious")
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match="holds no corpus but tokenizer"):
+            build([text], tmp_path / "model", tiny(), workers=1, overwrite=overwrite)
+    assert (tmp_path / "model" / "tokenizer" / "mine.txt").exists()
+
+
+def test_a_corpus_with_a_damaged_manifest_is_only_replaced_when_asked(tmp_path: Path) -> None:
+    text = write_lines(tmp_path / "a.jsonl", "Text.")
+    build([text], tmp_path / "out", tiny(), workers=1)
+    (tmp_path / "out" / "manifest.json").write_text("{")
+    with pytest.raises(InputError, match="manifest.json: cannot be read; .*--overwrite"):
+        build([text], tmp_path / "out", tiny(), workers=1)
+    assert (tmp_path / "out" / "shards" / "00000").exists()
+    build([text], tmp_path / "out", tiny(), workers=1, overwrite=True)
+
+
+def test_a_folder_that_holds_its_own_corpus_can_be_built_again(tmp_path: Path) -> None:
+    write_lines(tmp_path / "a.jsonl", "Text.")
+    first = build([str(tmp_path)], tmp_path / "out", tiny(), workers=1)
+    assert build([str(tmp_path)], tmp_path / "out", tiny(), workers=1).hash == first.hash
 
 
 def test_two_builds_in_one_folder_are_an_input_error(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from bertsmith.corpus.progress import Silent
 from bertsmith.corpus.readers import Problem, Reader, ReadOptions, list_sources
 from bertsmith.corpus.sample import make_tokenizer
 from bertsmith.corpus.sentences import LANGUAGES
-from bertsmith.corpus.shards import ShardWriter, Totals, whole_shards
+from bertsmith.corpus.shards import ShardWriter, Totals, discard_parts, whole_shards
 from bertsmith.corpus.staging import install, make_plan, prepare
 from bertsmith.corpus.store import MANIFEST, STAGING, VERSION, Corpus
 from bertsmith.corpus.tokenizer import SavedTokenizer, TokenizerFacts, TokenizerSettings, describe_tokenizer, save
@@ -234,6 +234,8 @@ def _encode(
             children = [stack.enter_context(Child(serve, *arguments)) for _ in range(workers)]
             results = in_order(children, chunks, ahead=_CHUNKS_AHEAD * workers)
         writer = ShardWriter(shards / f"{len(records):05d}", dtype, facts.vocab_size)
+        # After the writer's own clean-up: Ctrl-C may come while one writer takes the place of another.
+        stack.callback(discard_parts, shards)
         stack.callback(lambda: writer.discard())  # whichever is the last one then
         shard_begins = totals.text_bytes
 

@@ -102,6 +102,12 @@ class ShardWriter:
         shutil.rmtree(self._part, ignore_errors=True)
 
 
+def discard_parts(shards: Path) -> None:
+    """Remove every shard that is not whole."""
+    for part in shards.glob("*.part"):
+        shutil.rmtree(part, ignore_errors=True)
+
+
 class _GrowingArray:
     """A one-dimensional ``.npy`` file that is appended to, so that nothing of it need stay in memory."""
 

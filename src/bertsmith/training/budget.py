@@ -19,7 +19,7 @@ QUANTITIES: tuple[Quantity, ...] = ("steps", "tokens", "flops", "seconds")
 class BudgetSettings:
     """How long to train: exactly one of these."""
 
-    steps: int | None = None
+    steps: float | None = None
     """Optimiser steps."""
     tokens: float | None = None
     """Real tokens."""
@@ -37,7 +37,9 @@ class BudgetSettings:
             )
         (name, value), *_ = given.items()
         if not 0 < value < math.inf:
-            raise ValueError(f"{name} is {value}; expected more than 0")
+            raise ValueError(f"{name} is {value}; expected a finite number above 0")
+        if name == "steps" and value != int(value):
+            raise ValueError(f"steps is {value}; expected a whole number")
 
 
 class Budget:

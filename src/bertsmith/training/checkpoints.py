@@ -81,8 +81,14 @@ def newest_whole(folder: Path) -> tuple[Path, dict[str, Any], list[Path]] | None
 
 def in_order(folder: Path) -> list[Path]:
     """List the checkpoints of a folder, oldest step first."""
-    found = [path for path in folder.glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdigit()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix(_PREFIX)))
+    return sorted(
+        (path for path in folder.glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdigit()), key=step_of
+    )
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the step that a checkpoint was written after."""
+    return int(checkpoint.name.removeprefix(_PREFIX))
 
 
 def remove_old(folder: Path, keep: int) -> None:

@@ -7,6 +7,7 @@ checkpoints that are whole or absent, evaluation that leaves the random state al
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,13 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from bertsmith.encoder import training_flops
 from bertsmith.errors import InputError
 from bertsmith.objectives import Objective
-from bertsmith.rows import TrainingStream, ValidationRows
+from bertsmith.rows import VALIDATION_SEED, TrainingStream, ValidationRows
 from bertsmith.training import checkpoints
 from bertsmith.training.budget import Budget
 from bertsmith.training.monitors import Monitor
 
 _EXPLODED = 3.0
-"""A loss of this many times the first one logged is taken for an explosion."""
+"""A loss of this many times the first one, or that of a uniform guess, is taken for an explosion."""
 
 
 class Diverged(RuntimeError):
@@ -103,7 +104,8 @@ class PretrainingTrainer(Trainer):  # type: ignore[misc]
         self._keep_checkpoints = keep_checkpoints
         self._sums = {"training": PartSums(), "validation": PartSums()}
         self._used_at_last_log = dict(budget.used)
-        self.validation: dict[str, float] = {}
+        # The weights after this step gave a sound loss in the next one; later ones are not proven yet.
+        self.proven_step = -1
         pace.begin(self, stream)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
@@ -146,8 +148,7 @@ class PretrainingTrainer(Trainer):  # type: ignore[misc]
         row |= {name: used[name] for name in ("tokens", "seconds", "flops")}
         if "eval_loss" in logs:
             means = self._sums["validation"].drain(self._sum_over_ranks)
-            self.validation = {"loss": self._loss_of(means), **means}
-            row |= {f"validation_{name}": value for name, value in self.validation.items()}
+            row |= {f"validation_{name}": value for name, value in {"loss": self._loss_of(means), **means}.items()}
         elif "loss" in logs:
             means = self._sums["training"].drain(self._sum_over_ranks)
             row |= {"loss": self._loss_of(means), **means}
@@ -169,6 +170,23 @@ class PretrainingTrainer(Trainer):  # type: ignore[misc]
         self.budget.start_clock()
         return metrics
 
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """Corrupt the held-out rows the same way in every run, whatever its seed, so that losses compare."""
+        training_collate = self.objective.collate
+        self.data_collator = replace(training_collate, seed=VALIDATION_SEED)
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.data_collator = training_collate
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Load them; the learning rate is that of the budget as it is now, which may have grown."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            for group in self.optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * self._schedule(self.budget.share)
+            self.lr_scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+
     def _get_output_dir(self, trial: Any) -> str:
         """Let Trainer write its checkpoints aside; :meth:`_save_checkpoint` moves them when they are whole."""
         return str(Path(self.args.output_dir) / checkpoints.STAGING)
@@ -179,6 +197,8 @@ class PretrainingTrainer(Trainer):  # type: ignore[misc]
         Raises:
             InputError: It could not be written, for example because the disk is full.
         """
+        if not all(parameter.isfinite().all() for parameter in self.objective.parameters()):
+            raise Diverged(f"step {self.state.global_step}: weights are not finite")
         folder = Path(self.args.output_dir)
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         staging = folder / checkpoints.STAGING
@@ -217,10 +237,13 @@ class PretrainingTrainer(Trainer):  # type: ignore[misc]
 
     def _refuse_divergence(self, row: Mapping[str, float]) -> None:
         first = next(past["loss"] for past in self.state.log_history if "loss" in past)
+        # The first step may be an easy batch of a good checkpoint: a uniform guess is the least that counts as broken.
+        usual = max(first, math.log(self.objective.encoder.config.vocab_size))
         if not (math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])):
             raise Diverged(f"step {row['step']}: loss {row['loss']:g}, gradient norm {row['grad_norm']:g}")
-        if row["loss"] > _EXPLODED * first:
+        if row["loss"] > _EXPLODED * usual:
             raise Diverged(f"step {row['step']}: loss {row['loss']:g} after {first:g} at the start")
+        self.proven_step = int(row["step"]) - 1
 
 
 class Pace(TrainerCallback):  # type: ignore[misc]

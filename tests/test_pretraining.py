@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from bertsmith.errors import Failed, InputError, Interrupted
-from bertsmith.pretrain import pretrain
+from bertsmith.pretraining import pretrain
 from bertsmith.run_settings import RunSettings, load_run
 from bertsmith.settings import merge, validate
 from bertsmith.training.budget import Budget
@@ -97,12 +97,12 @@ def test_validation_loss_is_the_mean_over_all_predicted_tokens(make_run: MakeRun
     from transformers import AutoModelForMaskedLM
 
     from bertsmith.objectives import MLM
-    from bertsmith.rows import TextRows, ValidationRows, split_documents
+    from bertsmith.rows import VALIDATION_SEED, TextRows, ValidationRows, split_documents
 
     run = make_run()
     summary = pretrain(run)
     model = AutoModelForMaskedLM.from_pretrained(Path(run.output) / "model").eval()
-    collate = MLM.make_collate(run.objective, corpus.tokenizer, run.training.seed)
+    collate = MLM.make_collate(run.objective, corpus.tokenizer, VALIDATION_SEED)
     rows = ValidationRows(TextRows(corpus, 32, split_documents(corpus, 0.1)[1]), 64)
     total = count = 0.0
     for place in range(len(rows)):
@@ -199,6 +199,8 @@ def test_a_finished_run_stays_as_it_is_and_a_larger_budget_extends_it(make_run: 
     assert all(torch.equal(before[name], value) for name, value in weights(run.output).items())
     longer = make_run(training={"budget": {"steps": 16}})
     assert pretrain(longer)["steps"] == 16
+    rates = [row["learning_rate"] for row in read_metrics(Path(run.output)) if "loss" in row and row["step"] > 12]
+    assert rates == pytest.approx([5e-4 * (16 - used) / 16 / 0.95 for used in range(12, 16)])
     assert not torch.equal(before["cls.predictions.bias"], weights(run.output)["cls.predictions.bias"])
 
 
@@ -258,6 +260,7 @@ def test_continued_pretraining_starts_from_the_checkpoint(make_run: MakeRun, tmp
     assert summary["validation_loss"] == pytest.approx(before["validation_loss"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_real_checkpoint_goes_on(text_file: Path, tmp_path: Path, make_run: MakeRun) -> None:
     import importlib.util
 
@@ -290,13 +293,23 @@ def test_a_real_checkpoint_goes_on(text_file: Path, tmp_path: Path, make_run: Ma
         ({"encoder": {"config": {"hiden_size": 64}}}, "unknown key 'hiden_size'.*did you mean 'hidden_size'"),
         ({"encoder": {"preset": None, "from_pretrained": "./gone"}}, "gone: no such folder"),
         ({"training": {"trainer": {"max_steps": 3}}}, "trainer.max_steps: bertsmith sets this itself"),
+        ({"training": {"trainer": {"warmup_steps": 3}}}, "warmup_steps: use training.warmup instead"),
+        ({"training": {"trainer": {"optim": "adamwx"}}}, "training.trainer: .*adamwx"),
+        ({"training": {"gradient_accumulation": 3}}, "is 3, which does not divide the 16 rows of a step"),
+        ({"encoder": {"config": {"num_attention_heads": 3}}}, "encoder: no model can be made"),
+        ({"encoder": {"config": {"model_type": "gpt2"}}}, "'model_type' is set by bertsmith itself"),
         ({"training": {"trainer": {"adam_beta3": 3}}}, "unknown key 'adam_beta3'; did you mean 'adam_beta"),
         ({"training": {"trainer": {"fsdp": "full_shard"}}}, "fsdp: needs a GPU"),
     ],
 )
 def test_bad_settings(make_run: MakeRun, changes: dict[str, Any], message: str) -> None:
+    finished = make_run()
+    folder = Path(finished.output)
+    (folder / "model").mkdir(parents=True)
+    (folder / "run.yaml").write_text("# Written by bertsmith: every setting of the run in this folder.\n")
     with pytest.raises(InputError, match=message):
-        pretrain(make_run(**changes))
+        pretrain(make_run(**changes), overwrite=True)
+    assert (folder / "model").exists(), "what was there is lost"
 
 
 def test_a_folder_with_another_run_is_not_touched(make_run: MakeRun) -> None:
@@ -311,11 +324,13 @@ def test_a_folder_with_another_run_is_not_touched(make_run: MakeRun) -> None:
 
 
 def test_a_folder_with_other_files_is_not_touched(make_run: MakeRun, tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "thesis.tex").write_text("years of work")
+    (tmp_path / "run" / "model").mkdir(parents=True)
+    (tmp_path / "run" / "model" / "thesis.tex").write_text("years of work")
+    (tmp_path / "run" / "run.yaml").write_text("data: {corpus: my own run file}")
     for overwrite in (False, True):
-        with pytest.raises(InputError, match="holds other files .thesis.tex"):
+        with pytest.raises(InputError, match="holds other files .model"):
             pretrain(make_run(), overwrite=overwrite)
+    assert (tmp_path / "run" / "model" / "thesis.tex").exists()
 
 
 def test_a_folder_in_use(make_run: MakeRun) -> None:
@@ -360,10 +375,51 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(
 
     monkeypatch.setattr(Pace, "on_optimizer_step", spoil)
     run = make_run()
-    with pytest.raises(Failed, match=r"diverged at step 9: .*last good checkpoint is .*checkpoint-6"):
+    with pytest.raises(Failed, match=r"diverged at (step 8|step 9): .*last good checkpoint is .*checkpoint-6"):
         pretrain(run)
     state = load_file(last_checkpoint(run) / "model.safetensors")
     assert all(value.isfinite().all() for value in state.values())
+
+
+def test_an_easy_first_batch_is_no_divergence(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = PretrainingTrainer._loss_of
+    monkeypatch.setattr(
+        PretrainingTrainer,
+        "_loss_of",
+        lambda self, means: original(self, means) * (0.01 if self.state.global_step == 1 else 1),
+    )
+    assert pretrain(make_run())["steps"] == 12
+
+
+def test_random_layers_are_not_taken_for_those_of_a_checkpoint(
+    make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from transformers import AutoModel
+
+    first = make_run()
+    pretrain(first)
+    model = Path(first.output) / "model"
+    bare = tmp_path / "bare"
+    shutil.copytree(model, bare)
+    AutoModel.from_pretrained(model).save_pretrained(bare)
+    for config, message in (
+        ({"num_hidden_layers": 4}, "does not have the layers"),
+        ({"hidden_size": 64}, "cannot open"),
+    ):
+        with pytest.raises(InputError, match=message):
+            pretrain(make_run(encoder={"preset": None, "from_pretrained": str(model), "config": config}, output="x"))
+    capsys.readouterr()
+    run = make_run(encoder={"preset": None, "from_pretrained": str(bare), "config": {}}, output=str(tmp_path / "more"))
+    pretrain(run)
+    assert "has no vocabulary head" in capsys.readouterr().err
+
+
+def test_the_public_names() -> None:
+    import bertsmith
+
+    for _ in range(2):
+        assert bertsmith.pretrain is pretrain
+        assert bertsmith.Corpus.__name__ == "Corpus"
 
 
 def test_a_checkpoint_exports_like_the_end(make_run: MakeRun, tmp_path: Path) -> None:

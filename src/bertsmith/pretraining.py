@@ -1,6 +1,5 @@
 """Pre-training: from a corpus and a run file to a model folder, continued wherever an earlier attempt stopped."""
 
-import math
 import os
 import platform
 import signal
@@ -65,20 +64,25 @@ def pretrain(run: RunSettings, *, overwrite: bool = False) -> dict[str, Any]:
     """
     logging.disable_progress_bar()
     folder = Path(run.output)
+    budget = Budget(run.training.budget)
     parts = _assemble(run)
+    # All that can be wrong with the settings is found before anything is written, or overwritten.
+    args, num_steps = _training_arguments(run, parts, budget)
     is_main = int(os.environ.get("RANK", "0")) == 0
     with locked(folder, "`output`") if is_main else _nothing():
         if is_main:
             prepare(folder, to_dict(run), overwrite)
-        budget = Budget(run.training.budget)
         resumed, damaged = _find_checkpoint(folder, parts.corpus, budget)
         with Monitor(folder, int(budget.used["steps"]), active=is_main) as monitor:
             _greet(run, parts, monitor)
             for path in damaged:
                 monitor.say(f"{path}: damaged, so the run goes on from an older checkpoint")
+                if is_main:
+                    # Out of the way, or it would count among the newest checkpoints that are kept.
+                    path.rename(path.with_name(f"damaged-{path.name}"))
             if resumed is not None:
                 monitor.say(f"going on from {resumed}")
-            trainer, pace = _make_trainer(run, parts, budget, monitor)
+            trainer, pace = _make_trainer(run, parts, budget, monitor, args, num_steps)
             if not budget.spent:
                 _train(trainer, pace, monitor, resumed, folder)
             else:
@@ -97,9 +101,13 @@ def _assemble(run: RunSettings) -> _Parts:
     encoder = build_encoder(run.encoder, corpus.tokenizer, run.data.row_length)
     objective = OBJECTIVES[run.objective.name].build(encoder, run.objective, corpus.tokenizer, run.training.seed)
 
-    # A multiple of 8 whatever the accumulation and the number of ranks, so that the usual ones change nothing.
-    multiple = math.lcm(8, run.training.gradient_accumulation * int(os.environ.get("WORLD_SIZE", "1")))
-    rows_per_step = max(1, round(run.training.tokens_per_step / rows.mean_length / multiple)) * multiple
+    rows_per_step = rows.rows_per_step(run.training.tokens_per_step)
+    num_parts = run.training.gradient_accumulation * int(os.environ.get("WORLD_SIZE", "1"))
+    if rows_per_step % num_parts:
+        raise InputError(
+            f"training.gradient_accumulation times the number of processes is {num_parts}, which does not divide the "
+            f"{rows_per_step} rows of a step; change one of them, or training.tokens_per_step"
+        )
     return _Parts(
         corpus=corpus,
         objective=objective,
@@ -140,11 +148,9 @@ def _find_checkpoint(folder: Path, corpus: Corpus, budget: Budget) -> tuple[Path
     return path, damaged
 
 
-def _make_trainer(run: RunSettings, parts: _Parts, budget: Budget, monitor: Monitor) -> tuple[PretrainingTrainer, Pace]:
-    config = parts.objective.encoder.config
-    least = np.full(parts.rows_per_step, NUM_SPECIAL + 1)
-    num_steps = budget.bound_on_steps(float(least.sum()), training_flops(config, least, 0))
-    args = _training_arguments(run, parts, num_steps)
+def _make_trainer(
+    run: RunSettings, parts: _Parts, budget: Budget, monitor: Monitor, args: TrainingArguments, num_steps: int
+) -> tuple[PretrainingTrainer, Pace]:
     validation = None
     if parts.held_out is not None:
         multiple = args.per_device_eval_batch_size * args.world_size if args.world_size > 1 else 1
@@ -173,8 +179,27 @@ def _make_trainer(run: RunSettings, parts: _Parts, budget: Budget, monitor: Moni
     return trainer, pace
 
 
-def _training_arguments(run: RunSettings, parts: _Parts, num_steps: int) -> TrainingArguments:
+# Arguments of TrainingArguments that would do nothing, or work against a setting of ours, and what to use instead.
+_REFUSED = {
+    "lr_scheduler_type": "training.schedule",
+    "lr_scheduler_kwargs": "training.schedule",
+    "warmup_steps": "training.warmup",
+    "warmup_ratio": "training.warmup",
+    "num_train_epochs": "training.budget",
+    "data_seed": "training.seed",
+    "fp16": "training.precision",
+    "load_best_model_at_end": "bertsmith export of a checkpoint",
+    "resume_from_checkpoint": "the same command again",
+    "auto_find_batch_size": "training.gradient_accumulation",
+    "label_smoothing_factor": "nothing, the objective has none",
+}
+
+
+def _training_arguments(run: RunSettings, parts: _Parts, budget: Budget) -> tuple[TrainingArguments, int]:
+    """Make Trainer's arguments, and the number of steps that the run cannot exceed."""
     training = run.training
+    least = np.full(parts.rows_per_step, NUM_SPECIAL + 1)
+    num_steps = budget.bound_on_steps(float(least.sum()), training_flops(parts.objective.encoder.config, least, 0))
     on_gpu = torch.cuda.is_available()
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     micro_batch = parts.rows_per_step // training.gradient_accumulation // world_size
@@ -205,18 +230,25 @@ def _training_arguments(run: RunSettings, parts: _Parts, num_steps: int) -> Trai
     }
     defaults = {"report_to": "none", "optim": "adamw_torch_fused", "adam_epsilon": 1e-6, "max_grad_norm": 1.0}
     for name in training.trainer:
+        if name in _REFUSED:
+            raise InputError(f"training.trainer.{name}: use {_REFUSED[name]} instead")
         if name in own:
             raise InputError(f"training.trainer.{name}: bertsmith sets this itself; remove it")
         if name not in TrainingArguments.__dataclass_fields__:
             names = list(TrainingArguments.__dataclass_fields__)
-            raise InputError(f"training.trainer: unknown key {name!r}; {nearest(name, names)}")
+            hint = nearest(name, names)
+            hint = hint if hint.startswith("did") else "see transformers.TrainingArguments"
+            raise InputError(f"training.trainer: unknown key {name!r}; {hint}")
     if training.trainer.get("fsdp") and not on_gpu:
         raise InputError("training.trainer.fsdp: needs a GPU; on a CPU it would silently run as plain DDP")
-    args = TrainingArguments(**own, **defaults | training.trainer)
+    try:
+        args = TrainingArguments(**own, **defaults | training.trainer)
+    except (ValueError, TypeError, ImportError) as error:
+        raise InputError(f"training.trainer: {str(error).strip().splitlines()[0]}") from None
     if args.n_gpu > 1:
         # Without torchrun, Trainer would split every batch over all GPUs in one process.
         args._n_gpu = 1
-    return args
+    return args, num_steps
 
 
 def _use_bf16(precision: str) -> bool:
@@ -263,8 +295,12 @@ def _train(trainer: PretrainingTrainer, pace: Pace, monitor: Monitor, resumed: P
         with _stops_gently(pace, monitor.say), kept_memory():
             trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     except Diverged as error:
-        kept = checkpoints.in_order(folder / "checkpoints")
-        good = f"the last good checkpoint is {kept[-1]}" if kept else "there was no checkpoint yet"
+        proven = [
+            path
+            for path in checkpoints.in_order(folder / "checkpoints")
+            if checkpoints.step_of(path) <= trainer.proven_step
+        ]
+        good = f"the last good checkpoint is {proven[-1]}" if proven else "there was no checkpoint yet"
         raise Failed(
             f"training diverged at {error}; {good}; try a lower training.learning_rate or a longer training.warmup "
             "with --overwrite or another output"
