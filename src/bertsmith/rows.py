@@ -240,7 +240,7 @@ def split_documents(corpus: Corpus, validation: float) -> tuple[Ints, Ints]:
     if documents.size < 2:
         raise InputError(
             f"{corpus.path}: has only one document, so none can be held out for validation; "
-            "set data.validation to 0, or mark documents in the source (for .txt: blank lines)"
+            "set data.validation to 0, or build a corpus of more documents (.txt: --txt-documents blank_line or line)"
         )
     order = np.argsort(key_of(VALIDATION_SEED, documents), kind="stable")
     num_held_out = min(max(1, round(validation * documents.size)), documents.size - 1)

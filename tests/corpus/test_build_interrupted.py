@@ -29,7 +29,9 @@ except InputError as error:
 
 
 def start(source: Path, out: Path, workers: int = 2, *more: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-c", BUILD, str(source), str(out), str(workers), *more]
+    # Where the tests themselves run in the background, SIGINT is ignored, and children inherit that.
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    command = [sys.executable, "-c", heed + BUILD, str(source), str(out), str(workers), *more]
     environment = os.environ | {"PYTHONPATH": ":".join(sys.path)}
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 

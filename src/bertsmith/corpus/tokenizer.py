@@ -249,7 +249,7 @@ def _check_size(given: int, wanted: int) -> None:
         )
     if given > wanted:
         raise InputError(
-            f"tokenizer.vocab_size is {wanted}, but characters alone take {given}; set it to more than that"
+            f"tokenizer.vocab_size is {wanted}, but characters alone take {given}; set it to {given} or more"
         )
 
 

@@ -26,7 +26,7 @@ class BudgetSettings:
     flops: float | None = None
     """Floating-point operations of the model, forward and backward."""
     seconds: float | None = None
-    """Seconds of training on this machine; the schedule ends on time."""
+    """Seconds of training on this machine, validation and checkpoints not counted; the schedule ends on time."""
 
     def __post_init__(self) -> None:
         """Check that exactly one limit is given."""
