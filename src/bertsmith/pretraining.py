@@ -72,7 +72,10 @@ def pretrain(run: RunSettings, *, overwrite: bool = False) -> dict[str, Any]:
     with locked(folder, "`output`") if is_main else _nothing():
         if is_main:
             prepare(folder, to_dict(run), overwrite)
+        # The other ranks look for a checkpoint when the first has cleared the folder, and it touches them after that.
+        args.distributed_state.wait_for_everyone()
         resumed, damaged = _find_checkpoint(folder, parts.corpus, budget)
+        args.distributed_state.wait_for_everyone()
         with Monitor(folder, int(budget.used["steps"]), active=is_main) as monitor:
             _greet(run, parts, monitor)
             for path in damaged:

@@ -33,9 +33,11 @@ class Recorder(Silent):
 
 
 def content(folder: Path) -> dict[str, Any]:
-    """All files of a corpus; the manifest without what may differ."""
+    """All files of a corpus but the lock, which names a process; the manifest without what may differ."""
     files: dict[str, Any] = {
-        str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".lock"
     }
     files["manifest.json"] = json.loads(files["manifest.json"])
     del files["manifest.json"]["seconds"]
