@@ -42,6 +42,15 @@ def start(run: Path, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
+def start_training(run: Path, output: Path) -> subprocess.Popen[str]:
+    """Start a run and wait for its first step."""
+    process = start(run)
+    metrics = output / "metrics.jsonl"
+    while process.poll() is None and not (metrics.exists() and metrics.read_text()):
+        time.sleep(0.01)
+    return process
+
+
 def finish(run: Path, *words: str) -> tuple[int, str]:
     process = start(run, *words)
     _, errors = process.communicate(timeout=300)
@@ -110,10 +119,7 @@ def test_two_ranks_train_like_one(write_run: Write, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_ctrl_c_saves_and_says_so(write_run: Write, tmp_path: Path) -> None:
     run = write_run(tmp_path / "stopped", steps=100_000)
-    process = start(run)
-    metrics = tmp_path / "stopped" / "metrics.jsonl"
-    while process.poll() is None and not (metrics.exists() and metrics.read_text()):
-        time.sleep(0.01)
+    process = start_training(run, tmp_path / "stopped")
     process.send_signal(signal.SIGINT)
     errors = process.communicate(timeout=60)[1]
     assert process.returncode == 130
@@ -124,10 +130,7 @@ def test_ctrl_c_saves_and_says_so(write_run: Write, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_second_run_in_the_same_folder_is_refused(write_run: Write, tmp_path: Path) -> None:
     run = write_run(tmp_path / "busy", steps=100_000)
-    process = start(run)
-    metrics = tmp_path / "busy" / "metrics.jsonl"
-    while process.poll() is None and not (metrics.exists() and metrics.read_text()):
-        time.sleep(0.01)
+    process = start_training(run, tmp_path / "busy")
     code, errors = finish(run)
     process.kill()
     process.communicate()

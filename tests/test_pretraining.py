@@ -361,24 +361,34 @@ def test_a_changed_corpus_is_noticed(make_run: MakeRun, corpus_folder: Path, tex
         pretrain(run)
 
 
-@pytest.mark.parametrize("poison", [float("nan"), 1e9])
+@pytest.mark.parametrize(
+    ("poison", "after", "message"),
+    [
+        (float("nan"), 7, "step 9: loss nan"),
+        (1e9, 7, "step 9: loss"),
+        # At a step that saves: a checkpoint must not hold what is not a number, ...
+        (float("nan"), 8, "step 9: weights are not finite"),
+        # ... nor may one be called good that no later loss has proven.
+        (1e9, 8, "step 10: loss"),
+    ],
+)
 def test_divergence_stops_and_keeps_the_last_good_checkpoint(
-    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, poison: float
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, poison: float, after: int, message: str
 ) -> None:
     original = Pace.on_optimizer_step
 
     def spoil(self: Pace, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         original(self, args, state, control, **kwargs)
-        if state.global_step == 7:
+        if state.global_step == after:
             with torch.no_grad():
                 self._trainer.objective.get_input_embeddings().weight.mul_(poison)
 
     monkeypatch.setattr(Pace, "on_optimizer_step", spoil)
     run = make_run()
-    with pytest.raises(Failed, match=r"diverged at (step 8|step 9): .*last good checkpoint is .*checkpoint-6"):
+    with pytest.raises(Failed, match=f"diverged at {message}.*last good checkpoint is .*checkpoint-6;"):
         pretrain(run)
-    state = load_file(last_checkpoint(run) / "model.safetensors")
-    assert all(value.isfinite().all() for value in state.values())
+    good = load_file(Path(run.output) / "checkpoints" / "checkpoint-6" / "model.safetensors")
+    assert all(value.isfinite().all() and value.abs().max() < 100 for value in good.values())
 
 
 def test_an_easy_first_batch_is_no_divergence(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
