@@ -17,7 +17,7 @@ from bertsmith.run_settings import RunSettings, load_run
 from bertsmith.settings import merge, validate
 from bertsmith.training.budget import Budget
 from bertsmith.training.monitors import read_metrics
-from bertsmith.training.trainer import Pace, PretrainingTrainer
+from bertsmith.training.trainer import Pace, ObjectiveTrainer
 
 MakeRun = Callable[..., RunSettings]
 
@@ -138,15 +138,15 @@ def test_a_crash_while_a_checkpoint_is_written_costs_nothing(
 ) -> None:
     whole, torn = make_run(output=str(tmp_path / "whole")), make_run(output=str(tmp_path / "torn"))
     pretrain(whole)
-    original = getattr(PretrainingTrainer, failing)
+    original = getattr(ObjectiveTrainer, failing)
 
-    def die(self: PretrainingTrainer, *args: Any) -> None:
+    def die(self: ObjectiveTrainer, *args: Any) -> None:
         if self.state.global_step == 6:
             raise ZeroDivisionError
         original(self, *args)
 
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
-        patch.setattr(PretrainingTrainer, failing, die)
+        patch.setattr(ObjectiveTrainer, failing, die)
         pretrain(torn)
     assert (Path(torn.output) / "checkpoints" / "staging" / "checkpoint-6" / "model.safetensors").exists()
     assert last_checkpoint(torn).name == "checkpoint-3"
@@ -392,9 +392,9 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(
 
 
 def test_an_easy_first_batch_is_no_divergence(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = PretrainingTrainer._loss_of
+    original = ObjectiveTrainer._loss_of
     monkeypatch.setattr(
-        PretrainingTrainer,
+        ObjectiveTrainer,
         "_loss_of",
         lambda self, means: original(self, means) * (0.01 if self.state.global_step == 1 else 1),
     )

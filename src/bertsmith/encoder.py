@@ -189,7 +189,7 @@ def training_flops(config: Any, lengths: npt.NDArray[np.int64], num_predicted: i
 
 
 def _load(origin: str, overrides: dict[str, Any], tokenizer: Any, row_length: int) -> PreTrainedModel:
-    config = _open(AutoConfig.from_pretrained, origin, "model")
+    config = open_pretrained(AutoConfig.from_pretrained, origin, "model")
     if config.model_type not in VOCABULARY_HEADS:
         known = ", ".join(VOCABULARY_HEADS)
         raise InputError(
@@ -202,7 +202,7 @@ def _load(origin: str, overrides: dict[str, Any], tokenizer: Any, row_length: in
     # What the report would say is checked here, and said in one line.
     logging.set_verbosity_error()
     try:
-        model, report = _open(
+        model, report = open_pretrained(
             AutoModelForMaskedLM.from_pretrained,
             *(origin, "model"),
             dtype=torch.float32,
@@ -255,7 +255,7 @@ def _check_tokenizer(origin: str, tokenizer: Any) -> None:
     """Refuse a corpus whose token ids mean something else to the checkpoint."""
     from transformers import AutoTokenizer
 
-    own = _open(AutoTokenizer.from_pretrained, origin, "tokenizer")
+    own = open_pretrained(AutoTokenizer.from_pretrained, origin, "tokenizer")
     if Path(origin).is_dir() and not (Path(origin) / "tokenizer_config.json").exists():
         raise InputError(f"encoder.from_pretrained: {origin} has no tokenizer; put the one it was trained with there")
     if own.get_vocab() != tokenizer.get_vocab():
@@ -265,16 +265,27 @@ def _check_tokenizer(origin: str, tokenizer: Any) -> None:
         )
 
 
-def _open(load: Any, origin: str, what: str, **options: Any) -> Any:
-    """Load something from a folder or, where there is none, from the hub, with a clear error."""
+def open_pretrained(load: Any, origin: str, what: str, key: str = "encoder.from_pretrained", **options: Any) -> Any:
+    """Load something from a folder or, where there is none, from the hub.
+
+    Args:
+        load: A ``from_pretrained``.
+        origin: Folder or hub id.
+        what: What is loaded, for the error.
+        key: The setting that names the origin, for the error.
+        options: Passed to ``load``.
+
+    Raises:
+        InputError: There is no such folder, or it cannot be opened.
+    """
     is_folder = Path(origin).is_dir()
     if not is_folder and (origin.startswith((".", "/", "~")) or origin.count("/") > 1):
-        raise InputError(f"encoder.from_pretrained: {origin}: no such folder")
+        raise InputError(f"{key}: {origin}: no such folder")
     try:
         return load(origin, local_files_only=is_folder, **options)
     except Exception as error:  # OSError, ValueError, RuntimeError and safetensors' own, by what is wrong in the folder
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"encoder.from_pretrained: cannot open the {what} of {origin}: {first_line}") from None
+        raise InputError(f"{key}: cannot open the {what} of {origin}: {first_line}") from None
 
 
 def parameter_count(module: nn.Module) -> int:

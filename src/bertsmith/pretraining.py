@@ -1,13 +1,9 @@
 """Pre-training: from a corpus and a run file to a model folder, continued wherever an earlier attempt stopped."""
 
 import os
-import platform
-import signal
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +14,7 @@ from transformers.utils import logging
 
 from bertsmith.corpus import Corpus, check
 from bertsmith.encoder import build_encoder, parameter_count, training_flops
-from bertsmith.errors import Failed, InputError, Interrupted
+from bertsmith.errors import InputError
 from bertsmith.export import model_card, write_model
 from bertsmith.files import locked, write_json
 from bertsmith.objectives import OBJECTIVES, Objective
@@ -27,12 +23,13 @@ from bertsmith.randomness import key_of
 from bertsmith.rows import NUM_SPECIAL, TextRows, TrainingStream, ValidationRows, split_documents
 from bertsmith.run_folder import prepare
 from bertsmith.run_settings import RunSettings, TrainingSettings
-from bertsmith.settings import nearest, to_dict
+from bertsmith.settings import to_dict
 from bertsmith.training import checkpoints
+from bertsmith.training.arguments import machine, make_arguments, use_bf16, versions
 from bertsmith.training.budget import Budget, learning_rate_factor
-from bertsmith.training.memory import kept_memory
 from bertsmith.training.monitors import Monitor, human, read_metrics
-from bertsmith.training.trainer import Diverged, Pace, PretrainingTrainer
+from bertsmith.training.running import train
+from bertsmith.training.trainer import ObjectiveTrainer, Pace
 
 
 @dataclass(frozen=True)
@@ -87,7 +84,7 @@ def pretrain(run: RunSettings, *, overwrite: bool = False) -> dict[str, Any]:
                 monitor.say(f"going on from {resumed}")
             trainer, pace = _make_trainer(run, parts, budget, monitor, args, num_steps)
             if not budget.spent:
-                _train(trainer, pace, monitor, resumed, folder)
+                train(trainer, pace, monitor, resumed)
             else:
                 # Trainer would train one step too many; the weights are those of the checkpoint.
                 trainer._load_from_checkpoint(str(resumed))
@@ -153,7 +150,7 @@ def _find_checkpoint(folder: Path, corpus: Corpus, budget: Budget) -> tuple[Path
 
 def _make_trainer(
     run: RunSettings, parts: _Parts, budget: Budget, monitor: Monitor, args: TrainingArguments, num_steps: int
-) -> tuple[PretrainingTrainer, Pace]:
+) -> tuple[ObjectiveTrainer, Pace]:
     validation = None
     if parts.held_out is not None:
         multiple = args.per_device_eval_batch_size * args.world_size if args.world_size > 1 else 1
@@ -165,7 +162,7 @@ def _make_trainer(
         save_minutes=run.training.checkpoint_minutes,
         monitor=monitor,
     )
-    trainer = PretrainingTrainer(
+    trainer = ObjectiveTrainer(
         objective=parts.objective,
         args=args,
         stream=TrainingStream(parts.rows, parts.rows_per_step, num_steps, run.training.seed),
@@ -182,17 +179,11 @@ def _make_trainer(
     return trainer, pace
 
 
-# Arguments of TrainingArguments that would do nothing, or work against a setting of ours, and what to use instead.
+# More arguments that would do nothing, or work against a setting of ours, and what to use instead.
 _REFUSED = {
-    "lr_scheduler_type": "training.schedule",
-    "lr_scheduler_kwargs": "training.schedule",
-    "warmup_steps": "training.warmup",
-    "warmup_ratio": "training.warmup",
     "num_train_epochs": "training.budget",
     "data_seed": "training.seed",
-    "fp16": "training.precision",
     "load_best_model_at_end": "bertsmith export of a checkpoint",
-    "resume_from_checkpoint": "the same command again",
     "auto_find_batch_size": "training.gradient_accumulation",
     "label_smoothing_factor": "nothing, the objective has none",
 }
@@ -215,52 +206,15 @@ def _training_arguments(run: RunSettings, parts: _Parts, budget: Budget) -> tupl
         "learning_rate": training.learning_rate,
         "weight_decay": training.weight_decay,
         "seed": training.seed,
-        "bf16": _use_bf16(training.precision),
+        "bf16": use_bf16(training.precision),
         "torch_compile": _use_compile(training, on_gpu),
         "use_cpu": not on_gpu,
         "dataloader_num_workers": (2 if on_gpu else 0) if training.workers == "auto" else training.workers,
         "dataloader_pin_memory": on_gpu,
-        "train_sampling_strategy": "sequential",
-        "remove_unused_columns": False,
-        "label_names": ["targets"],
-        "logging_strategy": "no",
-        "save_strategy": "no",
-        "eval_strategy": "no",
-        "logging_nan_inf_filter": False,
-        "disable_tqdm": True,
-        "ddp_find_unused_parameters": False,
-        "ddp_broadcast_buffers": False,
     }
-    defaults = {"report_to": "none", "optim": "adamw_torch_fused", "adam_epsilon": 1e-6, "max_grad_norm": 1.0}
-    for name in training.trainer:
-        if name in _REFUSED:
-            raise InputError(f"training.trainer.{name}: use {_REFUSED[name]} instead")
-        if name in own:
-            raise InputError(f"training.trainer.{name}: bertsmith sets this itself; remove it")
-        if name not in TrainingArguments.__dataclass_fields__:
-            names = list(TrainingArguments.__dataclass_fields__)
-            hint = nearest(name, names)
-            hint = hint if hint.startswith("did") else "see transformers.TrainingArguments"
-            raise InputError(f"training.trainer: unknown key {name!r}; {hint}")
     if training.trainer.get("fsdp") and not on_gpu:
         raise InputError("training.trainer.fsdp: needs a GPU; on a CPU it would silently run as plain DDP")
-    try:
-        args = TrainingArguments(**own, **defaults | training.trainer)
-    except (ValueError, TypeError, ImportError) as error:
-        raise InputError(f"training.trainer: {str(error).strip().splitlines()[0]}") from None
-    if args.n_gpu > 1:
-        # Without torchrun, Trainer would split every batch over all GPUs in one process.
-        args._n_gpu = 1
-    return args, num_steps
-
-
-def _use_bf16(precision: str) -> bool:
-    if precision != "auto":
-        return precision == "bf16"
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported())
-    # Without these instructions bf16 is emulated, and slower than fp32.
-    return torch.backends.cpu.get_cpu_capability() == "AVX512" and bool(torch.cpu._is_avx512_bf16_supported())
+    return make_arguments(own, training.trainer, _REFUSED), num_steps
 
 
 _COMPILE_SECONDS = 120
@@ -287,50 +241,10 @@ def _greet(run: RunSettings, parts: _Parts, monitor: Monitor) -> None:
     monitor.say(
         f"encoder: {encoder.config.model_type}, {human(parameter_count(encoder))} parameters · "
         f"{parts.rows_per_step} rows of {rows.mean_length:.0f} tokens a step · "
-        f"{'bf16' if _use_bf16(run.training.precision) else 'fp32'}"
+        f"{'bf16' if use_bf16(run.training.precision) else 'fp32'}"
     )
     if parts.floor is not None:
         monitor.say(f"unigram floor of the held-out text: {parts.floor:.4f}")
-
-
-def _train(trainer: PretrainingTrainer, pace: Pace, monitor: Monitor, resumed: Path | None, folder: Path) -> None:
-    try:
-        with _stops_gently(pace, monitor.say), kept_memory():
-            trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
-    except Diverged as error:
-        proven = [
-            path
-            for path in checkpoints.in_order(folder / "checkpoints")
-            if checkpoints.step_of(path) <= trainer.proven_step
-        ]
-        good = f"the last good checkpoint is {proven[-1]}" if proven else "there was no checkpoint yet"
-        raise Failed(
-            f"training diverged at {error}; {good}; try a lower training.learning_rate or a longer training.warmup "
-            "with --overwrite or another output"
-        ) from None
-    if pace.interrupted and not trainer.budget.spent:
-        raise Interrupted(f"stopped at step {trainer.state.global_step}, saved; the same command goes on from there")
-
-
-@contextmanager
-def _stops_gently(pace: Pace, say: Callable[[str], None]) -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end the run after the current step, with a checkpoint; a second one ends it at once."""
-    if threading.current_thread() is not threading.main_thread() or int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        yield
-        return
-
-    def stop(number: int, frame: object) -> None:
-        if pace.interrupted:
-            raise KeyboardInterrupt
-        pace.interrupted = True
-        say("stopping after this step, with a checkpoint; once more to stop at once")
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
@@ -338,7 +252,7 @@ def _nothing() -> Iterator[None]:
     yield
 
 
-def _finish(run: RunSettings, parts: _Parts, trainer: PretrainingTrainer, folder: Path) -> dict[str, Any]:
+def _finish(run: RunSettings, parts: _Parts, trainer: ObjectiveTrainer, folder: Path) -> dict[str, Any]:
     """Write the summary, the figure and the model folder."""
     rows = read_metrics(folder)
     last: dict[str, Any] = next((row for row in reversed(rows) if "loss" in row), {})
@@ -357,22 +271,9 @@ def _finish(run: RunSettings, parts: _Parts, trainer: PretrainingTrainer, folder
         "parameters": parameter_count(parts.objective.encoder),
         "corpus": parts.corpus.hash,
     }
-    summary = {**figures, "machine": _machine(trainer.args), "versions": _versions()}
+    summary = {**figures, "machine": machine(trainer.args), "versions": versions()}
     plot_losses(rows, parts.floor, folder / "loss.png")
     card = model_card(to_dict(run), figures)
     write_model(parts.objective.encoder, parts.corpus.tokenizer, folder / "model", card)
     write_json(folder / "summary.json", summary)
     return summary
-
-
-def _machine(args: TrainingArguments) -> dict[str, Any]:
-    return {
-        "processor": torch.cuda.get_device_name() if args.device.type == "cuda" else platform.processor() or "CPU",
-        "cores": os.cpu_count(),
-        "ranks": args.world_size,
-        "precision": "bf16" if args.bf16 else "fp32",
-    }
-
-
-def _versions() -> dict[str, str]:
-    return {name: version(name) for name in ("bertsmith", "torch", "transformers", "tokenizers", "numpy")}

@@ -96,6 +96,6 @@ class Objective(PreTrainedModel):  # type: ignore[misc]
         """
         total = torch.zeros((), device=self.device)
         for name, weight in self.loss_weights.items():
-            items = counts[name].clamp(min=1) if num_items is None else num_items[name]
+            items = counts[name].clamp(min=1e-6) if num_items is None else num_items[name]
             total = total + weight * parts[name] / items
         return total

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from bertsmith.encoder import hidden_states, vocabulary_logits
+from bertsmith.encoder import hidden_states, training_flops, vocabulary_logits
 from bertsmith.errors import InputError
 from bertsmith.masking import Vocabulary, choose_tokens, choose_words, corrupt, num_predicted
 from bertsmith.objectives.base import Objective, ObjectiveConfig, ObjectiveOutput
@@ -180,13 +180,14 @@ class MLM(Objective):
                 parts["cut_words"], counts["cut_words"] = cut_words, _count(input_ids.shape[0], targets)
         return ObjectiveOutput(loss=loss, parts={name: part.detach() for name, part in parts.items()}, counts=counts)
 
-    def count_items(self, batch: Mapping[str, Tensor]) -> dict[str, int]:
+    def count_items(self, batch: Mapping[str, Tensor]) -> dict[str, float]:
         """Say how many items each loss part of a batch has."""
         return {"mlm": batch["targets"].numel()}
 
-    def count_predicted(self, lengths: np.ndarray[Any, np.dtype[np.int64]]) -> int:
-        """Say how many positions of rows of these lengths (B,) enter the vocabulary head, special tokens aside."""
-        return int(num_predicted(lengths - NUM_SPECIAL, self.config.objective["mask_prob"]).sum())
+    def flops(self, lengths: np.ndarray[Any, np.dtype[np.int64]]) -> float:
+        """Count the floating-point operations that training on rows of these lengths (B,) needs."""
+        predicted = int(num_predicted(lengths - NUM_SPECIAL, self.config.objective["mask_prob"]).sum())
+        return training_flops(self.encoder.config, lengths, predicted)
 
 
 def assemble(rows: Sequence[TextRow], vocabulary: Vocabulary) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

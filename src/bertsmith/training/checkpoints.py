@@ -91,10 +91,11 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix(_PREFIX))
 
 
-def remove_old(folder: Path, keep: int) -> None:
-    """Delete all but the ``keep`` newest checkpoints, and what a killed run left in the staging folder."""
+def remove_old(folder: Path, keep: int, best_step: int | None = None) -> None:
+    """Delete all checkpoints but the ``keep`` newest and the best, and what a killed run left in the staging folder."""
     for path in in_order(folder)[:-keep]:
-        shutil.rmtree(path)
+        if step_of(path) != best_step:
+            shutil.rmtree(path)
     shutil.rmtree(folder / STAGING, ignore_errors=True)
 
 

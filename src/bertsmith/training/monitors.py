@@ -83,7 +83,9 @@ class Monitor:
                 if name != "step":
                     self._board.add_scalar(name, value, int(row["step"]))
         if "validation_loss" in row:
-            self.say(f"step {row['step']}: validation loss {row['validation_loss']:.4f}")
+            figures = {k.removeprefix("validation_"): v for k, v in row.items() if k.startswith("validation_")}
+            shown = " · ".join(f"{name} {value:.4f}" for name, value in figures.items())
+            self.say(f"step {row['step']}: validation {shown}")
             return
         self._rate = row.get("tokens_per_second", 0.0)
         # An objective with a single part has it twice in the row.

@@ -1,4 +1,4 @@
-"""The one subclass of transformers' Trainer: what it lacks for exact, crash-safe pre-training, and nothing else.
+"""The one subclass of transformers' Trainer: what it lacks for exact, crash-safe training, and nothing else.
 
 It adds a budget that the schedule follows, loss parts summed exactly over micro-batches, ranks and uneven batches,
 checkpoints that are whole or absent, evaluation that leaves the random state alone, and a stop when the loss diverges.
@@ -9,8 +9,10 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
@@ -18,10 +20,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from bertsmith.encoder import training_flops
 from bertsmith.errors import InputError
 from bertsmith.objectives import Objective
-from bertsmith.rows import VALIDATION_SEED, TrainingStream, ValidationRows
+from bertsmith.rows import VALIDATION_SEED, ValidationRows
 from bertsmith.training import checkpoints
 from bertsmith.training.budget import Budget
 from bertsmith.training.monitors import Monitor
@@ -55,7 +56,21 @@ class PartSums:
         return {name: part / max(count, 1.0) for name, (part, count) in zip(names, sums, strict=True)}
 
 
-class PretrainingTrainer(Trainer):  # type: ignore[misc]
+def _validation(figures: Mapping[str, float]) -> dict[str, float]:
+    return {f"validation_{name}": value for name, value in figures.items()}
+
+
+class Stream(Protocol):
+    """What training runs through, in sequence."""
+
+    def __len__(self) -> int:
+        """Return the number of items."""
+
+    def lengths_of_step(self, step: int) -> npt.NDArray[np.int64]:
+        """Return the lengths (B,) in tokens of the rows of one optimiser step."""
+
+
+class ObjectiveTrainer(Trainer):  # type: ignore[misc]
     """Trains an objective until its budget is spent.
 
     Args:
@@ -67,8 +82,11 @@ class PretrainingTrainer(Trainer):  # type: ignore[misc]
         schedule: Maps the used share of the budget to a factor on the learning rate.
         monitor: Is told every logged row.
         pace: Decides when to log, validate and save.
-        facts: What to keep in the seal of each checkpoint.
+        facts: What to keep in the seal of each checkpoint, as it is when the checkpoint is written; the checkpoint of
+            its ``best_step``, if there is one, is kept beside the newest.
         keep_checkpoints: How many checkpoints to keep.
+        score: Validates in another way than by the loss on ``validation``: returns figures by name, "loss" among them.
+        optimizer: Another one than ``args`` says.
     """
 
     def __init__(
@@ -76,14 +94,16 @@ class PretrainingTrainer(Trainer):  # type: ignore[misc]
         *,
         objective: Objective,
         args: TrainingArguments,
-        stream: TrainingStream,
-        validation: ValidationRows | None,
+        stream: Stream,
+        validation: ValidationRows | None = None,
         budget: Budget,
         schedule: Callable[[float], float],
         monitor: Monitor,
         pace: "Pace",
         facts: Mapping[str, Any],
         keep_checkpoints: int,
+        score: Callable[[], Mapping[str, float]] | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
     ) -> None:
         super().__init__(
             model=objective,
@@ -92,6 +112,7 @@ class PretrainingTrainer(Trainer):  # type: ignore[misc]
             eval_dataset=validation,
             data_collator=objective.collate,
             callbacks=[pace],
+            optimizers=(optimizer, None),
         )
         self.remove_callback(PrinterCallback)
         # The loss is divided by the items of the whole step in compute_loss; Trainer must not divide it again.
@@ -102,6 +123,7 @@ class PretrainingTrainer(Trainer):  # type: ignore[misc]
         self._monitor = monitor
         self._facts = facts
         self._keep_checkpoints = keep_checkpoints
+        self._score = score
         self._sums = {"training": PartSums(), "validation": PartSums()}
         self._used_at_last_log = dict(budget.used)
         # The weights after this step gave a sound loss in the next one; later ones are not proven yet.
@@ -116,12 +138,12 @@ class PretrainingTrainer(Trainer):  # type: ignore[misc]
 
     def _get_num_items_in_batch(self, batch_samples: Sequence[Mapping[str, Any]], device: Any) -> dict[str, Tensor]:
         """Count the items of each loss part over all micro-batches and ranks of a step."""
-        totals: dict[str, int] = {}
+        totals: dict[str, float] = {}
         for batch in batch_samples:
             for name, count in self.objective.count_items(batch).items():
                 totals[name] = totals.get(name, 0) + count
         counts = torch.tensor(list(totals.values()), dtype=torch.float32, device=device)
-        return dict(zip(totals, self._sum_over_ranks(counts).clamp(min=1), strict=True))
+        return dict(zip(totals, self._sum_over_ranks(counts).clamp(min=1e-6), strict=True))
 
     def compute_loss(
         self,
@@ -143,30 +165,36 @@ class PretrainingTrainer(Trainer):  # type: ignore[misc]
         Raises:
             Diverged: The loss or the gradient norm is not finite, or the loss exploded.
         """
-        used = self.budget.used
-        row: dict[str, float] = {"step": self.state.global_step}
-        row |= {name: used[name] for name in ("tokens", "seconds", "flops")}
         if "eval_loss" in logs:
             means = self._sums["validation"].drain(self._sum_over_ranks)
-            row |= {f"validation_{name}": value for name, value in {"loss": self._loss_of(means), **means}.items()}
+            self._publish(_validation({"loss": self._loss_of(means), **means}))
         elif "loss" in logs:
             means = self._sums["training"].drain(self._sum_over_ranks)
-            row |= {"loss": self._loss_of(means), **means}
+            row = {"loss": self._loss_of(means), **means}
             row |= {"learning_rate": logs["learning_rate"], "grad_norm": float(logs.get("grad_norm", math.nan))}
-            row["tokens_per_second"] = self._rate()
-        else:
-            return
+            self._refuse_divergence(self._publish({**row, "tokens_per_second": self._rate()}))
+
+    def _publish(self, figures: Mapping[str, float]) -> dict[str, float]:
+        """Write a row: the figures, behind what was used of the budget."""
+        used = self.budget.used
+        row = {
+            "step": self.state.global_step,
+            **{name: used[name] for name in ("tokens", "seconds", "flops")},
+            **figures,
+        }
         if self.is_world_process_zero():
             self._monitor.write(row)
         super().log(dict(row))
-        if "loss" in row:
-            self._refuse_divergence(row)
+        return row
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Validate; the random state and the clock of the budget do not notice."""
         devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
         with torch.random.fork_rng(devices=devices):
-            metrics: dict[str, float] = super().evaluate(*args, **kwargs)
+            if self._score is None:
+                metrics: dict[str, float] = super().evaluate(*args, **kwargs)
+            else:
+                metrics = self._publish(_validation(self._score()))
         self.budget.start_clock()
         return metrics
 
@@ -211,7 +239,7 @@ class PretrainingTrainer(Trainer):  # type: ignore[misc]
             if self.is_world_process_zero():
                 checkpoints.seal(staging / name, {**self._facts, "used": self.budget.used})
                 checkpoints.publish(staging / name, folder / name)
-                checkpoints.remove_old(folder, self._keep_checkpoints)
+                checkpoints.remove_old(folder, self._keep_checkpoints, self._facts.get("best_step"))
         except (OSError, RuntimeError, SafetensorError) as error:
             shutil.rmtree(staging, ignore_errors=True)
             reason = str(error).splitlines()[0]
@@ -238,7 +266,7 @@ class PretrainingTrainer(Trainer):  # type: ignore[misc]
     def _refuse_divergence(self, row: Mapping[str, float]) -> None:
         first = next(past["loss"] for past in self.state.log_history if "loss" in past)
         # The first step may be an easy batch of a good checkpoint: a uniform guess is the least that counts as broken.
-        usual = max(first, math.log(self.objective.encoder.config.vocab_size))
+        usual = max(first, math.log(self.objective.get_input_embeddings().num_embeddings))
         if not (math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])):
             raise Diverged(f"step {row['step']}: loss {row['loss']:g}, gradient norm {row['grad_norm']:g}")
         if row["loss"] > _EXPLODED * usual:
@@ -273,7 +301,7 @@ class Pace(TrainerCallback):  # type: ignore[misc]
         self._save_seconds = 60 * save_minutes
         self._monitor = monitor
 
-    def begin(self, trainer: PretrainingTrainer, stream: TrainingStream) -> None:
+    def begin(self, trainer: ObjectiveTrainer, stream: Stream) -> None:
         """Learn whose pace this is."""
         self._trainer = trainer
         self._stream = stream
@@ -287,13 +315,12 @@ class Pace(TrainerCallback):  # type: ignore[misc]
         """Count the step before the learning rate of the next one is set."""
         objective, budget = self._trainer.objective, self._trainer.budget
         lengths = self._stream.lengths_of_step(state.global_step)
-        flops = training_flops(objective.encoder.config, lengths, objective.count_predicted(lengths))
         seconds = torch.tensor([budget.lap()], dtype=torch.float64, device=args.device)
         if args.world_size > 1:
             # Ranks must agree on when the budget is spent: the clock of the first one counts.
             torch.distributed.broadcast(seconds, src=0)
         self._share_before = budget.share
-        budget.spend(tokens=float(lengths.sum()), flops=flops, seconds=seconds.item())
+        budget.spend(tokens=float(lengths.sum()), flops=objective.flops(lengths), seconds=seconds.item())
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Set what Trainer does after this step."""

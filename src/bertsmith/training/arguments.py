@@ -1,0 +1,93 @@
+"""The arguments of transformers' Trainer that are the same for every run, and the machine it runs on."""
+
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from bertsmith.errors import InputError
+from bertsmith.settings import nearest
+
+_OWN: dict[str, Any] = {
+    "train_sampling_strategy": "sequential",
+    "remove_unused_columns": False,
+    "label_names": ["targets"],
+    "logging_strategy": "no",
+    "save_strategy": "no",
+    "eval_strategy": "no",
+    "logging_nan_inf_filter": False,
+    "disable_tqdm": True,
+    "ddp_find_unused_parameters": False,
+    "ddp_broadcast_buffers": False,
+}
+_DEFAULTS = {"report_to": "none", "optim": "adamw_torch_fused", "adam_epsilon": 1e-6, "max_grad_norm": 1.0}
+# Arguments that would do nothing, or work against a setting of ours, and what to use instead.
+_REFUSED = {
+    "lr_scheduler_type": "training.schedule",
+    "lr_scheduler_kwargs": "training.schedule",
+    "warmup_steps": "training.warmup",
+    "warmup_ratio": "training.warmup",
+    "fp16": "training.precision",
+    "resume_from_checkpoint": "the same command again",
+}
+
+
+def make_arguments(own: Mapping[str, Any], given: Mapping[str, Any], refused: Mapping[str, str]) -> TrainingArguments:
+    """Make Trainer's arguments.
+
+    Args:
+        own: What the settings of the run say.
+        given: What the user passes on, ``training.trainer``.
+        refused: Arguments that the user cannot pass on in this kind of run, and what to use instead.
+
+    Raises:
+        InputError: The user passes on an argument that is unknown, wrong or not to be set.
+    """
+    own = {**own, **_OWN}
+    for name in given:
+        if instead := {**_REFUSED, **refused}.get(name):
+            raise InputError(f"training.trainer.{name}: use {instead} instead")
+        if name in own:
+            raise InputError(f"training.trainer.{name}: bertsmith sets this itself; remove it")
+        if name not in TrainingArguments.__dataclass_fields__:
+            names = list(TrainingArguments.__dataclass_fields__)
+            hint = nearest(name, names)
+            hint = hint if hint.startswith("did") else "see transformers.TrainingArguments"
+            raise InputError(f"training.trainer: unknown key {name!r}; {hint}")
+    try:
+        args = TrainingArguments(**own, **{**_DEFAULTS, **given})
+    except (ValueError, TypeError, ImportError) as error:
+        raise InputError(f"training.trainer: {str(error).strip().splitlines()[0]}") from None
+    if args.n_gpu > 1:
+        # Without torchrun, Trainer would split every batch over all GPUs in one process.
+        args._n_gpu = 1
+    return args
+
+
+def use_bf16(precision: str) -> bool:
+    """Decide whether to compute in bf16: as told, or with "auto" where the hardware has it."""
+    if precision != "auto":
+        return precision == "bf16"
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported())
+    # Without these instructions bf16 is emulated, and slower than fp32.
+    return torch.backends.cpu.get_cpu_capability() == "AVX512" and bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def machine(args: TrainingArguments) -> dict[str, Any]:
+    """Describe the machine of a run, for its summary."""
+    return {
+        "processor": torch.cuda.get_device_name() if args.device.type == "cuda" else platform.processor() or "CPU",
+        "cores": os.cpu_count(),
+        "ranks": args.world_size,
+        "precision": "bf16" if args.bf16 else "fp32",
+    }
+
+
+def versions() -> dict[str, str]:
+    """Name the versions that a run was made with."""
+    return {name: version(name) for name in ("bertsmith", "torch", "transformers", "tokenizers", "numpy")}
