@@ -4,9 +4,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bertsmith.corpus import Corpus
+    from bertsmith.finetuning.run import finetune
     from bertsmith.pretraining import pretrain
 
-__all__ = ["Corpus", "pretrain"]
+__all__ = ["Corpus", "finetune", "pretrain"]
 
 
 def __getattr__(name: str) -> Any:
@@ -15,6 +16,10 @@ def __getattr__(name: str) -> Any:
         from bertsmith.corpus import Corpus
 
         return Corpus
+    if name == "finetune":
+        from bertsmith.finetuning.run import finetune
+
+        return finetune
     if name == "pretrain":
         from bertsmith.pretraining import pretrain
 

@@ -109,6 +109,16 @@ def _parser() -> argparse.ArgumentParser:
     command = _add(commands, "pretrain", _pretrain, "pre-train an encoder as a run file says", _run_settings)
     command.add_argument("run_file", metavar="RUN.yaml")
     command.add_argument("--overwrite", action="store_true", help="start over, whatever the run folder holds")
+    command = _add(
+        commands, "finetune", _finetune, "fine-tune an encoder on a task, with several seeds", _finetuning_settings
+    )
+    command.add_argument("run_file", metavar="RUN.yaml")
+    command.add_argument("--overwrite", action="store_true", help="start over, whatever the run folder holds")
+    command = _add(
+        commands, "evaluate", _evaluate, "score a fine-tuned model, or an encoder zero-shot", _evaluation_settings
+    )
+    command.add_argument("model", help="folder or hub id of the model")
+    command.add_argument("--out", type=Path, help="a folder for the predictions")
     command = _add(commands, "show", _show, "show a training batch as coloured text", _run_settings)
     command.add_argument("run_file", metavar="RUN.yaml")
     command.add_argument("--rows", type=int, default=4, help="how many rows (%(default)s)")
@@ -181,6 +191,18 @@ def _run_settings() -> type[Any]:
     return RunSettings
 
 
+def _finetuning_settings() -> type[Any]:
+    from bertsmith.finetuning.settings import FinetuningSettings
+
+    return FinetuningSettings
+
+
+def _evaluation_settings() -> type[Any]:
+    from bertsmith.finetuning.evaluate import EvaluationSettings
+
+    return EvaluationSettings
+
+
 def _demo(options: argparse.Namespace) -> None:
     from bertsmith.demo import demo
 
@@ -239,6 +261,35 @@ def _pretrain(options: argparse.Namespace) -> None:
         print(f"validation loss {summary['validation_loss']:.4f} (unigram floor {floor:.4f})")
     print(f"model: {model} · figures: {run.output}/summary.json · plot: {run.output}/loss.png")
     print(f"next: bertsmith fill {model} 'A sentence with a [MASK] .'")
+
+
+def _finetune(options: argparse.Namespace) -> None:
+    from bertsmith.finetuning.run import finetune
+    from bertsmith.finetuning.settings import load_finetuning
+
+    run = load_finetuning(options.run_file, options.settings)
+    summary = finetune(run, overwrite=options.overwrite)
+    folder = Path(run.output)
+    print((folder / "results.txt").read_text(encoding="utf-8"))
+    print(f"figures: {folder}/summary.json · errors: {folder}/errors.md · curves: {folder}/curves.png")
+    print(f"predictions: {folder}/predictions · best model: {folder}/seed-{summary['best_seed']}/model")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from bertsmith.finetuning.evaluate import EvaluationSettings, evaluate
+    from bertsmith.finetuning.settings import task_by_name
+    from bertsmith.settings import parse_overrides, validate
+
+    values = parse_overrides(task_by_name(options.settings), EvaluationSettings)
+    evaluation = validate(EvaluationSettings, values, where="command line")
+    for split, figures in evaluate(options.model, evaluation, options.out).items():
+        for metric, figure in figures.items():
+            print(
+                f"{split} {metric} {figure['value']:.4f} (95 % interval over the choice of examples: "
+                f"{figure['low']:.4f} to {figure['high']:.4f})"
+            )
+    if options.out:
+        print(f"predictions: {options.out}")
 
 
 def _show(options: argparse.Namespace) -> None:

@@ -31,10 +31,28 @@ def write_model(encoder: PreTrainedModel, tokenizer: Any, folder: Path, card: st
     Raises:
         InputError: The disk is full, or the folder cannot be written.
     """
+    write_folder(encoder, tokenizer, folder, card, {**encoder.state_dict(), **_pooler(encoder)})
+
+
+def write_folder(
+    model: PreTrainedModel, tokenizer: Any, folder: Path, card: str, weights: Mapping[str, torch.Tensor] | None = None
+) -> None:
+    """Write model, tokenizer and card into a folder, whole or not at all; an existing one is replaced.
+
+    Args:
+        model: Any transformers model.
+        tokenizer: Its tokenizer.
+        folder: Where to.
+        card: The text of README.md.
+        weights: Other weights than the model's own.
+
+    Raises:
+        InputError: The disk is full, or the folder cannot be written.
+    """
     staging = folder.with_name(folder.name + ".staging")
     shutil.rmtree(staging, ignore_errors=True)
     try:
-        encoder.save_pretrained(staging, state_dict={**encoder.state_dict(), **_pooler(encoder)})
+        model.save_pretrained(staging, state_dict=weights)
         tokenizer.save_pretrained(staging)
         (staging / "README.md").write_text(card, encoding="utf-8")
     except (OSError, SafetensorError) as error:

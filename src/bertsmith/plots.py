@@ -1,8 +1,16 @@
 """Figures of a run."""
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bertsmith.tasks.metrics import is_better
+
+_LONGEST_NAME = 24
 
 
 def plot_losses(rows: Sequence[Mapping[str, Any]], floor: float | None, path: Path) -> None:
@@ -33,3 +41,110 @@ def plot_losses(rows: Sequence[Mapping[str, Any]], floor: float | None, path: Pa
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     figure.savefig(path, dpi=130)
+
+
+def plot_curves(path: Path, histories: Sequence[Sequence[Mapping[str, Any]]], metric: str) -> None:
+    """Draw the losses, and beside them the deciding metric, over the epochs of a fine-tuning, as a PNG.
+
+    Args:
+        path: Where to write.
+        histories: For each seed its rows: of training ``epoch`` and ``loss``; of validation ``epoch``,
+            ``validation_loss`` and ``validation_<metric>``.
+        metric: The deciding metric.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    losses, scores = figure.subplots(1, 2, sharex=True)
+    key = f"validation_{metric}"
+    _draw_seeds(losses, histories, "loss", "#c58b3c", "training")
+    _draw_seeds(losses, histories, "validation_loss", "#1f4e79", "validation")
+    _draw_seeds(scores, histories, key, "#1f4e79", "validation")
+    scored = [[row for row in rows if key in row] for rows in histories]
+    best = [reduce(lambda a, b: b if is_better(metric, b[key], a[key]) else a, rows) for rows in scored if rows]
+    label = "best epoch of each seed" if len(histories) > 1 else "best epoch"
+    places = [row["epoch"] for row in best], [row[key] for row in best]
+    scores.plot(*places, "*", color="#c0504d", markersize=11, label=label)
+
+    losses.set(ylabel="loss")
+    scores.set(ylabel=metric.replace("_", " "))
+    for axes in (losses, scores):
+        axes.set(xlabel="epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+    figure.savefig(path, dpi=130)
+
+
+def _draw_seeds(axes: Any, histories: Sequence[Sequence[Mapping[str, Any]]], key: str, color: str, label: str) -> None:
+    """Draw one quantity: a thin line for each seed, and a thick one for the mean of those that came so far."""
+    curves = [{row["epoch"]: row[key] for row in rows if key in row} for rows in histories]
+    if len(curves) > 1:
+        label += f", mean of {len(curves)} seeds"
+        for curve in curves:
+            axes.plot(list(curve), list(curve.values()), color=color, linewidth=0.8, alpha=0.45)
+    epochs = sorted(set().union(*curves))
+    means = [np.mean([curve[epoch] for curve in curves if epoch in curve]) for epoch in epochs]
+    marker = "o" if key != "loss" else None
+    axes.plot(epochs, means, color=color, linewidth=2.2, marker=marker, markersize=4, label=label)
+
+
+def plot_confusion(path: Path, matrix: npt.NDArray[np.int64], labels: Sequence[str]) -> None:
+    """Draw which classes were taken for which, with counts and shares of the row, as a PNG.
+
+    Classes are called by their numbers, from 0, where no font at hand can write their names.
+
+    Args:
+        path: Where to write.
+        matrix: (C, C) counts; rows are the right classes, columns the predicted ones.
+        labels: Names of the C classes.
+    """
+    from matplotlib.figure import Figure
+
+    num_labels = len(labels)
+    names = [" ".join(label.split()) for label in labels]
+    names = [name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…" for name in names]
+    family = _family_for("".join(names))
+    if family is None:
+        names = [str(number) for number in range(num_labels)]
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    side = 2.2 + num_labels * (0.62 if num_labels > 4 else 1.0)
+    figure = Figure(figsize=(side + 0.6, side), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, column in np.ndindex(matrix.shape):
+        if matrix[row, column]:
+            color = "white" if shares[row, column] > 0.55 else "black"
+            text = f"{matrix[row, column]:,}\n{shares[row, column]:.0%}"
+            axes.text(column, row, text, ha="center", va="center", color=color, fontsize=8 if num_labels > 4 else 10)
+    # A name is a name, even with dollar signs, which else begin a formula.
+    style: dict[str, Any] = {"parse_math": False, "fontfamily": family or "sans-serif"}
+    is_tilted = max(map(len, names)) > (5 if num_labels > 4 else 10)
+    tilt: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if is_tilted else {}
+    axes.set_xticks(range(num_labels), names, **style, **tilt)
+    axes.set_yticks(range(num_labels), names, **style)
+    by_number = " (by number)" if family is None else ""
+    axes.set(xlabel=f"predicted class{by_number}", ylabel=f"true class{by_number}")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    bar = figure.colorbar(image, ax=axes, fraction=0.04, format="{x:.0%}", label="share of the row")
+    bar.outline.set_visible(False)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
+
+
+def _family_for(text: str) -> list[str] | None:
+    """Return the default font and, where that lacks a character of ``text``, one that has it; None if there is none."""
+    from matplotlib import font_manager
+
+    default = font_manager.FontProperties()
+    missing = set(map(ord, text)) - set(font_manager.get_font(font_manager.findfont(default)).get_charmap())
+    if not missing:
+        return [default.get_name()]
+    for font in font_manager.fontManager.ttflist:
+        # The last resort draws a box for every character.
+        is_regular = font.style == "normal" and font.weight == 400 and not font.name.startswith("Last Resort")
+        if is_regular and missing <= set(font_manager.get_font(font.fname).get_charmap()):
+            return [default.get_name(), font.name]
+    return None

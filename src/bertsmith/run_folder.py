@@ -1,9 +1,9 @@
 """The run folder: who may write to it, whose run it holds, and what of it goes when a run starts over."""
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -13,33 +13,48 @@ from bertsmith.settings import read_yaml
 
 RUN_FILE = "run.yaml"
 _MARK = "# Written by bertsmith: every setting of the run in this folder.\n"
-_CONTENTS = (
-    *(RUN_FILE, f"{RUN_FILE}.part", "metrics.jsonl", "metrics.jsonl.part", "loss.png"),
-    *("summary.json", "summary.json.part", "checkpoints", "model", "model.staging", "tensorboard"),
+
+
+class Layout(NamedTuple):
+    """What one kind of run writes into its folder."""
+
+    contents: tuple[str, ...]
+    """Patterns of all that it writes, beside the run file: what goes when it starts over."""
+    begun: tuple[str, ...]
+    """Patterns of what is there once something is trained, so that the settings must not change any more."""
+    free: tuple[str, ...]
+    """Settings, or sections, that may change all the same: they do not change what a step computes."""
+
+
+PRETRAINING = Layout(
+    contents=(
+        *("metrics.jsonl", "metrics.jsonl.part", "loss.png", "summary.json", "summary.json.part"),
+        *("checkpoints", "model", "model.staging", "tensorboard"),
+    ),
+    begun=("checkpoints",),
+    free=(
+        "output",
+        # Its content counts, by the hash that every checkpoint holds.
+        "data.corpus",
+        "evaluation",
+        "training.budget",
+        "training.workers",
+        "training.log_every",
+        "training.checkpoint_every",
+        "training.checkpoint_minutes",
+        "training.keep_checkpoints",
+    ),
 )
 
-# Settings that may change when a run is continued: they do not change what a step computes.
-_FREE = (
-    "output",
-    # Its content counts, by the hash that every checkpoint holds.
-    "data.corpus",
-    "evaluation",
-    "training.budget",
-    "training.workers",
-    "training.log_every",
-    "training.checkpoint_every",
-    "training.checkpoint_minutes",
-    "training.keep_checkpoints",
-)
 
-
-def prepare(folder: Path, run: Mapping[str, Any], overwrite: bool) -> None:
+def prepare(folder: Path, run: Mapping[str, Any], overwrite: bool, layout: Layout = PRETRAINING) -> None:
     """Make the folder ready for a run: continue the one it holds, or start a new one.
 
     Args:
         folder: The run folder.
         run: The resolved settings, as plain values.
         overwrite: Start over, whatever it holds.
+        layout: Which kind of run it is.
 
     Raises:
         InputError: It holds a run with other settings, or something that is not a run.
@@ -50,21 +65,22 @@ def prepare(folder: Path, run: Mapping[str, Any], overwrite: bool) -> None:
     if not is_run and strangers:
         raise InputError(f"{folder}: holds other files ({strangers[0]}, ...) and no run; give a new folder as `output`")
     if overwrite:
-        for name in _CONTENTS:
-            path = folder / name
+        for path in (path for pattern in (*layout.contents, f"{RUN_FILE}.part") for path in folder.glob(pattern)):
             if path.is_dir():
                 shutil.rmtree(path)
             else:
-                path.unlink(missing_ok=True)
-    if (folder / "checkpoints").is_dir():
-        _check_same(folder, read_yaml(held), run)
+                path.unlink()
+    elif is_run and any(True for pattern in layout.begun for _ in folder.glob(pattern)):
+        _check_same(folder, read_yaml(held), run, layout.free)
     write_text(held, _MARK + yaml.safe_dump(dict(run), sort_keys=False, allow_unicode=True))
 
 
-def _check_same(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+def _check_same(
+    folder: Path, old: Mapping[str, Any], new: Mapping[str, Any], free: Sequence[str]
+) -> None:
     before, now = dict(_flat(old)), dict(_flat(new))
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-    changed = [key for key in changed if not any(key == free or key.startswith(free + ".") for free in _FREE)]
+    changed = [key for key in changed if not any(key == name or key.startswith(name + ".") for name in free)]
     if changed:
         key = changed[0]
         raise InputError(

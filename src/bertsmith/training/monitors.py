@@ -40,17 +40,23 @@ class Monitor:
         folder: The run folder.
         resumed_step: Rows after this step are dropped from an earlier metrics.jsonl: they are about to come again.
         active: False on all ranks but the first: nothing is written or shown.
+        prefix: Stands before every line.
+        bar: False for lines even on a terminal, where several processes write at once.
     """
 
-    def __init__(self, folder: Path, resumed_step: int = 0, active: bool = True) -> None:
+    def __init__(
+        self, folder: Path, resumed_step: int = 0, active: bool = True, prefix: str = "", bar: bool = True
+    ) -> None:
+        self._prefix = prefix
         self._path = folder / METRICS
         if active:
             kept = [row for row in read_metrics(folder) if row["step"] <= resumed_step]
             write_text(self._path, "".join(json.dumps(row) + "\n" for row in kept))
         self._console = Console(stderr=True, quiet=not active)
+        self._has_bar = bar and self._console.is_terminal
         self._bar = Progress(
             TextColumn("{task.percentage:5.1f} %"), BarColumn(bar_width=20), TextColumn("{task.fields[text]}"),
-            console=self._console, refresh_per_second=4, disable=not active or not self._console.is_terminal,
+            console=self._console, refresh_per_second=4, disable=not active or not self._has_bar,
         )  # fmt: skip
         self._task = self._bar.add_task("", total=1.0, text="first step")
         self._began: tuple[float, float] | None = None
@@ -72,7 +78,7 @@ class Monitor:
 
     def say(self, text: str) -> None:
         """Print a line above the progress line."""
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(self._prefix + text, highlight=False, markup=False, soft_wrap=True)
 
     def write(self, row: Mapping[str, float]) -> None:
         """Append a row to metrics.jsonl and TensorBoard, and show its losses."""
@@ -91,7 +97,7 @@ class Monitor:
         # An objective with a single part has it twice in the row.
         parts = {k: v for k, v in row.items() if k not in _NOT_A_PART and (k == "loss" or v != row["loss"])}
         self._losses = " · ".join(f"{name} {value:.4g}" for name, value in parts.items())
-        if not self._console.is_terminal and time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
+        if not self._has_bar and time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
             self.say(f"step {row['step']} · {self._text(row)}")
             self._last_line = time.monotonic()
 
@@ -105,7 +111,9 @@ class Monitor:
         left = (now - since) / gained * (1 - budget.share) if gained > 0 else 0.0
         self._left = f" · {duration(left)} left" if gained > 0 else ""
         used = {"step": budget.used["steps"], **budget.used}
-        self._bar.update(self._task, completed=budget.share, text=f"step {used['step']:.0f} · {self._text(used)}")
+        self._bar.update(
+            self._task, completed=budget.share, text=f"{self._prefix}step {used['step']:.0f} · {self._text(used)}"
+        )
 
     def _text(self, used: Mapping[str, float]) -> str:
         return (

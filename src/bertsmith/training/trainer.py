@@ -86,7 +86,6 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
             its ``best_step``, if there is one, is kept beside the newest.
         keep_checkpoints: How many checkpoints to keep.
         score: Validates in another way than by the loss on ``validation``: returns figures by name, "loss" among them.
-        optimizer: Another one than ``args`` says.
     """
 
     def __init__(
@@ -103,7 +102,6 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         facts: Mapping[str, Any],
         keep_checkpoints: int,
         score: Callable[[], Mapping[str, float]] | None = None,
-        optimizer: torch.optim.Optimizer | None = None,
     ) -> None:
         super().__init__(
             model=objective,
@@ -112,7 +110,6 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
             eval_dataset=validation,
             data_collator=objective.collate,
             callbacks=[pace],
-            optimizers=(optimizer, None),
         )
         self.remove_callback(PrinterCallback)
         # The loss is divided by the items of the whole step in compute_loss; Trainer must not divide it again.
@@ -195,6 +192,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
                 metrics: dict[str, float] = super().evaluate(*args, **kwargs)
             else:
                 metrics = self._publish(_validation(self._score()))
+                self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self.budget.start_clock()
         return metrics
 
@@ -266,7 +264,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
     def _refuse_divergence(self, row: Mapping[str, float]) -> None:
         first = next(past["loss"] for past in self.state.log_history if "loss" in past)
         # The first step may be an easy batch of a good checkpoint: a uniform guess is the least that counts as broken.
-        usual = max(first, math.log(self.objective.get_input_embeddings().num_embeddings))
+        usual = max(first, math.log(self.objective.encoder.get_input_embeddings().num_embeddings))
         if not (math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])):
             raise Diverged(f"step {row['step']}: loss {row['loss']:g}, gradient norm {row['grad_norm']:g}")
         if row["loss"] > _EXPLODED * usual:

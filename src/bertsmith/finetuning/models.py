@@ -1,0 +1,349 @@
+"""The model that is fine-tuned: a stock transformers model with its own head, or a head over pooled hidden states.
+
+With ``pooling: cls`` and for question answering it is the stock model that ``AutoModelForSequenceClassification`` or
+``AutoModelForQuestionAnswering`` gives, so that it opens everywhere. With ``mean`` or ``max`` it is
+:class:`PooledClassifier`, which the same Auto class opens once this module is imported.
+
+Shapes: B examples, L positions, H hidden size, C outputs (classes, or 1 for a value).
+"""
+
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.utils import logging
+
+from bertsmith.encoder import num_positions, open_pretrained
+from bertsmith.errors import InputError
+from bertsmith.export import write_folder
+from bertsmith.tasks.examples import TaskType
+
+Pooling = Literal["cls", "mean", "max"]
+
+# What the architectures call their dropout rates.
+_HIDDEN_DROPOUT = ("hidden_dropout_prob", "dropout", "hidden_dropout", "embedding_dropout", "mlp_dropout")
+_ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout")
+_HEAD_DROPOUT = ("classifier_dropout", "classifier_dropout_prob", "seq_classif_dropout", "qa_dropout")
+
+
+class PooledConfig(PreTrainedConfig):  # type: ignore[misc]
+    """Config of a :class:`PooledClassifier`: the encoder's config as a plain dictionary, and how it is pooled."""
+
+    model_type = "bertsmith_pooled"
+    has_no_defaults_at_init = True
+
+    def __init__(
+        self, encoder: dict[str, Any] | None = None, pooling: Pooling = "mean", head_dropout: float = 0.0, **kwargs: Any
+    ) -> None:
+        self.encoder = encoder
+        self.pooling = pooling
+        self.head_dropout = head_dropout
+        super().__init__(**kwargs)
+
+
+class PooledClassifier(PreTrainedModel):  # type: ignore[misc]
+    """Any encoder, its hidden states pooled over the real tokens, dropout and a linear layer."""
+
+    config_class = PooledConfig
+    base_model_prefix = "encoder"
+    supports_gradient_checkpointing = True
+
+    def __init__(self, config: PooledConfig, encoder: PreTrainedModel | None = None) -> None:
+        super().__init__(config)
+        if encoder is None:
+            encoder = AutoModel.from_config(_config_of_encoder(config))
+        self.encoder = encoder
+        # The stock pooler would be dead weight.
+        if "pooler" in encoder._modules:
+            encoder.pooler = None
+        self.dropout = nn.Dropout(config.head_dropout)
+        self.classifier = nn.Linear(encoder.config.hidden_size, config.num_labels)
+        nn.init.normal_(self.classifier.weight, std=0.02)
+        nn.init.zeros_(self.classifier.bias)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Leave all as it is: the encoder was initialised, or loaded, before it was wrapped."""
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+    ) -> SequenceClassifierOutput:
+        """Classify a batch.
+
+        Args:
+            input_ids: (B, L) token ids.
+            attention_mask: (B, L) 1 for real tokens; None where nothing is padded.
+            token_type_ids: (B, L) for encoders that have them.
+
+        Returns:
+            ``logits`` (B, C).
+        """
+        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        hidden_BLH = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **types).last_hidden_state
+        pooled_BH = pool(hidden_BLH, attention_mask, self.config.pooling)
+        return SequenceClassifierOutput(logits=self.classifier(self.dropout(pooled_BH)))
+
+
+AutoConfig.register(PooledConfig.model_type, PooledConfig)
+AutoModelForSequenceClassification.register(PooledConfig, PooledClassifier)
+
+
+def _config_of_encoder(config: PooledConfig) -> Any:
+    assert config.encoder is not None
+    return AutoConfig.for_model(**config.encoder)
+
+
+def pool(hidden_BLH: Tensor, attention_mask: Tensor | None, pooling: Pooling) -> Tensor:
+    """Reduce hidden states to one vector an example, over its real tokens, special tokens included: -> (B, H)."""
+    if pooling == "cls":
+        return hidden_BLH[:, 0]
+    if attention_mask is None:
+        return hidden_BLH.mean(1) if pooling == "mean" else hidden_BLH.amax(1)
+    real_BL1 = attention_mask.bool().unsqueeze(-1)
+    if pooling == "mean":
+        return hidden_BLH.masked_fill(~real_BL1, 0.0).sum(1) / real_BL1.sum(1)
+    return hidden_BLH.masked_fill(~real_BL1, -torch.inf).amax(1)
+
+
+def open_tokenizer(origin: str) -> Any:
+    """Open the tokenizer of a model.
+
+    Raises:
+        InputError: There is none, or it lacks the padding token.
+    """
+    _check_folder(origin)
+    tokenizer = open_pretrained(AutoTokenizer.from_pretrained, origin, "tokenizer", key="model")
+    # From a folder without vocabulary transformers makes a tokenizer that knows nothing but special tokens.
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        raise InputError(f"model: {origin} has no tokenizer; put the one it was trained with into the folder")
+    if tokenizer.pad_token_id is None:
+        raise InputError(f"model: the tokenizer of {origin} has no padding token; set pad_token in its config")
+    return tokenizer
+
+
+def _check_folder(origin: str) -> None:
+    """Point to the model folder where the folder of its run is given."""
+    inside = [Path(origin) / "model", *sorted(Path(origin).glob("seed-*/model"))]
+    found = next((folder for folder in inside if (folder / "config.json").exists()), None)
+    if found and not (Path(origin) / "config.json").exists():
+        raise InputError(f"model: {origin} is a run folder; give its model, {found}")
+
+
+def build_model(
+    origin: str,
+    *,
+    type: TaskType,
+    labels: Sequence[str],
+    pooling: Pooling,
+    dropout: float | None = None,
+    attention_dropout: float | None = None,
+    probe: bool = False,
+    from_scratch: bool = False,
+) -> PreTrainedModel:
+    """Make the model to fine-tune, its head new (drawn from torch's global random state), ready for the CPU in fp32.
+
+    Args:
+        origin: Folder or hub id of an encoder, whatever it was trained for.
+        type: What is predicted.
+        labels: Names of the classes; empty for other types.
+        pooling: How hidden states become one vector; of no effect for question answering.
+        dropout: Rate in the encoder and before the head; None for what the model's config says.
+        attention_dropout: Rate in attention; None for what the model's config says.
+        probe: The encoder is not trained, so there is dropout before the head only.
+        from_scratch: Take the architecture alone, with new weights.
+
+    Raises:
+        InputError: The model cannot be opened, or has not the layers that its config says.
+    """
+    config = open_pretrained(AutoConfig.from_pretrained, origin, "model", key="model")
+    if isinstance(config, PooledConfig):
+        config = _config_of_encoder(config)
+    _set(config, _HIDDEN_DROPOUT, 0.0 if probe else dropout)
+    _set(config, _ATTENTION_DROPOUT, 0.0 if probe else attention_dropout)
+    _set(config, _HEAD_DROPOUT, dropout)
+    head = _head_settings(type, labels)
+    if type != "question_answering" and pooling != "cls":
+        encoder = _load(AutoModel, origin, config, from_scratch)
+        pooled = PooledConfig(encoder=encoder.config.to_dict(), pooling=pooling, head_dropout=dropout or 0.0, **head)
+        return PooledClassifier(pooled, encoder)
+    for name, value in head.items():
+        setattr(config, name, value)
+    if "classifier_pooling" in config.to_dict():
+        config.classifier_pooling = "cls"
+    is_qa = type == "question_answering"
+    model = _load(
+        AutoModelForQuestionAnswering if is_qa else AutoModelForSequenceClassification, origin, config, from_scratch
+    )
+    return model
+
+
+def save_model(model: PreTrainedModel, tokenizer: Any, folder: Path, card: str) -> None:
+    """Write a fine-tuned model, so that its tokenizer gives it no token types where it does not take them.
+
+    Raises:
+        InputError: The disk is full, or the folder cannot be written.
+    """
+    if not takes_types(model):
+        tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
+    write_folder(model, tokenizer, folder, card)
+
+
+def open_finetuned(origin: str, type: TaskType) -> PreTrainedModel:
+    """Open a model that was fine-tuned for a type of task.
+
+    Raises:
+        InputError: It cannot be opened, or has no trained head of this type.
+    """
+    auto = AutoModelForQuestionAnswering if type == "question_answering" else AutoModelForSequenceClassification
+    config = open_pretrained(AutoConfig.from_pretrained, origin, "model", key="model")
+    model, missing = _open_weights(auto, origin, config)
+    if missing:
+        raise InputError(
+            f"{origin}: has no trained head for {type.replace('_', ' ')} ({missing[0]} is missing); "
+            "fine-tune it first with bertsmith finetune, or give the `model` folder of a fine-tuned seed"
+        )
+    return model.eval()
+
+
+def open_encoder(origin: str) -> PreTrainedModel:
+    """Open an encoder without a head, for embeddings.
+
+    Raises:
+        InputError: It cannot be opened.
+    """
+    config = open_pretrained(AutoConfig.from_pretrained, origin, "model", key="model")
+    if isinstance(config, PooledConfig):
+        model: PreTrainedModel = open_finetuned(origin, "classification").base_model
+        return model
+    return _load(AutoModel, origin, config, from_scratch=False).eval()
+
+
+def takes_types(model: PreTrainedModel) -> bool:
+    """Whether a model tells the first text from the second by token types; RoBERTa takes them, but has only one."""
+    encoder = model.base_model
+    num_types = encoder.config.to_dict().get("type_vocab_size", 2)
+    return num_types > 1 and "token_type_ids" in inspect.signature(encoder.forward).parameters
+
+
+def longest_input(config: Any, tokenizer: Any) -> int:
+    """Say how many tokens a model can take."""
+    if isinstance(config, PooledConfig):
+        config = _config_of_encoder(config)
+    known = "max_position_embeddings" in config.to_dict()
+    # A tokenizer without a limit has a huge one.
+    return min(num_positions(config) if known else 512, int(min(tokenizer.model_max_length, 10**6)))
+
+
+def layer_depths(model: PreTrainedModel) -> dict[str, int]:
+    """Number the parameters of a model by layer: embeddings 0, layers from 1, the head and all else above the last.
+
+    Raises:
+        InputError: The parameters of its layers cannot be told apart.
+    """
+    body = f"{model.base_model_prefix}."
+    names = [name for name, _ in model.named_parameters()]
+    layers = {name: int(found[1]) for name in names if (found := re.search(r"\.layers?\.(\d+)\.", name))}
+    if not layers:
+        raise InputError(
+            f"training: the layers of architecture {model.base_model.config.model_type!r} share their weights or have "
+            "unknown names; set layer_decay to 1 and frozen_layers to 0"
+        )
+    top = max(layers.values()) + 2
+    return {
+        name: layers[name] + 1 if name in layers else 0 if name.startswith(body) and "embed" in name else top
+        for name in names
+    }
+
+
+def freeze(model: PreTrainedModel, num_layers: int, probe: bool) -> None:
+    """Exclude the embeddings and the first layers, or with ``probe`` the whole encoder, from training.
+
+    Raises:
+        InputError: The encoder has fewer layers, or they cannot be told apart.
+    """
+    if probe:
+        for parameter in model.base_model.parameters():
+            parameter.requires_grad_(False)
+    elif num_layers:
+        depths = layer_depths(model)
+        if num_layers > max(depths.values()) - 1:
+            raise InputError(
+                f"training.frozen_layers is {num_layers}, but the encoder has {max(depths.values()) - 1} layers; "
+                "lower it, or set linear_probe to freeze them all"
+            )
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(depths[name] > num_layers)
+
+
+def _set(config: Any, names: Sequence[str], value: float | None) -> None:
+    known = config.to_dict()
+    for name in names:
+        if value is not None and name in known:
+            setattr(config, name, value)
+
+
+def _head_settings(type: TaskType, labels: Sequence[str]) -> dict[str, Any]:
+    """Give the config fields by which pipelines know what a model predicts."""
+    match type:
+        case "classification":
+            return {
+                "id2label": dict(enumerate(labels)),
+                "label2id": {label: number for number, label in enumerate(labels)},
+                "problem_type": "single_label_classification",
+            }
+        case "regression":
+            return {"id2label": {0: "value"}, "label2id": {"value": 0}, "problem_type": "regression"}
+        case "question_answering":
+            return {"num_labels": 2}
+
+
+def _load(auto: Any, origin: str, config: Any, from_scratch: bool) -> PreTrainedModel:
+    if from_scratch:
+        new: PreTrainedModel = auto.from_config(config)
+        return new
+    return _open_weights(auto, origin, config)[0]
+
+
+def _open_weights(auto: Any, origin: str, config: Any) -> tuple[PreTrainedModel, list[str]]:
+    """Open a model and say which parameters of its head are new.
+
+    Raises:
+        InputError: Layers of the encoder itself would be new, which a user would take for those of the checkpoint.
+    """
+    verbosity = logging.get_verbosity()
+    # What the report would say is checked here.
+    logging.set_verbosity_error()
+    try:
+        model, report = open_pretrained(
+            auto.from_pretrained, origin, "model", key="model",
+            config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True,
+        )  # fmt: skip
+    finally:
+        logging.set_verbosity(verbosity)
+    new = _new_parameters(model, report)
+    is_bare = model.base_model is model
+    broken = [
+        name for name in new if (is_bare or name.startswith(f"{model.base_model_prefix}.")) and "pooler" not in name
+    ]
+    if broken:
+        raise InputError(f"model: {origin} does not have the layers that its config says ({broken[0]} is missing)")
+    return model, new
+
+
+def _new_parameters(model: PreTrainedModel, report: Mapping[str, Any]) -> list[str]:
+    mismatched = [str(entry[0] if isinstance(entry, tuple) else entry) for entry in report["mismatched_keys"]]
+    return sorted(name for name in [*report["missing_keys"], *mismatched] if name not in model.all_tied_weights_keys)

@@ -1,0 +1,175 @@
+"""Fine-tuning as an objective: a model with its head, and the loss of the task.
+
+Shapes: B rows, L positions, C classes.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
+
+from bertsmith.finetuning.rows import Collator, Row
+from bertsmith.objectives.base import Objective, ObjectiveConfig, ObjectiveOutput
+from bertsmith.tasks.examples import TaskType
+
+
+class TaskObjective(Objective):
+    """The loss of a task on a model with a head for it.
+
+    Cross-entropy over classes, which may be weighted: L = sum_i w_(y_i) CE_i / sum_i w_(y_i); mean squared error of
+    values; for question answering the mean of the cross-entropies of the first and the last token of the answer.
+
+    Args:
+        model: What :func:`bertsmith.finetuning.models.build_model` gives.
+        type: What is predicted.
+        collate: Makes batches.
+        class_weights: (C,) weights of the classes; None for equal ones.
+    """
+
+    loss_weights: ClassVar[Mapping[str, float]] = {"task": 1.0}
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        type: TaskType,
+        collate: Collator,
+        class_weights: npt.NDArray[np.float64] | None = None,
+    ) -> None:
+        super().__init__(ObjectiveConfig(encoder=model.config.to_dict(), objective={"type": type}), model)
+        self.collate = collate
+        self._type = type
+        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        self.register_buffer("class_weights", weights, persistent=False)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        token_type_ids: Tensor | None,
+        targets: Tensor,
+        num_items: Mapping[str, float] | None = None,
+    ) -> ObjectiveOutput:
+        """Compute the loss of a batch.
+
+        Args:
+            input_ids: (B, L) token ids.
+            attention_mask: (B, L) 1 for real tokens; None where nothing is padded.
+            token_type_ids: (B, L), None for a model without token types.
+            targets: (B,) classes or values, or (B, 2) positions.
+            num_items: See :meth:`Objective.total`.
+
+        Returns:
+            The part ``task``; for classification also the monitor ``accuracy``.
+        """
+        logits = self.logits(input_ids, attention_mask, token_type_ids)
+        parts = {"task": self._loss(logits, targets)}
+        counts = {"task": self._weigh(targets)}
+        loss = self.total(parts, counts, num_items)
+        if self._type == "classification":
+            parts["accuracy"] = (logits.argmax(-1) == targets).sum()
+            counts["accuracy"] = torch.tensor(float(len(targets)), device=targets.device)
+        return ObjectiveOutput(loss=loss, parts={name: part.detach() for name, part in parts.items()}, counts=counts)
+
+    def logits(self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None) -> Tensor:
+        """Run the model: (B, C) class scores, (B,) values, or (B, L, 2) scores of first and last tokens, in fp32."""
+        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        outputs = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **types)
+        if self._type == "question_answering":
+            return torch.stack((outputs.start_logits, outputs.end_logits), dim=-1).float()
+        logits: Tensor = outputs.logits.float()
+        return logits.squeeze(-1) if self._type == "regression" else logits
+
+    def count_items(self, batch: Mapping[str, Tensor]) -> dict[str, float]:
+        """Say how many items, weighted like the loss, a batch has."""
+        return {"task": float(self._weigh(batch["targets"].to(self.device)))}
+
+    def flops(self, lengths: npt.NDArray[np.int64]) -> float:
+        """Count the floating-point operations that training on rows of these lengths (B,) needs.
+
+        Per row of n tokens 6 n N + 12 n^2 layers H, with the N parameters that are not token embeddings.
+        """
+        config = self.encoder.base_model.config
+        embedding = self.encoder.get_input_embeddings().weight.numel()
+        body = sum(parameter.numel() for parameter in self.encoder.parameters()) - embedding
+        pairs = float((lengths.astype(np.float64) ** 2).sum())
+        return float(6 * body * float(lengths.sum()) + 12 * config.num_hidden_layers * config.hidden_size * pairs)
+
+    def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Sum the losses of the rows."""
+        if self._type == "regression":
+            return (logits - targets).square().sum()
+        if self._type == "question_answering":
+            start, end = (cross_entropy(logits[..., k], targets[:, k], reduction="sum") for k in (0, 1))
+            return (start + end) / 2
+        return cross_entropy(logits, targets, weight=self.class_weights, reduction="sum")
+
+    def _weigh(self, targets: Tensor) -> Tensor:
+        if self.class_weights is None:
+            return torch.tensor(float(len(targets)), device=targets.device)
+        weight: Tensor = self.class_weights[targets].sum()
+        return weight
+
+
+_TOKENS_PER_BATCH = {"cpu": 4096, "cuda": 65536}
+
+
+@torch.no_grad()
+def predict(
+    objective: TaskObjective,
+    rows: Sequence[Row],
+    *,
+    bf16: bool = False,
+    on_progress: Callable[[int], None] | None = None,
+) -> tuple[list[npt.NDArray[np.float32]], float | None]:
+    """Run a model over rows, longest together, without a trace in the random state.
+
+    Args:
+        objective: The model, left in the mode it was in.
+        rows: What to run over.
+        bf16: Whether to compute in bf16.
+        on_progress: Called with the number of rows done.
+
+    Returns:
+        For each row its logits, (C,), () or (n, 2) for its n tokens; and the mean loss, None without targets.
+    """
+    was_training = objective.training
+    objective.eval()
+    device = objective.device
+    lengths = np.asarray([len(row.tokens) for row in rows], dtype=np.int64)
+    found: list[Any] = [None] * len(rows)
+    loss = items = 0.0
+    done = 0
+    for places in batches_by_length(lengths, _TOKENS_PER_BATCH.get(device.type, 4096)):
+        batch = objective.collate([[rows[place] for place in places]])
+        inputs: dict[str, Any] = {k: None if v is None else v.to(device) for k, v in batch.items()}
+        targets = inputs.pop("targets")
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+            logits = objective.logits(**inputs)
+        # A row without a target has NaN, or -100 which cross_entropy leaves out.
+        if not bool((targets == -100).any() or targets.isnan().any()):
+            loss += float(objective._loss(logits, targets))
+            items += float(objective._weigh(targets))
+        for place, scores in zip(places, logits.cpu().numpy(), strict=True):
+            found[place] = scores[: lengths[place]].copy() if scores.ndim == 2 else scores
+        done += len(places)
+        if on_progress:
+            on_progress(done)
+    objective.train(was_training)
+    return found, loss / items if items else None
+
+
+def batches_by_length(lengths: npt.NDArray[np.int64], tokens: int) -> list[list[int]]:
+    """Divide rows into batches of at most so many tokens, padding included, the longest first."""
+    batches: list[list[int]] = []
+    for place in np.argsort(-lengths, kind="stable").tolist():
+        # The first row of a batch is its longest.
+        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= tokens:
+            batches[-1].append(place)
+        else:
+            batches.append([place])
+    return batches

@@ -1,0 +1,218 @@
+"""From examples to batches: tokens of one length side by side, so that hardly any padding is computed.
+
+Shapes: N rows, B rows of a batch, L positions of the longest of them.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from bertsmith.errors import InputError
+from bertsmith.randomness import permute
+from bertsmith.tasks.examples import Example
+
+Batching = Literal["bucketed", "shuffled"]
+Ints = npt.NDArray[np.int64]
+
+_BATCHES_PER_WINDOW = 64
+
+
+class Row(NamedTuple):
+    """An example, or a window of one, as the model reads it."""
+
+    tokens: Sequence[int]
+    """(n,) token ids, special tokens included."""
+    types: Sequence[int]
+    """(n,) 0 for the first text, 1 for the second."""
+    target: int | float | tuple[int, int]
+    """Class, value, or first and last token of the answer; a class or position of -100, or a value of NaN, is none."""
+
+
+NO_TARGET: dict[str, int | float | tuple[int, int]] = {
+    "classification": -100,
+    "regression": float("nan"),
+    "question_answering": (-100, -100),
+}
+
+
+def encode(
+    examples: Sequence[Example], tokenizer: Any, *, no_target: int | float, max_length: int | None, longest: int
+) -> tuple[list[Row], int]:
+    """Tokenise texts and pairs of texts.
+
+    Args:
+        examples: What to tokenise; of classification or regression.
+        tokenizer: The model's.
+        no_target: What stands for the label of an example without one.
+        max_length: Longer texts are cut to this many tokens, special tokens included, the longer one of a pair first;
+            None to refuse what is longer than the model can take.
+        longest: How many tokens the model can take.
+
+    Returns:
+        A row for each example, and how many were cut.
+
+    Raises:
+        InputError: ``max_length`` is beyond the model, or it is None and a text is.
+    """
+    if max_length is not None and max_length > longest:
+        raise InputError(f"max_length is {max_length}, but the model takes at most {longest} tokens; lower it")
+    texts = [example.text for example in examples]
+    is_pair = bool(examples) and examples[0].text_pair is not None
+    pairs = [example.text_pair for example in examples] if is_pair else None
+    if not examples:
+        return [], 0
+    options = {"return_attention_mask": False, "return_token_type_ids": True, "verbose": False}
+    tokens, types = _tokenise(tokenizer, texts, pairs, options)
+    limit = max_length or longest
+    long = [place for place, ids in enumerate(tokens) if len(ids) > limit]
+    if long and max_length is None:
+        worst = max(long, key=lambda place: len(tokens[place]))
+        raise InputError(
+            f"{len(long):,} of {len(examples):,} texts are longer than the {longest} tokens that the model takes "
+            f"(the longest: example {examples[worst].id!r}, {len(tokens[worst]):,} tokens); "
+            f"set max_length: {longest} to cut them, or shorten them"
+        )
+    if long:
+        cut = {"truncation": True, "max_length": limit, **options}
+        some_pairs = None if pairs is None else [pairs[place] for place in long]
+        shorter = _tokenise(tokenizer, [texts[place] for place in long], some_pairs, cut)
+        for place, ids, kinds in zip(long, *shorter, strict=True):
+            tokens[place], types[place] = ids, kinds
+    rows = [
+        Row(ids, kinds, no_target if example.label is None else example.label)  # type: ignore[arg-type]
+        for ids, kinds, example in zip(tokens, types, examples, strict=True)
+    ]
+    return rows, len(long)
+
+
+def _tokenise(
+    tokenizer: Any, texts: list[str], pairs: list[str | None] | None, options: dict[str, Any]
+) -> tuple[list[list[int]], list[list[int]]]:
+    found = tokenizer(texts, pairs, **options)
+    return found["input_ids"], found["token_type_ids"]
+
+
+class Batches(Dataset[list[Row]]):
+    """All micro-batches of a training, epoch after epoch; an item is one of them.
+
+    An epoch of N rows has ceil(N / batch size) steps of as equal a number of rows as possible, in an order that is a
+    pure function of seed and epoch. With ``bucketed``, windows of 64 batches are sorted by length before they are
+    divided, and their batches then shuffled.
+
+    Args:
+        rows: The training rows.
+        batch_size: Rows of a step at the most.
+        num_epochs: How often to run through them.
+        seed: Chooses the order.
+        batching: Whether rows of one length go together.
+        accumulation: Into how many micro-batches a step is divided.
+
+    Raises:
+        InputError: There are fewer rows than micro-batches in a step.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        *,
+        batch_size: int,
+        num_epochs: int,
+        seed: int,
+        batching: Batching = "bucketed",
+        accumulation: int = 1,
+    ) -> None:
+        self.steps_per_epoch = -(-len(rows) // batch_size)
+        self.num_steps = num_epochs * self.steps_per_epoch
+        if len(rows) // self.steps_per_epoch < accumulation:
+            raise InputError(
+                f"training.gradient_accumulation is {accumulation}, but a step has only "
+                f"{len(rows) // self.steps_per_epoch} examples; lower it"
+            )
+        self._rows = rows
+        self._lengths = np.asarray([len(row.tokens) for row in rows], dtype=np.int64)
+        self._seed = seed
+        self._batching = batching
+        self._accumulation = accumulation
+        self._cached: tuple[int, list[Ints]] | None = None
+
+    def __len__(self) -> int:
+        """Return the number of micro-batches of all epochs."""
+        return self.num_steps * self._accumulation
+
+    def __getitem__(self, number: int) -> list[Row]:
+        """Return a micro-batch."""
+        step, part = divmod(number, self._accumulation)
+        return [self._rows[place] for place in np.array_split(self.step(step), self._accumulation)[part]]
+
+    def step(self, step: int) -> Ints:
+        """Return which rows (B,) a step trains on."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if self._cached is None or self._cached[0] != epoch:
+            self._cached = (epoch, self._arrange(epoch))
+        return self._cached[1][place]
+
+    def lengths_of_step(self, step: int) -> Ints:
+        """Return the lengths (B,) in tokens of the rows of a step."""
+        lengths: Ints = self._lengths[self.step(step)]
+        return lengths
+
+    def _arrange(self, epoch: int) -> list[Ints]:
+        """Put the rows of an epoch into batches."""
+        order = permute(np.arange(len(self._rows)), len(self._rows), self._seed, epoch)
+        batches: list[Ints] = np.array_split(order, self.steps_per_epoch)
+        if self._batching == "shuffled":
+            return batches
+        arranged = []
+        for start in range(0, self.steps_per_epoch, _BATCHES_PER_WINDOW):
+            window = batches[start : start + _BATCHES_PER_WINDOW]
+            rows = np.concatenate(window)
+            by_length = rows[np.argsort(self._lengths[rows], kind="stable")]
+            buckets = np.split(by_length, np.cumsum([batch.size for batch in window])[:-1])
+            # The seed of the order of batches must not be that of the order of rows.
+            shuffled = permute(np.arange(len(window)), len(window), self._seed, -1 - epoch, start)
+            arranged += [buckets[place] for place in shuffled.tolist()]
+        return arranged
+
+
+class Collator:
+    """Lays rows side by side, padded to the longest.
+
+    Args:
+        pad_id: The padding token.
+        takes_types: Whether the model is given token types.
+        multiple: The length is filled up to a multiple of this.
+    """
+
+    def __init__(self, pad_id: int, takes_types: bool, multiple: int = 1) -> None:
+        self._pad_id = pad_id
+        self._takes_types = takes_types
+        self._multiple = multiple
+
+    def __call__(self, micro_batches: Sequence[Sequence[Row]]) -> dict[str, Tensor | None]:
+        """Make a batch of all rows of some micro-batches.
+
+        Returns:
+            ``input_ids`` (B, L), ``attention_mask`` (B, L) or None where nothing is padded, ``token_type_ids`` (B, L)
+            or None, and ``targets``: (B,) classes or values, or (B, 2) positions.
+        """
+        rows = [row for rows in micro_batches for row in rows]
+        lengths = np.asarray([len(row.tokens) for row in rows])
+        length = -(-int(lengths.max()) // self._multiple) * self._multiple
+        tokens = np.full((len(rows), length), self._pad_id, dtype=np.int64)
+        types = np.zeros((len(rows), length), dtype=np.int64)
+        for place, row in enumerate(rows):
+            tokens[place, : lengths[place]] = row.tokens
+            types[place, : lengths[place]] = row.types
+        mask = np.arange(length) < lengths[:, None]
+        targets = torch.tensor([row.target for row in rows])
+        return {
+            "input_ids": torch.from_numpy(tokens),
+            "attention_mask": None if mask.all() else torch.from_numpy(mask.astype(np.int64)),
+            "token_type_ids": torch.from_numpy(types) if self._takes_types else None,
+            "targets": targets.float() if targets.is_floating_point() else targets,
+        }

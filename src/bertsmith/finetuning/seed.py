@@ -1,0 +1,394 @@
+"""One seed of a fine-tuning: trained from its start or its last checkpoint, scored at its best epoch, written."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import TrainingArguments
+
+from bertsmith.encoder import parameter_count
+from bertsmith.errors import InputError
+from bertsmith.files import locked, write_json
+from bertsmith.finetuning.material import Material, Split, class_weights, to_predictions
+from bertsmith.finetuning.models import build_model, freeze, layer_depths, save_model, takes_types
+from bertsmith.finetuning.objective import TaskObjective, predict
+from bertsmith.finetuning.rows import Batches, Collator
+from bertsmith.finetuning.settings import FinetuningSettings
+from bertsmith.tasks import subset
+from bertsmith.tasks.examples import Predictions
+from bertsmith.tasks.metrics import is_better
+from bertsmith.training import checkpoints
+from bertsmith.training.arguments import machine, make_arguments, use_bf16
+from bertsmith.training.budget import Budget, BudgetSettings, learning_rate_factor
+from bertsmith.training.memory import kept_memory
+from bertsmith.training.monitors import Monitor, human
+from bertsmith.training.running import train
+from bertsmith.training.trainer import ObjectiveTrainer, Pace
+
+RESULT = "result.json"
+_PREDICTIONS = "predictions.npz"
+
+
+def seed_folder(output: str | Path, seed: int) -> Path:
+    """Say where the results of a seed are."""
+    return Path(output) / f"seed-{seed}"
+
+
+def train_seed(run: FinetuningSettings, material: Material, seed: int, *, alone: bool = True) -> None:
+    """Train one seed and write its folder; do nothing if that is done already.
+
+    Args:
+        run: The settings, resolved.
+        material: The task, tokenised.
+        seed: The seed.
+        alone: Whether the terminal is this seed's alone.
+
+    Raises:
+        InputError: The data or the model have changed since the seed was begun, or the folder is in use.
+        Interrupted: The process was asked to stop; a checkpoint is saved.
+        Failed: The loss diverged.
+    """
+    folder = seed_folder(run.output, seed)
+    with locked(folder, "`output`"):
+        if read_result(folder, material.facts) is not None:
+            return
+        torch.manual_seed(seed)
+        objective, batches = _assemble(run, material, seed)
+        args = _arguments(run, folder, seed)
+        budget = Budget(BudgetSettings(steps=batches.num_steps))
+        judge = Judge(run, material, objective, use_bf16(run.training.precision))
+        resumed = _find_checkpoint(folder, material.facts, budget, judge)
+        prefix = "" if alone else f"seed {seed} · "
+        with Monitor(folder, int(budget.used["steps"]), prefix=prefix, bar=alone) as monitor:
+            _greet(run, objective, batches, seed, resumed, monitor)
+            trainer, pace = _make_trainer(run, objective, batches, budget, judge, monitor, args)
+            if not (budget.spent or judge.is_patience_over):
+                train(trainer, pace, monitor, resumed)
+            # The clock of the budget stands still from here on.
+            trainer._load_from_checkpoint(str(Path(args.output_dir) / f"checkpoint-{judge.facts['best_step']}"))
+            _finish(run, material, objective, judge, budget, batches, seed, folder, machine(args))
+            monitor.say(
+                f"seed {seed}: best epoch {judge.facts['best_step'] / batches.steps_per_epoch:.0f}, {judge.best}"
+            )
+
+
+def read_result(folder: Path, facts: Mapping[str, str] | None = None) -> dict[str, Any] | None:
+    """Read what a finished seed left; None if it is not finished.
+
+    Raises:
+        InputError: It was trained on other data, or from another model, than ``facts`` say.
+    """
+    if not (folder / RESULT).exists():
+        return None
+    result: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    if facts is not None:
+        _check_facts(folder, result["facts"], facts)
+    return result
+
+
+def read_predictions(folder: Path, split: str) -> Predictions:
+    """Read what a finished seed says about a split."""
+    with np.load(folder / _PREDICTIONS) as arrays:
+        return Predictions(arrays[f"{split}.values"], tuple(arrays[f"{split}.answers"].tolist()))
+
+
+def _assemble(run: FinetuningSettings, material: Material, seed: int) -> tuple[TaskObjective, Batches]:
+    """Make the model and the order of the batches."""
+    task, training = material.task, run.training
+    chosen = task.train
+    if run.task.examples is not None:
+        chosen = subset(task.train, run.task.examples, seed)
+    places = {example.id: place for place, example in enumerate(task.train)}
+    model = build_model(
+        run.model,
+        type=task.type,
+        labels=task.labels,
+        pooling=run.pooling,
+        dropout=training.dropout,
+        attention_dropout=training.attention_dropout,
+        probe=training.linear_probe,
+        from_scratch=run.from_scratch,
+    )
+    freeze(model, training.frozen_layers, training.linear_probe)
+    tokenizer = material.reading.tokenizer
+    multiple = 8 if torch.cuda.is_available() else 1
+    collate = Collator(tokenizer.pad_token_id, takes_types(model), multiple)
+    objective = TaskObjective(model, task.type, collate, class_weights(training.class_weights, task, chosen))
+    assert training.batch_size is not None and training.epochs is not None
+    batches = Batches(
+        [row for example in chosen for row in material.training[places[example.id]]],
+        batch_size=training.batch_size,
+        num_epochs=training.epochs,
+        seed=seed,
+        batching=training.batching,
+        accumulation=training.gradient_accumulation,
+    )
+    return objective, batches
+
+
+# More arguments of Trainer that would do nothing, or work against a setting of ours, and what to use instead.
+_REFUSED = {
+    "max_steps": "training.epochs",
+    "num_train_epochs": "training.epochs",
+    "per_device_train_batch_size": "training.batch_size",
+    "data_seed": "seeds",
+    "load_best_model_at_end": "nothing, it is always done",
+    "metric_for_best_model": "nothing, it is the first of the task's metrics",
+    "auto_find_batch_size": "training.gradient_accumulation",
+    "label_smoothing_factor": "nothing, it is not offered",
+}
+
+
+def _arguments(run: FinetuningSettings, folder: Path, seed: int) -> TrainingArguments:
+    training = run.training
+    on_gpu = torch.cuda.is_available()
+    own = {
+        "output_dir": str(folder / "checkpoints"),
+        "num_train_epochs": 1,
+        # An item of the data set is a whole micro-batch.
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": training.gradient_accumulation,
+        "learning_rate": training.learning_rate,
+        "weight_decay": training.weight_decay,
+        "seed": seed,
+        "bf16": use_bf16(training.precision),
+        "use_cpu": not on_gpu,
+        "dataloader_pin_memory": on_gpu,
+    }
+    return make_arguments(own, training.trainer, _REFUSED)
+
+
+class Judge:
+    """Scores the model after every epoch, and knows the best.
+
+    Attributes:
+        facts: What a checkpoint must keep: hashes of data and model, ``best_step`` and its ``best`` score, and
+            ``epochs_since`` it.
+        objective: The model.
+        trainer: Whose steps are judged; set before training begins.
+    """
+
+    trainer: ObjectiveTrainer
+
+    def __init__(self, run: FinetuningSettings, material: Material, objective: TaskObjective, bf16: bool) -> None:
+        self.facts: dict[str, Any] = {**material.facts, "best_step": None, "best": None, "epochs_since": 0}
+        self._patience = run.training.early_stopping
+        self._material = material
+        self._objective = objective
+        self._bf16 = bf16
+
+    @property
+    def is_patience_over(self) -> bool:
+        """Whether the last epochs were no better than the best for as long as the run waits."""
+        return self._patience is not None and self.facts["epochs_since"] >= self._patience
+
+    @property
+    def best(self) -> str:
+        """The best score in words."""
+        return f"{self._material.task.metrics[0]} {self.facts['best']:.4f}"
+
+    def __call__(self) -> dict[str, float]:
+        """Score all validation sets; figures of those behind the first carry their names."""
+        figures: dict[str, float] = {}
+        for split in self._material.validation:
+            _, scores = self.score(split)
+            is_first = split is self._material.validation[0]
+            figures |= scores if is_first else {f"{split.name}_{name}": value for name, value in scores.items()}
+        metric = self._material.task.metrics[0]
+        if self.facts["best"] is None or is_better(metric, figures[metric], self.facts["best"]):
+            self.facts |= {"best_step": self.trainer.state.global_step, "best": figures[metric], "epochs_since": 0}
+        else:
+            self.facts["epochs_since"] += 1
+            self.trainer.control.should_training_stop |= self.is_patience_over
+        return figures
+
+    def score(self, split: Split) -> tuple[Predictions, dict[str, float]]:
+        """Predict a split, and score it if it is labelled: loss first, then the metrics of the task."""
+        logits, loss = predict(self._objective, split.rows, bf16=self._bf16)
+        predictions = to_predictions(split, logits, self._material.reading, self._material.null_answers)
+        if not split.is_labelled:
+            return predictions, {}
+        assert loss is not None
+        return predictions, {"loss": loss, **self._material.score(split, predictions)}
+
+
+def _make_trainer(
+    run: FinetuningSettings,
+    objective: TaskObjective,
+    batches: Batches,
+    budget: Budget,
+    judge: Judge,
+    monitor: Monitor,
+    args: TrainingArguments,
+) -> tuple[ObjectiveTrainer, Pace]:
+    training = run.training
+    assert training.epochs is not None and training.layer_decay is not None
+    epoch = 1 / training.epochs
+    pace = Pace(
+        log_every=training.log_every,
+        evaluate_every=epoch,
+        save_every=epoch,
+        save_minutes=training.checkpoint_minutes,
+        monitor=monitor,
+    )
+    trainer = ObjectiveTrainer(
+        objective=objective,
+        args=args,
+        stream=batches,
+        budget=budget,
+        schedule=lambda share: learning_rate_factor(share, training.warmup, training.schedule),
+        monitor=monitor,
+        pace=pace,
+        facts=judge.facts,
+        keep_checkpoints=1,
+        score=judge,
+    )
+    judge.trainer = trainer
+    if training.layer_decay < 1:
+        trainer.optimizer = layerwise_optimizer(trainer, training.layer_decay)
+    return trainer, pace
+
+
+def layerwise_optimizer(trainer: ObjectiveTrainer, decay: float) -> torch.optim.Optimizer:
+    """Make Trainer's own optimizer with a learning rate that falls by a factor from each layer to the one below it.
+
+    As in ELECTRA's code, lr(depth) = lr * decay^(layers + 2 - depth) with the embeddings at depth 0, the layers from 1
+    and the head at layers + 2, so that the last layer is two factors below the head.
+    """
+    model = trainer.objective.encoder
+    depths = layer_depths(model)
+    decayed = set(trainer.get_decay_parameter_names(model))
+    top = max(depths.values())
+    groups: dict[tuple[int, bool], list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((depths[name], name in decayed), []).append(parameter)
+    optimizer, options = trainer.get_optimizer_cls_and_kwargs(trainer.args, model)
+    made: torch.optim.Optimizer = optimizer(
+        [
+            {
+                "params": parameters,
+                "lr": trainer.args.learning_rate * decay ** (top - depth),
+                "weight_decay": trainer.args.weight_decay if is_decayed else 0.0,
+            }
+            for (depth, is_decayed), parameters in groups.items()
+        ],
+        **options,
+    )
+    return made
+
+
+def _find_checkpoint(folder: Path, facts: Mapping[str, str], budget: Budget, judge: Judge) -> Path | None:
+    """Find the newest whole checkpoint whose best one is whole too; set budget and judge to what they were there."""
+    for path in reversed(checkpoints.in_order(folder / "checkpoints")):
+        sealed = checkpoints.read_seal(path)
+        if sealed is None:
+            continue
+        _check_facts(folder, sealed, facts)
+        best = None if sealed["best_step"] is None else path.with_name(f"checkpoint-{sealed['best_step']}")
+        if best is None or best == path or checkpoints.read_seal(best) is not None:
+            budget.used.update(sealed["used"])
+            judge.facts |= {name: sealed[name] for name in judge.facts}
+            return path
+    return None
+
+
+def _check_facts(folder: Path, old: Mapping[str, str], new: Mapping[str, str]) -> None:
+    for name, value in new.items():
+        if old[name] != value:
+            raise InputError(
+                f"{folder}: was begun with another {name} (its content has changed since); bring the old one back, "
+                "give another `output`, or start over with --overwrite"
+            )
+
+
+def _greet(
+    run: FinetuningSettings,
+    objective: TaskObjective,
+    batches: Batches,
+    seed: int,
+    resumed: Path | None,
+    monitor: Monitor,
+) -> None:
+    model = objective.encoder
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    start = f"going on from {resumed}" if resumed else "new weights" if run.from_scratch else f"from {run.model}"
+    monitor.say(
+        f"seed {seed}: {human(trained)} of {human(parameter_count(model))} parameters trained, {start} · "
+        f"{batches.num_steps:,} steps, {batches.steps_per_epoch:,} an epoch"
+    )
+
+
+def _finish(
+    run: FinetuningSettings,
+    material: Material,
+    objective: TaskObjective,
+    judge: Judge,
+    budget: Budget,
+    batches: Batches,
+    seed: int,
+    folder: Path,
+    on: dict[str, Any],
+) -> None:
+    """Score the best epoch and write all that a seed leaves; the result last, because it says that the seed is done."""
+    scores: dict[str, dict[str, float]] = {}
+    arrays: dict[str, Any] = {}
+    with kept_memory():
+        for split in (*material.validation, *material.test):
+            predictions, scores[split.name] = judge.score(split)
+            arrays[f"{split.name}.values"] = predictions.values
+            arrays[f"{split.name}.answers"] = np.array(predictions.answers, str)
+    np.savez(folder / _PREDICTIONS, **arrays)
+    card = _card(run, material, seed, scores)
+    save_model(objective.encoder, material.reading.tokenizer, folder / "model", card)
+    used = budget.used
+    result = {
+        "seed": seed,
+        "best_epoch": judge.facts["best_step"] // batches.steps_per_epoch,
+        "steps": int(used["steps"]),
+        "steps_per_epoch": batches.steps_per_epoch,
+        "tokens": used["tokens"],
+        "seconds": round(used["seconds"], 2),
+        "tokens_per_second": used["tokens"] / used["seconds"] if used["seconds"] else None,
+        "scores": scores,
+        "facts": material.facts,
+        "machine": on,
+    }
+    write_json(folder / RESULT, result)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def _card(run: FinetuningSettings, material: Material, seed: int, scores: Mapping[str, Mapping[str, float]]) -> str:
+    """Write the text of the model card."""
+    task = material.task
+    lines = "\n".join(
+        f"| {split} | {name} | {value:.4f} |" for split, figures in scores.items() for name, value in figures.items()
+    )
+    pipeline = "question-answering" if task.type == "question_answering" else "text-classification"
+    opening = "import bertsmith.finetuning.models  # knows this architecture\n" if run.pooling != "cls" else ""
+    origin = f"the architecture of `{run.model}` with new weights" if run.from_scratch else f"`{run.model}`"
+    return f"""---
+library_name: transformers
+pipeline_tag: {pipeline}
+tags: [bertsmith]
+---
+# {task.name}, fine-tuned with bertsmith
+
+{origin[0].upper()}{origin[1:]}, fine-tuned for {task.type.replace("_", " ")} on `{task.name}`, seed {seed}, best epoch.
+
+```python
+{opening}from transformers import pipeline
+model = pipeline("{pipeline}", "path/to/this/folder")
+```
+
+| split | measure | |
+|---|---|---|
+{lines}
+
+The epoch was chosen on the first validation split, so its figures are slightly too good. The whole run is described by
+`run.yaml` in the folder above.
+"""

@@ -1,0 +1,149 @@
+"""From rows to examples: texts, labels and ids, each checked where it stands."""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from bertsmith.errors import InputError
+from bertsmith.settings import nearest
+from bertsmith.tasks.examples import Answers, Example
+from bertsmith.tasks.records import Record, Table
+from bertsmith.tasks.squad import check_answers
+
+Label = int | float | Answers | None
+ReadLabel = Callable[[Any], Label]
+"""Gives the label that a value stands for, None if for none; raises ValueError if the value is no label."""
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class Columns(NamedTuple):
+    """Which column holds what."""
+
+    text: str
+    text_pair: str | None
+    label: str | None
+    """None where labels are not wanted."""
+    id: str
+    """Used if it is there and identifies each row."""
+    own: bool = False
+    """Whether they were named in the task's settings."""
+
+
+def to_examples(
+    tables: Iterable[Table], columns: Columns, read_label: ReadLabel, *, labelled: bool, keep_empty: bool
+) -> list[Example]:
+    """Read examples out of the tables of one split.
+
+    Args:
+        tables: One, or its parts in order.
+        columns: Their columns.
+        read_label: See :data:`ReadLabel`.
+        labelled: Whether each row must have a label.
+        keep_empty: Whether a text may be empty.
+
+    Raises:
+        InputError: A column is missing, or something is wrong with a row.
+    """
+    examples: list[Example] = []
+    ids: list[str] = []
+    name = ""
+    for table in tables:
+        name = table.name
+        _check_columns(table, columns)
+        for record in table.records:
+            examples.append(_to_example(table, record, columns, read_label, str(len(examples)), labelled, keep_empty))
+            if record.values.get(columns.id) is not None:
+                ids.append(str(record.values[columns.id]))
+    if not examples:
+        raise InputError(f"{name}: holds no examples; put rows into it or name another")
+    if len(set(ids)) == len(examples):
+        return [example._replace(id=id) for example, id in zip(examples, ids, strict=True)]
+    return examples
+
+
+def _check_columns(table: Table, columns: Columns) -> None:
+    named = {"text": columns.text, "text_pair": columns.text_pair, "label": columns.label}
+    for key, column in named.items():
+        if column is not None and column not in table.columns:
+            there = nearest(column, table.columns)
+            every = f" There are: {', '.join(table.columns)}" if there.startswith("did") else ""
+            remedy = f"; set task.{key}" if columns.own else ""
+            raise InputError(f"{table.name}: no column {column!r}; {there}{every}{remedy}")
+
+
+def _to_example(
+    table: Table,
+    record: Record,
+    columns: Columns,
+    read_label: ReadLabel,
+    id: str,
+    labelled: bool,
+    keep_empty: bool,
+) -> Example:
+    try:
+        text = _text(record.values, columns.text, keep_empty)
+        text_pair = None if columns.text_pair is None else _text(record.values, columns.text_pair, keep_empty)
+        label = None if columns.label is None else read_label(record.values.get(columns.label))
+        if labelled and label is None:
+            raise ValueError(f"column {columns.label!r} holds no label; fill it in or take the row out")
+    except ValueError as error:
+        raise InputError(f"{table.where(record)}: {error}") from None
+    example = Example(id, text, text_pair, label)
+    if isinstance(label, Answers):
+        check_answers(example, table.where(record))
+    return example
+
+
+def _text(values: Mapping[str, Any], column: str, keep_empty: bool) -> str:
+    text = "" if values.get(column) is None else values[column]
+    if not isinstance(text, str):
+        raise ValueError(f"column {column!r} holds {text!r:.40}, not text; name the column with the text")
+    if not keep_empty and not text.strip():
+        raise ValueError(f"column {column!r} is empty; fill it in, or set task.empty_texts to keep")
+    if _SURROGATE.search(text):
+        raise ValueError(f"column {column!r} holds half a surrogate pair; save the file as UTF-8")
+    return text
+
+
+def read_class(indices: Mapping[str, int]) -> ReadLabel:
+    """Read labels that are names of classes, or their indices as the hub has them, with -1 for none.
+
+    Args:
+        indices: The index of each class by each of its names.
+    """
+
+    def read(value: Any) -> int | None:
+        if value is None or value == "" or value == -1:
+            return None
+        if isinstance(value, int) and value in indices.values():
+            return int(value)
+        if value not in indices:
+            raise ValueError(f"label {value!r} is none of {', '.join(indices)}; correct it")
+        return indices[value]
+
+    return read
+
+
+def read_number(value: Any) -> float | None:
+    """Read labels that are finite numbers."""
+    if value is None or value == "":
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"label {value!r:.40} is not a number; correct it, or take out the row") from None
+    if not math.isfinite(number):
+        raise ValueError(f"label {value!r} is not a finite number; correct it, or take out the row")
+    return number
+
+
+def read_answers(value: Any) -> Answers | None:
+    """Read answers as the hub has them: ``{"text": [...], "answer_start": [...]}``, with empty lists for no answer."""
+    if value is None:
+        return None
+    try:
+        return Answers(tuple(value["text"]), tuple(value["answer_start"]))
+    except (TypeError, KeyError):
+        raise ValueError(f'{value!r:.60} is not of the form {{"text": [...], "answer_start": [...]}}') from None

@@ -1,0 +1,104 @@
+"""The models of all architectures: padding without a trace, pooling, dropout, layers that can be told apart."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+from finetuning_helpers import LABELS, MakeRun, material_of, save_encoder
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+from bertsmith.encoder import Architecture
+from bertsmith.errors import InputError
+
+from bertsmith.finetuning.models import build_model, freeze, layer_depths, open_finetuned, pool, save_model, takes_types
+from bertsmith.finetuning.objective import TaskObjective, predict
+from bertsmith.finetuning.rows import Collator, Row, encode
+from bertsmith.tasks.examples import Example
+
+ARCHITECTURES = get_args(Architecture)
+Encoders = Callable[[str], str]
+
+
+@pytest.fixture(scope="module")
+def encoders(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Encoders:
+    """Gives the folder of an encoder of an architecture."""
+    made: dict[str, str] = {}
+
+    def folder(architecture: str) -> str:
+        if architecture not in made:
+            path = tmp_path_factory.mktemp("encoders") / architecture
+            made[architecture] = str(save_encoder(path, tokenizer, architecture))
+        return made[architecture]
+
+    return folder
+
+
+def rows_of(tokenizer: Any, pairs: bool) -> list[Row]:
+    """Texts, or pairs, from very short to long."""
+    words = "영화 정말 lovely film and the story 별로 long".split() * 6
+    examples = [
+        Example(str(n), " ".join(words[: n * 3 + 1]), " ".join(words[n : n + 5]) if pairs else None, 0)
+        for n in range(9)
+    ]
+    return encode(examples, tokenizer, no_target=-100, max_length=None, longest=64)[0]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_batches_give_the_logits_of_single_rows(encoders: Encoders, tokenizer: Any, architecture: str) -> None:
+    torch.manual_seed(0)
+    kinds: list[tuple[Any, Any]] = [("classification", "cls"), ("classification", "mean"), ("classification", "max")]
+    for type, pooling in [*kinds, ("question_answering", "cls")]:
+        model = build_model(encoders(architecture), type=type, labels=LABELS, pooling=pooling)
+        # A head as after training: the random one is so small that all logits are nearly 0.
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if not name.startswith(model.base_model_prefix) and parameter.ndim == 2:
+                    parameter.mul_(20)
+        objective = TaskObjective(model, type, Collator(tokenizer.pad_token_id, takes_types(model), 8))
+        rows = rows_of(tokenizer, pairs=True)
+        together, _ = predict(objective, [row._replace(target=(0, 0)) for row in rows] if type[0] == "q" else rows)
+        assert np.ptp(np.concatenate([logits.ravel() for logits in together])) > 0.1
+        model.eval()
+        for row, logits in zip(rows, together, strict=True):
+            types = {"token_type_ids": torch.tensor([row.types])} if takes_types(model) else {}
+            with torch.no_grad():
+                alone = model(input_ids=torch.tensor([row.tokens]), **types)
+            expected = alone.logits[0] if type[0] == "c" else torch.stack((alone.start_logits[0], alone.end_logits[0]), -1)
+            np.testing.assert_allclose(logits, expected.numpy(), atol=1e-4, err_msg=f"{type} {pooling}")
+
+
+def test_pooling_equals_numpy_and_does_not_see_padding() -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(3, 6, 4, generator=generator)
+    lengths = [6, 2, 4]
+    mask = torch.tensor([[1] * n + [0] * (6 - n) for n in lengths])
+    poisoned = torch.where(mask.bool()[..., None], hidden, torch.tensor(torch.nan))
+    for pooling, reduce in (("mean", np.mean), ("max", np.max)):
+        expected = np.stack([reduce(hidden[k, :n].numpy(), axis=0) for k, n in enumerate(lengths)])
+        for states in (hidden, poisoned):
+            np.testing.assert_allclose(pool(states, mask, pooling).numpy(), expected, atol=1e-6)  # type: ignore[arg-type]
+        np.testing.assert_allclose(pool(hidden[:1], None, pooling).numpy(), expected[:1], atol=1e-6)  # type: ignore[arg-type]
+    assert torch.equal(pool(hidden, mask, "cls"), hidden[:, 0])
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_saved_model_opens_everywhere_and_says_the_same(
+    encoders: Encoders, tokenizer: Any, tmp_path: Path, architecture: str, pooling: Any
+) -> None:
+    model = build_model(encoders(architecture), type="classification", labels=LABELS, pooling=pooling).eval()
+    save_model(model, tokenizer, tmp_path / "model", "")
+    text, other = "영화 lovely film", "정말 long story"
+    (row,), _ = encode([Example("0", text, other, 0)], tokenizer, no_target=-100, max_length=None, longest=64)
+    collate = Collator(tokenizer.pad_token_id, takes_types(model))
+    objective = TaskObjective(open_finetuned(str(tmp_path / "model"), "classification"), "classification", collate)
+    (ours,), _ = predict(objective, [row])
+    opened = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").eval()
+    inputs = AutoTokenizer.from_pretrained(tmp_path / "model")(text, other, return_tensors="pt")
+    with torch.no_grad():
+        np.testing.assert_allclose(opened(**inputs).logits[0].numpy(), ours, atol=1e-6)
+    said = pipeline("text-classification", str(tmp_path / "model"))({"text": text, "text_pair": other})
+    assert said["label"] == LABELS[int(ours.argmax())]

