@@ -272,6 +272,9 @@ def _finetune(options: argparse.Namespace) -> None:
     folder = Path(run.output)
     print((folder / "results.txt").read_text(encoding="utf-8"))
     print(f"figures: {folder}/summary.json · errors: {folder}/errors.md · curves: {folder}/curves.png")
+    if run.submission:
+        lacks = summary["submission_lacks"]
+        print(f"submission: {run.submission}, {'which still lacks ' + ', '.join(lacks) if lacks else 'complete'}")
     print(f"predictions: {folder}/predictions · best model: {folder}/seed-{summary['best_seed']}/model")
 
 

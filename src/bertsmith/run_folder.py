@@ -75,9 +75,7 @@ def prepare(folder: Path, run: Mapping[str, Any], overwrite: bool, layout: Layou
     write_text(held, _MARK + yaml.safe_dump(dict(run), sort_keys=False, allow_unicode=True))
 
 
-def _check_same(
-    folder: Path, old: Mapping[str, Any], new: Mapping[str, Any], free: Sequence[str]
-) -> None:
+def _check_same(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any], free: Sequence[str]) -> None:
     before, now = dict(_flat(old)), dict(_flat(new))
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     changed = [key for key in changed if not any(key == name or key.startswith(name + ".") for name in free)]

@@ -1,6 +1,8 @@
 """Tiny tasks and encoders, and run files for them."""
 
+import gc
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,26 @@ from finetuning_helpers import MakeRun, pairs, save_encoder, sentences, write_sq
 from transformers import AutoTokenizer
 
 from bertsmith.corpus.tokenizer import TokenizerSettings, train
+from bertsmith.finetuning import evaluate, summary
 from bertsmith.finetuning.settings import FinetuningSettings, resolve
 from bertsmith.settings import merge, validate
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_garbage_collection() -> None:
+    """Trainer collects garbage twice a training, which takes a third of a second with all that is imported by then."""
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_summaries() -> Iterator[None]:
+    """Pictures and intervals over examples, which would take most of the time here, have tests of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(summary, "_RESAMPLES", 5)
+        patch.setattr(summary, "plot_curves", lambda *args: None)
+        patch.setattr(summary, "plot_confusion", lambda *args: None)
+        patch.setattr(evaluate, "_RESAMPLES", 5)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +42,7 @@ def task_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lines = [{"text": a, "other": b, "label": value} for a, b, value in pairs(num, seed)]
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         (folder / f"pairs-{name}.jsonl").write_text(text, encoding="utf-8")
-        write_squad(folder / f"squad-{name}.json", num, seed)
+        write_squad(folder / f"squad-{name}.json", num // 2, seed)
     unlabelled = "".join(f"{number}\t{text}\n" for number, (text, _) in enumerate(sentences(9, 2)))
     (folder / "texts-test.tsv").write_text("id\ttext\n" + unlabelled, encoding="utf-8")
     return folder
@@ -65,12 +85,12 @@ def new_run(encoder_folder: Path, task_files: Path) -> MakeRun:
         },
     }  # fmt: skip
 
-    def make(output: Path | str, task: str = "texts", **changes: Any) -> FinetuningSettings:
+    def make(output: Path | str, kind: str = "texts", **changes: Any) -> FinetuningSettings:
         values = {
-            "model": str(encoder_folder), "task": tasks[task], "output": str(output), "seeds": [0],
+            "model": str(encoder_folder), "task": tasks[kind], "output": str(output), "seeds": [0],
             "training": {"epochs": 2, "batch_size": 8, "learning_rate": 1e-3, "precision": "fp32"},
         }  # fmt: skip
-        if task == "squad":
+        if kind == "squad":
             values |= {"max_length": 24, "document_stride": 8}
         return resolve(validate(FinetuningSettings, merge(values, changes), "test"))
 
@@ -80,4 +100,4 @@ def new_run(encoder_folder: Path, task_files: Path) -> MakeRun:
 @pytest.fixture
 def make_run(new_run: MakeRun, tmp_path: Path) -> MakeRun:
     """As `new_run`, with an output of the test's own."""
-    return lambda task="texts", **changes: new_run(changes.pop("output", tmp_path / "run"), task, **changes)
+    return lambda kind="texts", **changes: new_run(changes.pop("output", tmp_path / "run"), kind, **changes)

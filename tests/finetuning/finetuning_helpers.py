@@ -22,8 +22,15 @@ LABELS = ("neutral", "긍정", "부정")
 
 MakeRun = Callable[..., FinetuningSettings]
 
-_SIGNS = {"neutral": ["table", "paper", "월요일"], "긍정": ["lovely", "좋아요", "최고"], "부정": ["awful", "싫어요", "별로"]}
-_WORDS = "the a film book 영화 정말 배우 story and was 그리고 scene with music 음악 very long short actor plot".split()
+_SIGNS = {
+    "neutral": ["table", "paper", "월요일"],
+    "긍정": ["lovely", "좋아요", "최고"],
+    "부정": ["awful", "싫어요", "별로"],
+}
+_WORDS = [
+    *("the", "a", "film", "book", "영화", "정말", "배우", "story", "and", "was", "그리고", "scene", "with", "music"),
+    *("음악", "very", "long", "short", "actor", "plot"),
+]
 
 SIZES = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2, "max_position_embeddings": 64}
 
@@ -41,7 +48,7 @@ def sentences(num: int, seed: int) -> list[tuple[str, str]]:
 
 
 def pairs(num: int, seed: int) -> list[tuple[str, str, float]]:
-    """Two texts, and five times the share of words that they have in common."""
+    """Two texts, and twice the share of words of the first one that the second has in the same place."""
     rng = np.random.default_rng(seed)
     found = []
     for _ in range(num):
@@ -49,7 +56,8 @@ def pairs(num: int, seed: int) -> list[tuple[str, str, float]]:
         first = rng.choice(_WORDS, length).tolist()
         second = [word if rng.random() < common else str(rng.choice(_WORDS)) for word in first]
         shared = np.mean([a == b for a, b in zip(first, second, strict=True)])
-        found.append((" ".join(first), " ".join(second), round(5 * float(shared), 2)))
+        # Never the same, so that no two cosines are.
+        found.append((" ".join(first), " ".join([*second, "별로"]), round(2 * float(shared), 2)))
     return found
 
 
@@ -58,7 +66,7 @@ def write_squad(path: Path, num: int, seed: int, impossible: bool = False) -> No
     rng = np.random.default_rng(seed)
     paragraphs = []
     for number in range(num):
-        words = rng.choice(_WORDS, rng.integers(8, 40)).tolist()
+        words = rng.choice(_WORDS, rng.integers(8, 36)).tolist()
         place = int(rng.integers(1, len(words)))
         words[place - 1] = "actor"
         start = len(" ".join(words[:place])) + 1
@@ -74,11 +82,11 @@ def write_table(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]
         csv.writer(stream).writerows([header, *rows])
 
 
-def save_encoder(folder: Path, tokenizer: Any, architecture: str = "bert", **config: Any) -> Path:
+def save_encoder(folder: Path, tokenizer: Any, architecture: str = "bert") -> Path:
     """Save a tiny encoder with random weights, without a head, and its tokenizer."""
     torch.manual_seed(7)
     settings = EncoderSettings(preset="tiny", architecture=architecture)  # type: ignore[arg-type]
-    sizes = {**SIZES, "intermediate_size": 64, "hidden_dim": 64, "embedding_size": 16, **config}
+    sizes = {**SIZES, "intermediate_size": 64, "hidden_dim": 64, "embedding_size": 16, "initializer_range": 0.1}
     made = new_config(settings, tokenizer, 64)
     known = made.to_dict().keys() | made.attribute_map.keys()
     for name, value in sizes.items():

@@ -7,12 +7,11 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from finetuning_helpers import LABELS, MakeRun, material_of, save_encoder
+from finetuning_helpers import LABELS, save_encoder
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from bertsmith.encoder import Architecture
 from bertsmith.errors import InputError
-
 from bertsmith.finetuning.models import build_model, freeze, layer_depths, open_finetuned, pool, save_model, takes_types
 from bertsmith.finetuning.objective import TaskObjective, predict
 from bertsmith.finetuning.rows import Collator, Row, encode
@@ -36,13 +35,10 @@ def encoders(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Encode
     return folder
 
 
-def rows_of(tokenizer: Any, pairs: bool) -> list[Row]:
-    """Texts, or pairs, from very short to long."""
-    words = "영화 정말 lovely film and the story 별로 long".split() * 6
-    examples = [
-        Example(str(n), " ".join(words[: n * 3 + 1]), " ".join(words[n : n + 5]) if pairs else None, 0)
-        for n in range(9)
-    ]
+def pairs_of_all_lengths(tokenizer: Any) -> list[Row]:
+    """Pairs from very short to long."""
+    words = ["영화", "정말", "lovely", "film", "and", "the", "story", "별로", "long"] * 6
+    examples = [Example(str(n), " ".join(words[: n * 3 + 1]), " ".join(words[n : n + 5]), 0) for n in range(9)]
     return encode(examples, tokenizer, no_target=-100, max_length=None, longest=64)[0]
 
 
@@ -58,16 +54,19 @@ def test_batches_give_the_logits_of_single_rows(encoders: Encoders, tokenizer: A
                 if not name.startswith(model.base_model_prefix) and parameter.ndim == 2:
                     parameter.mul_(20)
         objective = TaskObjective(model, type, Collator(tokenizer.pad_token_id, takes_types(model), 8))
-        rows = rows_of(tokenizer, pairs=True)
-        together, _ = predict(objective, [row._replace(target=(0, 0)) for row in rows] if type[0] == "q" else rows)
+        rows = pairs_of_all_lengths(tokenizer)
+        if type == "question_answering":
+            rows = [row._replace(target=(0, 0)) for row in rows]
+        together, _ = predict(objective, rows)
         assert np.ptp(np.concatenate([logits.ravel() for logits in together])) > 0.1
         model.eval()
         for row, logits in zip(rows, together, strict=True):
             types = {"token_type_ids": torch.tensor([row.types])} if takes_types(model) else {}
             with torch.no_grad():
                 alone = model(input_ids=torch.tensor([row.tokens]), **types)
-            expected = alone.logits[0] if type[0] == "c" else torch.stack((alone.start_logits[0], alone.end_logits[0]), -1)
-            np.testing.assert_allclose(logits, expected.numpy(), atol=1e-4, err_msg=f"{type} {pooling}")
+            is_classes = type == "classification"
+            expected = alone.logits if is_classes else torch.stack((alone.start_logits, alone.end_logits), -1)
+            np.testing.assert_allclose(logits, expected[0].numpy(), atol=1e-4, err_msg=f"{type} {pooling}")
 
 
 def test_pooling_equals_numpy_and_does_not_see_padding() -> None:
@@ -102,3 +101,74 @@ def test_a_saved_model_opens_everywhere_and_says_the_same(
         np.testing.assert_allclose(opened(**inputs).logits[0].numpy(), ours, atol=1e-6)
     said = pipeline("text-classification", str(tmp_path / "model"))({"text": text, "text_pair": other})
     assert said["label"] == LABELS[int(ours.argmax())]
+
+
+def dropout_rates(model: Any) -> tuple[set[float], set[float], set[float]]:
+    """The rates of dropout in the encoder, of attention and before the head."""
+    encoder, attention, head = set(), set(), set()
+    inside = set(model.base_model.modules())
+    for name, module in model.named_modules():
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            attention.add(module.attention_dropout)
+        if isinstance(module, torch.nn.Dropout):
+            # Attention's output is hidden states again, but ModernBERT counts it with attention.
+            is_attention = "attn" in name or ("attention" in name and "output" not in name)
+            (head if module not in inside else attention if is_attention else encoder).add(module.p)
+    return encoder, attention, head
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_dropout_reaches_encoder_attention_and_head(encoders: Encoders, architecture: str) -> None:
+    rates = {"dropout": 0.3, "attention_dropout": 0.2}
+    for pooling in ("cls", "mean"):
+
+        def make(**options: Any) -> Any:
+            folder = encoders(architecture)
+            return build_model(folder, type="classification", labels=LABELS, pooling=pooling, **rates, **options)  # noqa: B023
+
+        assert dropout_rates(make()) == ({0.3}, {0.2}, {0.3})
+        assert dropout_rates(make(probe=True)) == ({0.0}, {0.0}, {0.3})
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_layers_are_numbered_and_frozen(encoders: Encoders, architecture: str, pooling: Any) -> None:
+    model = build_model(encoders(architecture), type="classification", labels=LABELS, pooling=pooling)
+    if architecture == "albert":
+        with pytest.raises(InputError, match="layers of architecture 'albert' share their weights.*layer_decay to 1"):
+            layer_depths(model)
+        return
+    depths = layer_depths(model)
+    assert set(depths) == {name for name, _ in model.named_parameters()}
+    base = f"{model.base_model_prefix}."
+    for name, depth in depths.items():
+        if not name.startswith(base):
+            assert depth == 4, name
+        elif "embed" in name:
+            assert depth == 0, name
+        else:
+            assert depth == (1 if ".0." in name else 2 if ".1." in name else 4), name
+    freeze(model, 1, probe=False)
+    assert {depths[name] for name, parameter in model.named_parameters() if parameter.requires_grad} == {2, 4}
+    with pytest.raises(InputError, match="frozen_layers is 3, but the encoder has 2 layers"):
+        freeze(model, 3, probe=False)
+
+
+def test_new_weights_are_new(encoders: Encoders) -> None:
+    options: Any = {"type": "classification", "labels": LABELS, "pooling": "cls"}
+    saved = AutoModel.from_pretrained(encoders("bert")).state_dict()
+    for from_scratch in (False, True):
+        torch.manual_seed(0)
+        built = build_model(encoders("bert"), from_scratch=from_scratch, **options).base_model.state_dict()
+        matrices = [name for name, value in built.items() if value.ndim == 2]
+        assert len(matrices) > 10
+        assert all(torch.equal(built[name], saved[name]) != from_scratch for name in matrices)
+
+
+def test_a_model_without_some_of_its_layers_is_refused(encoders: Encoders, tokenizer: Any, tmp_path: Path) -> None:
+    model = AutoModel.from_pretrained(encoders("bert"))
+    model.config.num_hidden_layers = 3
+    model.save_pretrained(tmp_path)
+    for pooling in ("cls", "mean"):
+        with pytest.raises(InputError, match=r"does not have the layers that its config says .*layer\.2"):
+            build_model(str(tmp_path), type="classification", labels=LABELS, pooling=pooling)  # type: ignore[arg-type]

@@ -82,7 +82,7 @@ def evaluate(
     else:
         task, found = _predictions(model, tokenizer, task, evaluation)
     figures = {}
-    for name, examples in {**task.validation, **task.test}.items():
+    for name, examples in task.splits().items():
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
             write_predictions(out / f"{name}.tsv", task.type, task.labels, examples, found[name])
@@ -112,7 +112,7 @@ def _predictions(
     objective = TaskObjective(model, task.type, _collator(model, tokenizer))
     objective.to("cuda" if torch.cuda.is_available() else "cpu")
     reading = _reading(model, tokenizer, task, evaluation)
-    splits = {name: read_split(name, examples, reading) for name, examples in {**task.validation, **task.test}.items()}
+    splits = {name: read_split(name, examples, reading) for name, examples in task.splits().items()}
     null_answers = any(example.label == Answers((), ()) for split in splits.values() for example in split.examples)
     found = {}
     for name, split in splits.items():
@@ -164,7 +164,7 @@ def _similarities(
     origin: str, tokenizer: Any, task: TaskData, evaluation: EvaluationSettings
 ) -> dict[str, Predictions]:
     """Take the cosine of the embeddings of both texts of a pair for its value."""
-    splits = {**task.validation, **task.test}
+    splits = task.splits()
     is_pair = all(example.text_pair is not None for examples in splits.values() for example in examples)
     if task.type != "regression" or not is_pair:
         raise InputError(

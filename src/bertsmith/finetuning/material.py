@@ -13,7 +13,7 @@ from bertsmith.errors import InputError
 from bertsmith.files import sha256
 from bertsmith.finetuning.rows import NO_TARGET, Row, encode
 from bertsmith.settings import nearest
-from bertsmith.tasks.examples import Answers, Example, Predictions, TaskData, TaskType
+from bertsmith.tasks.examples import Answers, Example, Predictions, TaskData, TaskType, test_name
 from bertsmith.tasks.metrics import score
 from bertsmith.tasks.question_answering import Windows, best_answers, make_windows
 
@@ -140,7 +140,7 @@ def read_material(task: TaskData, reading: Reading, model: str, swap_pairs: bool
         reading=reading,
         training=of_example,
         validation=[read_split(name, examples, reading) for name, examples in task.validation.items()],
-        test=[read_split(name, examples, reading) for name, examples in task.test.items()],
+        test=[read_split(test_name(name), examples, reading) for name, examples in task.test.items()],
         null_answers=any(example.label == Answers((), ()) for example in task.train),
         facts={"data": task.hash, "model": fingerprint(model)},
     )

@@ -10,6 +10,7 @@ Shapes: B examples, L positions, H hidden size, C outputs (classes, or 1 for a v
 import inspect
 import re
 from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, Literal
 
@@ -170,24 +171,30 @@ def build_model(
         InputError: The model cannot be opened, or has not the layers that its config says.
     """
     config = open_pretrained(AutoConfig.from_pretrained, origin, "model", key="model")
-    if isinstance(config, PooledConfig):
+    is_pooled = isinstance(config, PooledConfig)
+    if is_pooled:
         config = _config_of_encoder(config)
     _set(config, _HIDDEN_DROPOUT, 0.0 if probe else dropout)
     _set(config, _ATTENTION_DROPOUT, 0.0 if probe else attention_dropout)
     _set(config, _HEAD_DROPOUT, dropout)
     head = _head_settings(type, labels)
+    is_new = from_scratch or is_pooled
     if type != "question_answering" and pooling != "cls":
-        encoder = _load(AutoModel, origin, config, from_scratch)
+        encoder = _load(AutoModel, origin, config, is_new)
         pooled = PooledConfig(encoder=encoder.config.to_dict(), pooling=pooling, head_dropout=dropout or 0.0, **head)
-        return PooledClassifier(pooled, encoder)
-    for name, value in head.items():
-        setattr(config, name, value)
-    if "classifier_pooling" in config.to_dict():
-        config.classifier_pooling = "cls"
-    is_qa = type == "question_answering"
-    model = _load(
-        AutoModelForQuestionAnswering if is_qa else AutoModelForSequenceClassification, origin, config, from_scratch
-    )
+        model: PreTrainedModel = PooledClassifier(pooled, encoder)
+    else:
+        for name, value in head.items():
+            setattr(config, name, value)
+        if "classifier_pooling" in config.to_dict():
+            config.classifier_pooling = "cls"
+        is_qa = type == "question_answering"
+        auto = AutoModelForQuestionAnswering if is_qa else AutoModelForSequenceClassification
+        model = _load(auto, origin, config, is_new)
+    if is_pooled and not from_scratch:
+        # Other classes do not know its names; it has no pooler.
+        weights = open_finetuned(origin, "classification").base_model.state_dict()
+        model.base_model.load_state_dict(weights, strict=False)
     return model
 
 
@@ -198,6 +205,7 @@ def save_model(model: PreTrainedModel, tokenizer: Any, folder: Path, card: str) 
         InputError: The disk is full, or the folder cannot be written.
     """
     if not takes_types(model):
+        tokenizer = copy(tokenizer)
         tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
     write_folder(model, tokenizer, folder, card)
 
@@ -229,7 +237,7 @@ def open_encoder(origin: str) -> PreTrainedModel:
     if isinstance(config, PooledConfig):
         model: PreTrainedModel = open_finetuned(origin, "classification").base_model
         return model
-    return _load(AutoModel, origin, config, from_scratch=False).eval()
+    return _load(AutoModel, origin, config, is_new=False).eval()
 
 
 def takes_types(model: PreTrainedModel) -> bool:
@@ -249,7 +257,7 @@ def longest_input(config: Any, tokenizer: Any) -> int:
 
 
 def layer_depths(model: PreTrainedModel) -> dict[str, int]:
-    """Number the parameters of a model by layer: embeddings 0, layers from 1, the head and all else above the last.
+    """Number the parameters of a model: embeddings 0, layers from 1, the head and all else layers + 2, as in ELECTRA.
 
     Raises:
         InputError: The parameters of its layers cannot be told apart.
@@ -262,7 +270,8 @@ def layer_depths(model: PreTrainedModel) -> dict[str, int]:
             f"training: the layers of architecture {model.base_model.config.model_type!r} share their weights or have "
             "unknown names; set layer_decay to 1 and frozen_layers to 0"
         )
-    top = max(layers.values()) + 2
+    # The last layer has the index layers - 1.
+    top = max(layers.values()) + 3
     return {
         name: layers[name] + 1 if name in layers else 0 if name.startswith(body) and "embed" in name else top
         for name in names
@@ -280,9 +289,9 @@ def freeze(model: PreTrainedModel, num_layers: int, probe: bool) -> None:
             parameter.requires_grad_(False)
     elif num_layers:
         depths = layer_depths(model)
-        if num_layers > max(depths.values()) - 1:
+        if num_layers > max(depths.values()) - 2:
             raise InputError(
-                f"training.frozen_layers is {num_layers}, but the encoder has {max(depths.values()) - 1} layers; "
+                f"training.frozen_layers is {num_layers}, but the encoder has {max(depths.values()) - 2} layers; "
                 "lower it, or set linear_probe to freeze them all"
             )
         for name, parameter in model.named_parameters():
@@ -311,8 +320,8 @@ def _head_settings(type: TaskType, labels: Sequence[str]) -> dict[str, Any]:
             return {"num_labels": 2}
 
 
-def _load(auto: Any, origin: str, config: Any, from_scratch: bool) -> PreTrainedModel:
-    if from_scratch:
+def _load(auto: Any, origin: str, config: Any, is_new: bool) -> PreTrainedModel:
+    if is_new:
         new: PreTrainedModel = auto.from_config(config)
         return new
     return _open_weights(auto, origin, config)[0]

@@ -22,7 +22,8 @@ class TaskObjective(Objective):
     """The loss of a task on a model with a head for it.
 
     Cross-entropy over classes, which may be weighted: L = sum_i w_(y_i) CE_i / sum_i w_(y_i); mean squared error of
-    values; for question answering the mean of the cross-entropies of the first and the last token of the answer.
+    values; for question answering the mean of the cross-entropies of the first and the last token of the answer, among
+    the real tokens of a row (in transformers' own loss, among the padding too).
 
     Args:
         model: What :func:`bertsmith.finetuning.models.build_model` gives.
@@ -80,7 +81,11 @@ class TaskObjective(Objective):
         types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         outputs = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **types)
         if self._type == "question_answering":
-            return torch.stack((outputs.start_logits, outputs.end_logits), dim=-1).float()
+            scores_BL2 = torch.stack((outputs.start_logits, outputs.end_logits), dim=-1).float()
+            if attention_mask is None:
+                return scores_BL2
+            # The loss of a row must not depend on the length of the rows beside it.
+            return scores_BL2.masked_fill(attention_mask.unsqueeze(-1) == 0, -torch.inf)
         logits: Tensor = outputs.logits.float()
         return logits.squeeze(-1) if self._type == "regression" else logits
 

@@ -3,8 +3,9 @@
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,14 +19,14 @@ from transformers.utils import logging
 from bertsmith.encoder import open_pretrained
 from bertsmith.errors import InputError, Interrupted
 from bertsmith.files import locked
-from bertsmith.finetuning.material import Material, Reading, class_weights, read_material
-from bertsmith.finetuning.models import build_model, freeze, layer_depths, longest_input, open_tokenizer
-from bertsmith.finetuning.seed import RESULT, read_result, seed_folder, train_seed
+from bertsmith.finetuning.material import Material, Reading, read_material
+from bertsmith.finetuning.models import layer_depths, longest_input, open_tokenizer
+from bertsmith.finetuning.seed import RESULT, assemble, read_result, seed_folder, train_seed, training_arguments
 from bertsmith.finetuning.settings import FinetuningSettings, resolve
 from bertsmith.finetuning.summary import summarise_seeds
 from bertsmith.run_folder import RUN_FILE, Layout, prepare
 from bertsmith.settings import read_yaml, to_dict
-from bertsmith.tasks import load_task, subset
+from bertsmith.tasks import check_submission, load_task
 
 FINETUNING = Layout(
     contents=(
@@ -76,6 +77,11 @@ def load_material(run: FinetuningSettings, console: Console) -> Material:
         InputError: The task or the model cannot be read, or do not fit.
     """
     task = load_task(run.task)
+    if not task.train or not task.validation:
+        raise InputError(
+            f"{task.name} has no training data; score a fine-tuned model on it with bertsmith evaluate MODEL --task "
+            f"{task.name}"
+        )
     tokenizer = open_tokenizer(run.model)
     config = open_pretrained(AutoConfig.from_pretrained, run.model, "model", key="model")
     reading = Reading(
@@ -105,36 +111,29 @@ def load_material(run: FinetuningSettings, console: Console) -> Material:
 
 def _check_trainable(run: FinetuningSettings, material: Material) -> None:
     """Find what is wrong with the model and the training before anything is written."""
-    task, training = material.task, run.training
-    if not task.train or not task.validation:
-        raise InputError(
-            f"{task.name} has no training data; score a fine-tuned model on it with bertsmith evaluate MODEL --task "
-            f"{task.name}"
-        )
-    examples = task.train if run.task.examples is None else subset(task.train, run.task.examples, run.seeds[0])
-    class_weights(training.class_weights, task, examples)
-    model = build_model(
-        run.model, type=task.type, labels=task.labels, pooling=run.pooling, from_scratch=run.from_scratch
-    )
-    freeze(model, training.frozen_layers, training.linear_probe)
-    if training.layer_decay is not None and training.layer_decay < 1:
-        layer_depths(model)
+    if run.submission:
+        check_submission(material.task.name, material.task)
+    objective, _ = assemble(run, material, run.seeds[0])
+    training_arguments(run, run.seeds[0])
+    if run.training.layer_decay is not None and run.training.layer_decay < 1:
+        layer_depths(objective.encoder)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("bertsmith finetune runs in one process for each seed, without torchrun; see `parallel`")
 
 
 def _prepare(run: FinetuningSettings, folder: Path, overwrite: bool) -> None:
+    held = read_yaml(folder / RUN_FILE) if (folder / RUN_FILE).exists() else {}
+    if "objective" in held:
+        raise InputError(f"{folder}: holds a pre-training run; give another `output`")
     if overwrite:
-        for held in folder.glob("seed-*"):
+        for busy in folder.glob("seed-*"):
             # Nothing is deleted under a living process.
-            with locked(held, "`output`"):
+            with locked(busy, "`output`"):
                 pass
-    written = run
-    if not overwrite and (folder / RUN_FILE).exists():
+    else:
         # The seeds that are there already belong to the run.
-        earlier = read_yaml(folder / RUN_FILE).get("seeds", [])
-        written = replace(run, seeds=sorted({*earlier, *run.seeds}))
-    prepare(folder, to_dict(written), overwrite, FINETUNING)
+        run = replace(run, seeds=sorted({*held.get("seeds", []), *run.seeds}))
+    prepare(folder, to_dict(run), overwrite, FINETUNING)
 
 
 def _train_side_by_side(run: FinetuningSettings, material: Material) -> None:
@@ -145,19 +144,24 @@ def _train_side_by_side(run: FinetuningSettings, material: Material) -> None:
         return
     threads = max(1, (os.cpu_count() or 1) // num_processes)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_processes, context, _set_threads, (threads,)) as pool:
-        futures = [pool.submit(_train_in_process, run, material, seed) for seed in open_seeds]
-        with _passes_on_signals(pool, futures):
-            for future in as_completed(futures):
-                if not future.cancelled():
-                    future.result()
-    if any(future.cancelled() for future in futures):
+    with ProcessPoolExecutor(num_processes, context, _begin_process, (threads,)) as pool, _passes_on(pool) as stopping:
+        running: set[Future[None]] = set()
+        while running or (open_seeds and not stopping.is_set()):
+            # No more than can begin at once: what waits in the queue of a pool is not to be stopped.
+            while open_seeds and len(running) < num_processes and not stopping.is_set():
+                running.add(pool.submit(_train_in_process, run, material, open_seeds.pop(0)))
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                future.result()
+    if open_seeds:
         raise Interrupted("stopped, saved; the same command goes on from there")
 
 
-def _set_threads(threads: int) -> None:
+def _begin_process(threads: int) -> None:
     torch.set_num_threads(threads)
     logging.disable_progress_bar()
+    # Training heeds it; a process that dies of it while it waits for a seed would take the others with it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _train_in_process(run: FinetuningSettings, material: Material, seed: int) -> None:
@@ -165,20 +169,20 @@ def _train_in_process(run: FinetuningSettings, material: Material, seed: int) ->
 
 
 @contextmanager
-def _passes_on_signals(pool: ProcessPoolExecutor, futures: list[Future[None]]) -> Iterator[None]:
-    """Have the processes stop with a checkpoint when this one is asked to stop."""
+def _passes_on(pool: ProcessPoolExecutor) -> Iterator[threading.Event]:
+    """Have the processes stop with a checkpoint when this one is asked to stop; the event says that it was."""
+    stopping = threading.Event()
 
     def stop(number: int, frame: object) -> None:
-        for future in futures:
-            future.cancel()
+        stopping.set()
         for process in pool._processes.values():
             # Ctrl-C reaches them by itself.
             if number == signal.SIGTERM and process.pid is not None:
-                os.kill(process.pid, signal.SIGTERM)
+                os.kill(process.pid, signal.SIGINT)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield stopping
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

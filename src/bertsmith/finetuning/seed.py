@@ -57,8 +57,8 @@ def train_seed(run: FinetuningSettings, material: Material, seed: int, *, alone:
         if read_result(folder, material.facts) is not None:
             return
         torch.manual_seed(seed)
-        objective, batches = _assemble(run, material, seed)
-        args = _arguments(run, folder, seed)
+        objective, batches = assemble(run, material, seed)
+        args = training_arguments(run, seed)
         budget = Budget(BudgetSettings(steps=batches.num_steps))
         judge = Judge(run, material, objective, use_bf16(run.training.precision))
         resumed = _find_checkpoint(folder, material.facts, budget, judge)
@@ -96,8 +96,12 @@ def read_predictions(folder: Path, split: str) -> Predictions:
         return Predictions(arrays[f"{split}.values"], tuple(arrays[f"{split}.answers"].tolist()))
 
 
-def _assemble(run: FinetuningSettings, material: Material, seed: int) -> tuple[TaskObjective, Batches]:
-    """Make the model and the order of the batches."""
+def assemble(run: FinetuningSettings, material: Material, seed: int) -> tuple[TaskObjective, Batches]:
+    """Make the model and the order of the batches.
+
+    Raises:
+        InputError: The model, its layers, the classes or the number of examples do not fit the settings.
+    """
     task, training = material.task, run.training
     chosen = task.train
     if run.task.examples is not None:
@@ -143,11 +147,16 @@ _REFUSED = {
 }
 
 
-def _arguments(run: FinetuningSettings, folder: Path, seed: int) -> TrainingArguments:
+def training_arguments(run: FinetuningSettings, seed: int) -> TrainingArguments:
+    """Make the arguments of Trainer.
+
+    Raises:
+        InputError: ``training.trainer`` has an argument that is unknown, wrong or not to be set.
+    """
     training = run.training
     on_gpu = torch.cuda.is_available()
     own = {
-        "output_dir": str(folder / "checkpoints"),
+        "output_dir": str(seed_folder(run.output, seed) / "checkpoints"),
         "num_train_epochs": 1,
         # An item of the data set is a whole micro-batch.
         "per_device_train_batch_size": 1,
@@ -283,17 +292,20 @@ def layerwise_optimizer(trainer: ObjectiveTrainer, decay: float) -> torch.optim.
 
 
 def _find_checkpoint(folder: Path, facts: Mapping[str, str], budget: Budget, judge: Judge) -> Path | None:
-    """Find the newest whole checkpoint whose best one is whole too; set budget and judge to what they were there."""
+    """Find the newest whole checkpoint whose best one is whole too; set budget and judge to what they were there.
+
+    Newer ones are of no use and deleted: they would be kept as the newest, in place of what is written from now on.
+    """
     for path in reversed(checkpoints.in_order(folder / "checkpoints")):
         sealed = checkpoints.read_seal(path)
-        if sealed is None:
-            continue
-        _check_facts(folder, sealed, facts)
-        best = None if sealed["best_step"] is None else path.with_name(f"checkpoint-{sealed['best_step']}")
-        if best is None or best == path or checkpoints.read_seal(best) is not None:
-            budget.used.update(sealed["used"])
-            judge.facts |= {name: sealed[name] for name in judge.facts}
-            return path
+        if sealed is not None:
+            _check_facts(folder, sealed, facts)
+            best = None if sealed["best_step"] is None else path.with_name(f"checkpoint-{sealed['best_step']}")
+            if best is None or best == path or checkpoints.read_seal(best) is not None:
+                budget.used.update(sealed["used"])
+                judge.facts |= {name: sealed[name] for name in judge.facts}
+                return path
+        shutil.rmtree(path)
     return None
 
 

@@ -15,7 +15,7 @@ from bertsmith.plots import plot_confusion, plot_curves
 from bertsmith.results import SeedResult, confident_errors, confusion, results_table, write_errors, write_predictions
 from bertsmith.statistics import examples_interval, summarise
 from bertsmith.tasks import write_submission
-from bertsmith.tasks.examples import Predictions
+from bertsmith.tasks.examples import Predictions, test_name
 from bertsmith.tasks.metrics import is_better, scorer
 from bertsmith.training.arguments import versions
 from bertsmith.training.monitors import read_metrics
@@ -27,7 +27,7 @@ def summarise_seeds(run: FinetuningSettings, material: Material) -> dict[str, An
     """Write what all finished seeds of a run folder give together.
 
     Returns:
-        The content of ``summary.json``.
+        The content of ``summary.json``; with a submission also ``submission_lacks``, the tables that it lacks.
     """
     folder, task = Path(run.output), material.task
     results = _results(folder, material)
@@ -51,9 +51,6 @@ def summarise_seeds(run: FinetuningSettings, material: Material) -> dict[str, An
     _draw(folder, material, results, predictions[first.name])
 
     best = _best(results, first, task.metrics[0])
-    if run.submission:
-        of_best = {split.name: predictions[split.name][results.index(best)] for split in material.test}
-        write_submission(Path(run.submission), task.name, task, of_best)
     summary = {
         "task": task.name,
         "model": run.model,
@@ -65,6 +62,9 @@ def summarise_seeds(run: FinetuningSettings, material: Material) -> dict[str, An
         "versions": versions(),
     }
     write_json(folder / "summary.json", summary)
+    if run.submission:
+        of_best = {name: predictions[test_name(name)][results.index(best)] for name in task.test}
+        summary["submission_lacks"] = write_submission(Path(run.submission), task.name, task, of_best)
     return summary
 
 

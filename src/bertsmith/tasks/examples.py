@@ -56,6 +56,10 @@ class TaskData:
     notes: tuple[str, ...] = field(default=())
     """What a user should know of how they were read, for example how many rows were left out; a line each."""
 
+    def splits(self) -> dict[str, list[Example]]:
+        """Give validation and test by names that are unique: those of test splits begin with "test"."""
+        return {**self.validation, **{test_name(name): examples for name, examples in self.test.items()}}
+
     @property
     def hash(self) -> str:
         """The SHA-256 of everything that is learned from, or scored on."""
@@ -65,6 +69,11 @@ class TaskData:
             for example in examples:
                 digest.update(repr(tuple(example)).encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
+
+
+def test_name(split: str) -> str:
+    """Name a test split so that it is told from a validation split of the same name, as MNLI has them."""
+    return split if split.startswith("test") else f"test_{split}"
 
 
 @dataclass(frozen=True)

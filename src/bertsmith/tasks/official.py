@@ -15,6 +15,7 @@ from bertsmith.tasks.squad import read_squad
 from bertsmith.tasks.table import TASKS, Split, Task
 
 _MSR_TRAIN = "msr_paraphrase_train.txt"
+_MSR_TEST = "msr_paraphrase_test.txt"
 _DEV_IDS = "dev_ids.tsv"
 
 
@@ -162,10 +163,15 @@ def _without_short(table: Table, notes: list[str]) -> Table:
 
 
 def _open_microsoft(folders: list[Path], part: str) -> list[Table]:
-    """Open MRPC as Microsoft gives it out: its training file holds the validation rows, which ``dev_ids.tsv`` tells."""
+    """Open MRPC as Microsoft gives it out: its training file holds the validation rows, which ``dev_ids.tsv`` tells.
+
+    Its test file has labels, and the rows of GLUE's test set in the same order.
+    """
     folder = next((folder for folder in folders if (folder / _MSR_TRAIN).is_file()), None)
-    if folder is None or part == "test":
+    if folder is None:
         return []
+    if part == "test":
+        return [read_table(folder / _MSR_TEST)] if (folder / _MSR_TEST).is_file() else []
     file = folder / _DEV_IDS
     if not file.is_file():
         raise InputError(

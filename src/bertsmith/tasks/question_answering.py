@@ -22,9 +22,6 @@ from numpy.lib.stride_tricks import sliding_window_view
 from bertsmith.errors import Failed, InputError
 from bertsmith.tasks.examples import Answers, Example, Predictions
 from bertsmith.tasks.metrics import answer_f1
-from bertsmith.tasks.squad import check_answers, read_squad
-
-__all__ = ["Window", "Windows", "best_answers", "best_null_threshold", "check_answers", "make_windows", "read_squad"]
 
 MAX_QUESTION_TOKENS = 64
 N_BEST = 20

@@ -41,6 +41,25 @@ _TABLES = {
 _NAMES = list(dict.fromkeys(table.name for splits in _TABLES.values() for table in splits.values()))
 
 
+def check_submission(task: str, data: TaskData) -> None:
+    """Check that a task's test sets are what the GLUE server wants predictions of.
+
+    Raises:
+        InputError: The task is none of GLUE, or a test set is missing or has another size than the server's.
+    """
+    if task not in _TABLES:
+        raise InputError(f"{task}: is no task of GLUE, which alone takes submissions; leave the submission out")
+    if not data.test:
+        raise InputError(f"{task}: has no test set to submit; put its test files beside the training files")
+    for split, examples in data.test.items():
+        num_rows = _TABLES[task][split].num_rows
+        if len(examples) != num_rows:
+            raise InputError(
+                f"{task}: test set {split!r} has {len(examples):,} rows, and the GLUE server would refuse any "
+                f"number but {num_rows:,}; give the official test file"
+            )
+
+
 def write_submission(zip_path: Path, task: str, data: TaskData, predictions: Mapping[str, Predictions]) -> list[str]:
     """Add a task's predictions to a zip for the GLUE server, in place of those it has; written whole or not at all.
 
@@ -58,21 +77,12 @@ def write_submission(zip_path: Path, task: str, data: TaskData, predictions: Map
             holds other files.
         Failed: A prediction is not finite.
     """
-    if task not in _TABLES:
-        raise InputError(f"{task}: is no task of GLUE, which alone takes submissions; leave the submission out")
-    if not predictions:
-        raise InputError(f"{task}: has no test set to submit; put its test files beside the training files")
+    check_submission(task, data)
     tables = _read_zip(zip_path)
     for split, said in predictions.items():
-        name, num_rows = _TABLES[task][split]
-        if len(data.test[split]) != num_rows:
-            raise InputError(
-                f"{task}: test set {split!r} has {len(data.test[split]):,} rows, and the GLUE server would refuse any "
-                f"number but {num_rows:,}; give the official test file"
-            )
         ids = [example.id for example in data.test[split]]
         lines = [f"{id}\t{label}\n" for id, label in zip(ids, _labels(task, data, said), strict=True)]
-        tables[name] = "".join(["index\tprediction\n", *lines]).encode()
+        tables[_TABLES[task][split].name] = "".join(["index\tprediction\n", *lines]).encode()
     _write_zip(zip_path, tables)
     return [name for name in _NAMES if name not in tables]
 

@@ -90,11 +90,13 @@ class Monitor:
                     self._board.add_scalar(name, value, int(row["step"]))
         if "validation_loss" in row:
             figures = {k.removeprefix("validation_"): v for k, v in row.items() if k.startswith("validation_")}
-            shown = " · ".join(f"{name} {value:.4f}" for name, value in figures.items())
+            # An objective with a single part has it twice in the row.
+            shown = " · ".join(
+                f"{name} {value:.4f}" for name, value in figures.items() if name == "loss" or value != figures["loss"]
+            )
             self.say(f"step {row['step']}: validation {shown}")
             return
         self._rate = row.get("tokens_per_second", 0.0)
-        # An objective with a single part has it twice in the row.
         parts = {k: v for k, v in row.items() if k not in _NOT_A_PART and (k == "loss" or v != row["loss"])}
         self._losses = " · ".join(f"{name} {value:.4g}" for name, value in parts.items())
         if not self._has_bar and time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:

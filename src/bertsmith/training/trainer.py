@@ -192,7 +192,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
                 metrics: dict[str, float] = super().evaluate(*args, **kwargs)
             else:
                 metrics = self._publish(_validation(self._score()))
-                self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+                self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self.budget.start_clock()
         return metrics
 
