@@ -17,7 +17,7 @@ from bertsmith.run_settings import RunSettings, load_run
 from bertsmith.settings import merge, validate
 from bertsmith.training.budget import Budget
 from bertsmith.training.monitors import read_metrics
-from bertsmith.training.trainer import Pace, ObjectiveTrainer
+from bertsmith.training.trainer import ObjectiveTrainer, Pace
 
 MakeRun = Callable[..., RunSettings]
 

@@ -64,6 +64,8 @@ def prepare(folder: Path, run: Mapping[str, Any], overwrite: bool, layout: Layou
     strangers = sorted(path.name for path in folder.iterdir() if path.name != LOCK)
     if not is_run and strangers:
         raise InputError(f"{folder}: holds other files ({strangers[0]}, ...) and no run; give a new folder as `output`")
+    if is_run and ("objective" in read_yaml(held)) != ("objective" in run):
+        raise InputError(f"{folder}: holds a run of another kind; give another `output`")
     if overwrite:
         for path in (path for pattern in (*layout.contents, f"{RUN_FILE}.part") for path in folder.glob(pattern)):
             if path.is_dir():

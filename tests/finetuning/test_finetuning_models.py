@@ -39,7 +39,7 @@ def pairs_of_all_lengths(tokenizer: Any) -> list[Row]:
     """Pairs from very short to long."""
     words = ["영화", "정말", "lovely", "film", "and", "the", "story", "별로", "long"] * 6
     examples = [Example(str(n), " ".join(words[: n * 3 + 1]), " ".join(words[n : n + 5]), 0) for n in range(9)]
-    return encode(examples, tokenizer, no_target=-100, max_length=None, longest=64)[0]
+    return encode("train", examples, tokenizer, no_target=-100, max_length=None, longest=64)[0]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -91,7 +91,7 @@ def test_a_saved_model_opens_everywhere_and_says_the_same(
     model = build_model(encoders(architecture), type="classification", labels=LABELS, pooling=pooling).eval()
     save_model(model, tokenizer, tmp_path / "model", "")
     text, other = "영화 lovely film", "정말 long story"
-    (row,), _ = encode([Example("0", text, other, 0)], tokenizer, no_target=-100, max_length=None, longest=64)
+    (row,), _ = encode("train", [Example("0", text, other, 0)], tokenizer, no_target=-100, max_length=None, longest=64)
     collate = Collator(tokenizer.pad_token_id, takes_types(model))
     objective = TaskObjective(open_finetuned(str(tmp_path / "model"), "classification"), "classification", collate)
     (ours,), _ = predict(objective, [row])

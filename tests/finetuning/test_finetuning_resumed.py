@@ -232,6 +232,6 @@ def test_the_folder_of_a_pretraining_is_left_alone(make_run: MakeRun, tmp_path: 
     text = "# Written by bertsmith: every setting of the run in this folder.\ndata: {}\nencoder: {}\nobjective: {}\n"
     (folder / "run.yaml").write_text(text)
     for overwrite in (False, True):
-        with pytest.raises(InputError, match="pretraining: holds a pre-training run"):
+        with pytest.raises(InputError, match="pretraining: holds a run of another kind"):
             finetune(make_run(output=folder), overwrite=overwrite)
     assert (folder / "run.yaml").read_text() == text

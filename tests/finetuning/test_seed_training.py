@@ -41,8 +41,10 @@ def test_accumulation_changes_nothing(
         training = {**ONE_EPOCH, "class_weights": weights, "gradient_accumulation": parts}
         run = make_run(task, output=tmp_path / str(parts), training=training)
         found[parts] = trained(run), losses(tmp_path / str(parts) / "seed-0")
-    # These cancel in a softmax: their gradients are nothing but rounding, which Adam makes steps of.
-    cancelling = ("attention.self.key.bias", "qa_outputs.bias")
+    # These cancel in a softmax over positions: their gradients are nothing but rounding, which Adam makes steps of.
+    cancelling: tuple[str, ...] = ("attention.self.key.bias",)
+    if task == "squad":
+        cancelling += ("qa_outputs.bias", "layer.1.output.LayerNorm.bias")
     for parts in accumulation:
         assert found[parts][1] == pytest.approx(found[1][1], rel=1e-6)
         for name, value in found[1][0].items():
@@ -113,7 +115,7 @@ def test_learning_rates_fall_from_layer_to_layer(
     [
         ({"frozen_layers": 1}, ("bert.embeddings.", "bert.encoder.layer.0.")),
         ({"frozen_layers": 2, "layer_decay": 0.9}, ("bert.embeddings.", "bert.encoder.layer.")),
-        ({"linear_probe": True}, ("bert.",)),
+        ({"linear_probe": True}, ("bert.embeddings.", "bert.encoder.")),
         ({}, ()),
     ],
 )

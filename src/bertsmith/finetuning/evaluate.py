@@ -133,7 +133,8 @@ def _reading(model: PreTrainedModel, tokenizer: Any, task: TaskData, evaluation:
 
 
 def _collator(model: PreTrainedModel, tokenizer: Any) -> Collator:
-    return Collator(tokenizer.pad_token_id, takes_types(model), 8 if torch.cuda.is_available() else 1)
+    multiple = 8 if torch.cuda.is_available() else 1
+    return Collator(tokenizer.pad_token_id, takes_types(model), multiple, longest_input(model.config, tokenizer))
 
 
 def _with_labels_of(model: PreTrainedModel, origin: str, task: TaskData) -> TaskData:

@@ -1,5 +1,6 @@
 """What a fine-tuning works on, tokenised and checked before anything is written."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from bertsmith.errors import InputError
 from bertsmith.files import sha256
 from bertsmith.finetuning.rows import NO_TARGET, Row, encode
 from bertsmith.settings import nearest
-from bertsmith.tasks.examples import Answers, Example, Predictions, TaskData, TaskType, test_name
+from bertsmith.tasks.examples import Answers, Example, Predictions, TaskData, TaskType, name_of_test
 from bertsmith.tasks.metrics import score
 from bertsmith.tasks.question_answering import Windows, best_answers, make_windows
 
@@ -62,6 +63,7 @@ def read_split(name: str, examples: list[Example], reading: Reading) -> Split:
     """
     if reading.type != "question_answering":
         rows, num_cut = encode(
+            name,
             examples,
             reading.tokenizer,
             no_target=NO_TARGET[reading.type],  # type: ignore[arg-type]
@@ -79,12 +81,14 @@ def read_split(name: str, examples: list[Example], reading: Reading) -> Split:
     return Split(name, examples, rows, windows, windows.num_truncated_questions)
 
 
-def to_predictions(split: Split, logits: Logits, reading: Reading, null_answers: bool) -> Predictions:
+def to_predictions(
+    split: Split, logits: Logits, reading: Reading, null_answers: bool, null_threshold: float = 0.0
+) -> Predictions:
     """Turn the logits of a split's rows into what they say about its examples."""
     if split.windows is not None:
         return best_answers(
             split.examples, split.windows, logits,
-            max_answer_length=reading.max_answer_length, null_answers=null_answers,
+            max_answer_length=reading.max_answer_length, null_answers=null_answers, null_threshold=null_threshold,
         )  # fmt: skip
     values = np.asarray(logits, dtype=np.float64)
     return Predictions(softmax(values, axis=-1) if reading.type == "classification" else values)
@@ -140,7 +144,7 @@ def read_material(task: TaskData, reading: Reading, model: str, swap_pairs: bool
         reading=reading,
         training=of_example,
         validation=[read_split(name, examples, reading) for name, examples in task.validation.items()],
-        test=[read_split(test_name(name), examples, reading) for name, examples in task.test.items()],
+        test=[read_split(name_of_test(name), examples, reading) for name, examples in task.test.items()],
         null_answers=any(example.label == Answers((), ()) for example in task.train),
         facts={"data": task.hash, "model": fingerprint(model)},
     )
@@ -154,9 +158,10 @@ def replace_pair(example: Example) -> Example:
 
 
 def fingerprint(model: str) -> str:
-    """Hash the weights of a model folder; of a hub id, its name."""
-    files = sorted(Path(model).glob("*.safetensors")) or sorted(Path(model).glob("pytorch_model*.bin"))
-    return " ".join(sha256(file) for file in files) or model
+    """Hash what a model folder holds of weights, config and vocabulary; of a hub id, give its name."""
+    kinds = ("*.safetensors", "pytorch_model*.bin", "config.json", "tokenizer.json", "vocab.*", "*.model")
+    files = sorted({file for kind in kinds for file in Path(model).glob(kind)})
+    return hashlib.sha256(" ".join(map(sha256, files)).encode()).hexdigest() if files else model
 
 
 def class_weights(

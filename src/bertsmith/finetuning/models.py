@@ -285,8 +285,9 @@ def freeze(model: PreTrainedModel, num_layers: int, probe: bool) -> None:
         InputError: The encoder has fewer layers, or they cannot be told apart.
     """
     if probe:
-        for parameter in model.base_model.parameters():
-            parameter.requires_grad_(False)
+        for name, parameter in model.base_model.named_parameters():
+            # BERT's pooler belongs to the head, and may be as new as the rest of it.
+            parameter.requires_grad_("pooler" in name)
     elif num_layers:
         depths = layer_depths(model)
         if num_layers > max(depths.values()) - 2:

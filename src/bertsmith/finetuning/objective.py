@@ -30,6 +30,7 @@ class TaskObjective(Objective):
         type: What is predicted.
         collate: Makes batches.
         class_weights: (C,) weights of the classes; None for equal ones.
+        largest: Regression: the largest absolute value of a label.
     """
 
     loss_weights: ClassVar[Mapping[str, float]] = {"task": 1.0}
@@ -40,12 +41,19 @@ class TaskObjective(Objective):
         type: TaskType,
         collate: Collator,
         class_weights: npt.NDArray[np.float64] | None = None,
+        largest: float = 0.0,
     ) -> None:
         super().__init__(ObjectiveConfig(encoder=model.config.to_dict(), objective={"type": type}), model)
         self.collate = collate
         self._type = type
+        self._largest = largest
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", weights, persistent=False)
+
+    @property
+    def guess_loss(self) -> float:
+        """As for every objective; of values, the squared error of 0 may be larger."""
+        return max(super().guess_loss, self._largest**2)
 
     def forward(
         self,

@@ -41,11 +41,18 @@ NO_TARGET: dict[str, int | float | tuple[int, int]] = {
 
 
 def encode(
-    examples: Sequence[Example], tokenizer: Any, *, no_target: int | float, max_length: int | None, longest: int
+    name: str,
+    examples: Sequence[Example],
+    tokenizer: Any,
+    *,
+    no_target: int | float,
+    max_length: int | None,
+    longest: int,
 ) -> tuple[list[Row], int]:
     """Tokenise texts and pairs of texts.
 
     Args:
+        name: Of the split, for the error.
         examples: What to tokenise; of classification or regression.
         tokenizer: The model's.
         no_target: What stands for the label of an example without one.
@@ -73,8 +80,8 @@ def encode(
     if long and max_length is None:
         worst = max(long, key=lambda place: len(tokens[place]))
         raise InputError(
-            f"{len(long):,} of {len(examples):,} texts are longer than the {longest} tokens that the model takes "
-            f"(the longest: example {examples[worst].id!r}, {len(tokens[worst]):,} tokens); "
+            f"{name}: {len(long):,} of {len(examples):,} texts are longer than the {longest} tokens that the model "
+            f"takes (the longest: example {examples[worst].id!r}, {len(tokens[worst]):,} tokens); "
             f"set max_length: {longest} to cut them, or shorten them"
         )
     if long:
@@ -185,13 +192,15 @@ class Collator:
     Args:
         pad_id: The padding token.
         takes_types: Whether the model is given token types.
-        multiple: The length is filled up to a multiple of this.
+        multiple: The length is filled up to a multiple of this, where the model can take that many tokens.
+        longest: How many it can take.
     """
 
-    def __init__(self, pad_id: int, takes_types: bool, multiple: int = 1) -> None:
+    def __init__(self, pad_id: int, takes_types: bool, multiple: int = 1, longest: int = 2**31) -> None:
         self._pad_id = pad_id
         self._takes_types = takes_types
         self._multiple = multiple
+        self._longest = longest
 
     def __call__(self, micro_batches: Sequence[Sequence[Row]]) -> dict[str, Tensor | None]:
         """Make a batch of all rows of some micro-batches.
@@ -202,7 +211,8 @@ class Collator:
         """
         rows = [row for rows in micro_batches for row in rows]
         lengths = np.asarray([len(row.tokens) for row in rows])
-        length = -(-int(lengths.max()) // self._multiple) * self._multiple
+        longest = int(lengths.max())
+        length = max(longest, min(-(-longest // self._multiple) * self._multiple, self._longest))
         tokens = np.full((len(rows), length), self._pad_id, dtype=np.int64)
         types = np.zeros((len(rows), length), dtype=np.int64)
         for place, row in enumerate(rows):

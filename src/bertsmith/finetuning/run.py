@@ -123,8 +123,6 @@ def _check_trainable(run: FinetuningSettings, material: Material) -> None:
 
 def _prepare(run: FinetuningSettings, folder: Path, overwrite: bool) -> None:
     held = read_yaml(folder / RUN_FILE) if (folder / RUN_FILE).exists() else {}
-    if "objective" in held:
-        raise InputError(f"{folder}: holds a pre-training run; give another `output`")
     if overwrite:
         for busy in folder.glob("seed-*"):
             # Nothing is deleted under a living process.

@@ -13,14 +13,14 @@ from transformers import TrainingArguments
 from bertsmith.encoder import parameter_count
 from bertsmith.errors import InputError
 from bertsmith.files import locked, write_json
-from bertsmith.finetuning.material import Material, Split, class_weights, to_predictions
+from bertsmith.finetuning.judge import Judge
+from bertsmith.finetuning.material import Material, class_weights
 from bertsmith.finetuning.models import build_model, freeze, layer_depths, save_model, takes_types
-from bertsmith.finetuning.objective import TaskObjective, predict
+from bertsmith.finetuning.objective import TaskObjective
 from bertsmith.finetuning.rows import Batches, Collator
 from bertsmith.finetuning.settings import FinetuningSettings
 from bertsmith.tasks import subset
 from bertsmith.tasks.examples import Predictions
-from bertsmith.tasks.metrics import is_better
 from bertsmith.training import checkpoints
 from bertsmith.training.arguments import machine, make_arguments, use_bf16
 from bertsmith.training.budget import Budget, BudgetSettings, learning_rate_factor
@@ -55,16 +55,20 @@ def train_seed(run: FinetuningSettings, material: Material, seed: int, *, alone:
     folder = seed_folder(run.output, seed)
     with locked(folder, "`output`"):
         if read_result(folder, material.facts) is not None:
+            # A kill may have come between the result and this.
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
             return
         torch.manual_seed(seed)
         objective, batches = assemble(run, material, seed)
         args = training_arguments(run, seed)
         budget = Budget(BudgetSettings(steps=batches.num_steps))
         judge = Judge(run, material, objective, use_bf16(run.training.precision))
-        resumed = _find_checkpoint(folder, material.facts, budget, judge)
+        resumed, num_damaged = _find_checkpoint(folder, material.facts, budget, judge)
         prefix = "" if alone else f"seed {seed} · "
         with Monitor(folder, int(budget.used["steps"]), prefix=prefix, bar=alone) as monitor:
             _greet(run, objective, batches, seed, resumed, monitor)
+            if num_damaged:
+                monitor.say(f"{folder}: {num_damaged} damaged checkpoints are passed over and removed")
             trainer, pace = _make_trainer(run, objective, batches, budget, judge, monitor, args)
             if not (budget.spent or judge.is_patience_over):
                 train(trainer, pace, monitor, resumed)
@@ -97,11 +101,7 @@ def read_predictions(folder: Path, split: str) -> Predictions:
 
 
 def assemble(run: FinetuningSettings, material: Material, seed: int) -> tuple[TaskObjective, Batches]:
-    """Make the model and the order of the batches.
-
-    Raises:
-        InputError: The model, its layers, the classes or the number of examples do not fit the settings.
-    """
+    """Make the model and the order of the batches; settings that do not fit either are an InputError."""
     task, training = material.task, run.training
     chosen = task.train
     if run.task.examples is not None:
@@ -120,8 +120,14 @@ def assemble(run: FinetuningSettings, material: Material, seed: int) -> tuple[Ta
     freeze(model, training.frozen_layers, training.linear_probe)
     tokenizer = material.reading.tokenizer
     multiple = 8 if torch.cuda.is_available() else 1
-    collate = Collator(tokenizer.pad_token_id, takes_types(model), multiple)
-    objective = TaskObjective(model, task.type, collate, class_weights(training.class_weights, task, chosen))
+    collate = Collator(tokenizer.pad_token_id, takes_types(model), multiple, material.reading.longest)
+    objective = TaskObjective(
+        model,
+        task.type,
+        collate,
+        class_weights(training.class_weights, task, chosen),
+        max(abs(example.label) for example in chosen) if task.type == "regression" else 0.0,  # type: ignore[arg-type]
+    )
     assert training.batch_size is not None and training.epochs is not None
     batches = Batches(
         [row for example in chosen for row in material.training[places[example.id]]],
@@ -148,11 +154,7 @@ _REFUSED = {
 
 
 def training_arguments(run: FinetuningSettings, seed: int) -> TrainingArguments:
-    """Make the arguments of Trainer.
-
-    Raises:
-        InputError: ``training.trainer`` has an argument that is unknown, wrong or not to be set.
-    """
+    """Make the arguments of Trainer; what does not fit in ``training.trainer`` is an InputError."""
     training = run.training
     on_gpu = torch.cuda.is_available()
     own = {
@@ -169,60 +171,6 @@ def training_arguments(run: FinetuningSettings, seed: int) -> TrainingArguments:
         "dataloader_pin_memory": on_gpu,
     }
     return make_arguments(own, training.trainer, _REFUSED)
-
-
-class Judge:
-    """Scores the model after every epoch, and knows the best.
-
-    Attributes:
-        facts: What a checkpoint must keep: hashes of data and model, ``best_step`` and its ``best`` score, and
-            ``epochs_since`` it.
-        objective: The model.
-        trainer: Whose steps are judged; set before training begins.
-    """
-
-    trainer: ObjectiveTrainer
-
-    def __init__(self, run: FinetuningSettings, material: Material, objective: TaskObjective, bf16: bool) -> None:
-        self.facts: dict[str, Any] = {**material.facts, "best_step": None, "best": None, "epochs_since": 0}
-        self._patience = run.training.early_stopping
-        self._material = material
-        self._objective = objective
-        self._bf16 = bf16
-
-    @property
-    def is_patience_over(self) -> bool:
-        """Whether the last epochs were no better than the best for as long as the run waits."""
-        return self._patience is not None and self.facts["epochs_since"] >= self._patience
-
-    @property
-    def best(self) -> str:
-        """The best score in words."""
-        return f"{self._material.task.metrics[0]} {self.facts['best']:.4f}"
-
-    def __call__(self) -> dict[str, float]:
-        """Score all validation sets; figures of those behind the first carry their names."""
-        figures: dict[str, float] = {}
-        for split in self._material.validation:
-            _, scores = self.score(split)
-            is_first = split is self._material.validation[0]
-            figures |= scores if is_first else {f"{split.name}_{name}": value for name, value in scores.items()}
-        metric = self._material.task.metrics[0]
-        if self.facts["best"] is None or is_better(metric, figures[metric], self.facts["best"]):
-            self.facts |= {"best_step": self.trainer.state.global_step, "best": figures[metric], "epochs_since": 0}
-        else:
-            self.facts["epochs_since"] += 1
-            self.trainer.control.should_training_stop |= self.is_patience_over
-        return figures
-
-    def score(self, split: Split) -> tuple[Predictions, dict[str, float]]:
-        """Predict a split, and score it if it is labelled: loss first, then the metrics of the task."""
-        logits, loss = predict(self._objective, split.rows, bf16=self._bf16)
-        predictions = to_predictions(split, logits, self._material.reading, self._material.null_answers)
-        if not split.is_labelled:
-            return predictions, {}
-        assert loss is not None
-        return predictions, {"loss": loss, **self._material.score(split, predictions)}
 
 
 def _make_trainer(
@@ -291,12 +239,14 @@ def layerwise_optimizer(trainer: ObjectiveTrainer, decay: float) -> torch.optim.
     return made
 
 
-def _find_checkpoint(folder: Path, facts: Mapping[str, str], budget: Budget, judge: Judge) -> Path | None:
+def _find_checkpoint(folder: Path, facts: Mapping[str, str], budget: Budget, judge: Judge) -> tuple[Path | None, int]:
     """Find the newest whole checkpoint whose best one is whole too; set budget and judge to what they were there.
 
     Newer ones are of no use and deleted: they would be kept as the newest, in place of what is written from now on.
+    The number of those comes with it.
     """
-    for path in reversed(checkpoints.in_order(folder / "checkpoints")):
+    found = checkpoints.in_order(folder / "checkpoints")
+    for num_damaged, path in enumerate(reversed(found)):
         sealed = checkpoints.read_seal(path)
         if sealed is not None:
             _check_facts(folder, sealed, facts)
@@ -304,9 +254,9 @@ def _find_checkpoint(folder: Path, facts: Mapping[str, str], budget: Budget, jud
             if best is None or best == path or checkpoints.read_seal(best) is not None:
                 budget.used.update(sealed["used"])
                 judge.facts |= {name: sealed[name] for name in judge.facts}
-                return path
+                return path, num_damaged
         shutil.rmtree(path)
-    return None
+    return None, len(found)
 
 
 def _check_facts(folder: Path, old: Mapping[str, str], new: Mapping[str, str]) -> None:
@@ -350,8 +300,11 @@ def _finish(
     scores: dict[str, dict[str, float]] = {}
     arrays: dict[str, Any] = {}
     with kept_memory():
+        null_threshold = judge.best_null_threshold() if material.null_answers else 0.0
         for split in (*material.validation, *material.test):
-            predictions, scores[split.name] = judge.score(split)
+            # Chosen on the validation set, the threshold would flatter its scores.
+            is_test = split in material.test
+            predictions, scores[split.name] = judge.score(split, null_threshold if is_test else 0.0)
             arrays[f"{split.name}.values"] = predictions.values
             arrays[f"{split.name}.answers"] = np.array(predictions.answers, str)
     np.savez(folder / _PREDICTIONS, **arrays)
@@ -367,6 +320,7 @@ def _finish(
         "seconds": round(used["seconds"], 2),
         "tokens_per_second": used["tokens"] / used["seconds"] if used["seconds"] else None,
         "scores": scores,
+        "null_threshold": null_threshold,
         "facts": material.facts,
         "machine": on,
     }

@@ -31,7 +31,7 @@ _TASKS: dict[Recipe, dict[str, dict[str, Any]]] = {
         "SQuAD-1.1": {"learning_rate": 5e-5},
         "SQuAD-2.0": {"epochs": 2, "batch_size": 48, "learning_rate": 5e-5},
         # A few hundred labels: enough steps for a small model to move.
-        "python-docs": {"epochs": 10, "batch_size": 16, "learning_rate": 1e-3},
+        "python-docs": {"epochs": 10, "batch_size": 16, "learning_rate": 5e-4},
     },
     "electra": {
         "RTE": {"epochs": 10},
@@ -78,7 +78,7 @@ class FinetuningTrainingSettings:
     frozen_layers: int = 0
     """How many of the lowest layers, and then also the embeddings, are not trained."""
     linear_probe: bool = False
-    """Train the head alone."""
+    """Train the head alone, to which BERT's pooler belongs."""
     class_weights: Literal["none", "balanced"] | dict[str, float] = "none"
     """Weights of the classes in the loss: none, balanced (inverse to their number), or a weight for each label."""
     swap_pairs: bool | None = None

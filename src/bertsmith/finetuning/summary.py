@@ -15,7 +15,7 @@ from bertsmith.plots import plot_confusion, plot_curves
 from bertsmith.results import SeedResult, confident_errors, confusion, results_table, write_errors, write_predictions
 from bertsmith.statistics import examples_interval, summarise
 from bertsmith.tasks import write_submission
-from bertsmith.tasks.examples import Predictions, test_name
+from bertsmith.tasks.examples import Predictions, name_of_test
 from bertsmith.tasks.metrics import is_better, scorer
 from bertsmith.training.arguments import versions
 from bertsmith.training.monitors import read_metrics
@@ -63,13 +63,14 @@ def summarise_seeds(run: FinetuningSettings, material: Material) -> dict[str, An
     }
     write_json(folder / "summary.json", summary)
     if run.submission:
-        of_best = {name: predictions[test_name(name)][results.index(best)] for name in task.test}
+        of_best = {name: predictions[name_of_test(name)][results.index(best)] for name in task.test}
         summary["submission_lacks"] = write_submission(Path(run.submission), task.name, task, of_best)
     return summary
 
 
 def _results(folder: Path, material: Material) -> list[dict[str, Any]]:
-    seeds = sorted(int(path.name.removeprefix("seed-")) for path in folder.glob("seed-*"))
+    names = (path.name.removeprefix("seed-") for path in folder.glob("seed-*"))
+    seeds = sorted(int(name) for name in names if name.isdigit())
     found = (read_result(seed_folder(folder, seed), material.facts) for seed in seeds)
     return [result for result in found if result is not None]
 

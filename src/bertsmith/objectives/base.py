@@ -4,6 +4,7 @@ An objective works in our commands and in anybody's own script:
 ``Trainer(model=objective, data_collator=objective.collate, train_dataset=rows, args=...)``.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -82,6 +83,11 @@ class Objective(PreTrainedModel):  # type: ignore[misc]
         """Return the token embedding of the encoder."""
         embedding: torch.nn.Module = self.encoder.get_input_embeddings()
         return embedding
+
+    @property
+    def guess_loss(self) -> float:
+        """The loss that a model without any knowledge is not much above; many times as much means that it diverged."""
+        return math.log(self.encoder.get_input_embeddings().num_embeddings)
 
     def total(
         self, parts: Mapping[str, Tensor], counts: Mapping[str, Tensor], num_items: Mapping[str, float] | None

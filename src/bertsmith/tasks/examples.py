@@ -58,7 +58,7 @@ class TaskData:
 
     def splits(self) -> dict[str, list[Example]]:
         """Give validation and test by names that are unique: those of test splits begin with "test"."""
-        return {**self.validation, **{test_name(name): examples for name, examples in self.test.items()}}
+        return {**self.validation, **{name_of_test(name): examples for name, examples in self.test.items()}}
 
     @property
     def hash(self) -> str:
@@ -71,7 +71,7 @@ class TaskData:
         return digest.hexdigest()
 
 
-def test_name(split: str) -> str:
+def name_of_test(split: str) -> str:
     """Name a test split so that it is told from a validation split of the same name, as MNLI has them."""
     return split if split.startswith("test") else f"test_{split}"
 

@@ -264,7 +264,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
     def _refuse_divergence(self, row: Mapping[str, float]) -> None:
         first = next(past["loss"] for past in self.state.log_history if "loss" in past)
         # The first step may be an easy batch of a good checkpoint: a uniform guess is the least that counts as broken.
-        usual = max(first, math.log(self.objective.encoder.get_input_embeddings().num_embeddings))
+        usual = max(first, self.objective.guess_loss)
         if not (math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])):
             raise Diverged(f"step {row['step']}: loss {row['loss']:g}, gradient norm {row['grad_norm']:g}")
         if row["loss"] > _EXPLODED * usual:

@@ -1,0 +1,74 @@
+"""Scoring after every epoch: which is the best, and when there is no hope of a better one."""
+
+from typing import Any
+
+from bertsmith.finetuning.material import Material, Split, to_predictions
+from bertsmith.finetuning.objective import TaskObjective, predict
+from bertsmith.finetuning.settings import FinetuningSettings
+from bertsmith.tasks.examples import Predictions
+from bertsmith.tasks.metrics import is_better
+from bertsmith.tasks.question_answering import best_null_threshold
+from bertsmith.training.trainer import ObjectiveTrainer
+
+
+class Judge:
+    """Scores the model after every epoch, and knows the best.
+
+    Attributes:
+        facts: What a checkpoint must keep: hashes of data and model, ``best_step`` and its ``best`` score, and
+            ``epochs_since`` it.
+        objective: The model.
+        trainer: Whose steps are judged; set before training begins.
+    """
+
+    trainer: ObjectiveTrainer
+
+    def __init__(self, run: FinetuningSettings, material: Material, objective: TaskObjective, bf16: bool) -> None:
+        self.facts: dict[str, Any] = {**material.facts, "best_step": None, "best": None, "epochs_since": 0}
+        self._patience = run.training.early_stopping
+        self._material = material
+        self._objective = objective
+        self._bf16 = bf16
+
+    @property
+    def is_patience_over(self) -> bool:
+        """Whether the last epochs were no better than the best for as long as the run waits."""
+        return self._patience is not None and self.facts["epochs_since"] >= self._patience
+
+    @property
+    def best(self) -> str:
+        """The best score in words."""
+        return f"{self._material.task.metrics[0]} {self.facts['best']:.4f}"
+
+    def __call__(self) -> dict[str, float]:
+        """Score all validation sets; figures of those behind the first carry their names."""
+        figures: dict[str, float] = {}
+        for split in self._material.validation:
+            _, scores = self.score(split)
+            is_first = split is self._material.validation[0]
+            figures |= scores if is_first else {f"{split.name}_{name}": value for name, value in scores.items()}
+        metric = self._material.task.metrics[0]
+        if self.facts["best"] is None or is_better(metric, figures[metric], self.facts["best"]):
+            self.facts |= {"best_step": self.trainer.state.global_step, "best": figures[metric], "epochs_since": 0}
+        else:
+            self.facts["epochs_since"] += 1
+            self.trainer.control.should_training_stop |= self.is_patience_over
+        return figures
+
+    def score(self, split: Split, null_threshold: float = 0.0) -> tuple[Predictions, dict[str, float]]:
+        """Predict a split, and score it if it is labelled: loss first, then the metrics of the task."""
+        material = self._material
+        logits, loss = predict(self._objective, split.rows, bf16=self._bf16)
+        predictions = to_predictions(split, logits, material.reading, material.null_answers, null_threshold)
+        if not split.is_labelled:
+            return predictions, {}
+        assert loss is not None
+        return predictions, {"loss": loss, **material.score(split, predictions)}
+
+    def best_null_threshold(self) -> float:
+        """Find by how much "no answer" should score above the best span: what gives the best F1 in validation."""
+        split, reading = self._material.validation[0], self._material.reading
+        logits, _ = predict(self._objective, split.rows, bf16=self._bf16)
+        assert split.windows is not None
+        length = reading.max_answer_length
+        return best_null_threshold(split.examples, split.windows, logits, max_answer_length=length)
