@@ -82,7 +82,7 @@ def train_ours(options: argparse.Namespace, task: TaskData, seed: int) -> Outcom
             model=options.model,
             task=TaskSettings(name=options.task, data=options.data, examples=options.examples),
             output=str(Path(folder) / "run"),
-            seeds=[seed],
+            seeds=(seed,),
             max_length=options.max_length,
             training=FinetuningTrainingSettings(
                 epochs=options.epochs, batch_size=options.batch_size, learning_rate=options.learning_rate

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from bertsmith.plots import plot_confusion, plot_curves
@@ -111,19 +112,29 @@ def test_errors_are_readable(tmp_path: Path) -> None:
     assert path.read_text("utf-8") == (
         "# Errors\n\n"
         "What the model got wrong and was most sure of, the most probable first.\n\n"
-        "## 1. Said good, right is bad\n\n"
+        '## 1. Said "good", right is "bad"\n\n'
         "Example r4, 95.0% sure.\n\n"
         "> Ugh \\*really\\*\n\n"
-        "## 2. Said bad, right is good\n\n"
+        '## 2. Said "bad", right is "good"\n\n'
         "Example r3, 70.0% sure.\n\n"
         "> Meh\n"
     )
     write_errors(path, "question_answering", confident_errors("question_answering", (), QUESTIONS, ANSWERED))
     text = path.read_text("utf-8")
-    assert "## 1. Said no answer, right is Denver Broncos\n\nExample q4, 70.0% sure.\n\n> Who?\n\n> … xxx" in text
+    assert '## 1. Said no answer, right is "Denver Broncos"\n\nExample q4, 70.0% sure.\n\n> Who?\n\n> … xxx' in text
     assert "Denver Broncos won in Paris. yyy" in text and max(map(len, text.splitlines())) < 450
     write_errors(path, "regression", [])
     assert "every prediction is right" in path.read_text("utf-8")
+
+
+def test_what_is_said_is_quoted_but_for_values(tmp_path: Path) -> None:
+    path = tmp_path / "errors.md"
+    mistakes = confident_errors("classification", ("p q", 'x "y"'), REVIEWS, SAID)
+    write_errors(path, "classification", mistakes)
+    assert '## 1. Said "x "y"", right is "p q"\n' in path.read_text("utf-8")
+    mistakes = confident_errors("regression", (), [Example("0", "a", None, 1.0)], Predictions(np.array([1.5])))
+    write_errors(path, "regression", mistakes)
+    assert "## 1. Said 1.5, right is 1\n" in path.read_text("utf-8")
 
 
 def test_confusion_counts_rows_of_right_classes() -> None:
@@ -172,6 +183,21 @@ def test_curves_are_drawn(metric: str, num_seeds: int, tmp_path: Path) -> None:
     assert red.min() > drawn.shape[1] / 2
     stars = red[red > drawn.shape[1] * 0.7]
     assert (stars.max() > drawn.shape[1] * 0.95) == (metric == "accuracy")
+
+
+@pytest.mark.parametrize(("metric", "reaches_below_0"), [("accuracy", False), ("matthews", True)])
+def test_curves_of_one_epoch_have_its_tick_and_no_impossible_scores(
+    metric: str, reaches_below_0: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, dpi: drawn.append(figure))
+    rows = [{"epoch": 0.5, "loss": 0.7}, {"epoch": 1, "loss": 0.001}]
+    rows.append({"epoch": 1, "validation_loss": 0.6, f"validation_{metric}": 0.0})
+    plot_curves(tmp_path / "curves.png", [rows], metric)
+    losses, scores = drawn[0].axes
+    low, high = losses.get_xlim()
+    assert [tick for tick in losses.get_xticks() if low <= tick <= high] == [1]
+    assert losses.get_ylim()[0] == 0 and (scores.get_ylim()[0] < 0) == reaches_below_0
 
 
 def test_table_of_seeds() -> None:

@@ -48,7 +48,10 @@ _OPTIONS = ("--help", "--version", "--debug", "--out", "--overwrite", "--process
 """The options of the commands themselves; every other ``--key`` is a setting."""
 
 
-_SWITCHES = ("--html-entities", "--deduplicate", "--lowercase", "--strip-accents")
+_SWITCHES = (
+    *("--html-entities", "--deduplicate", "--lowercase", "--strip-accents"),
+    *("--zero-shot", "--from-scratch", "--linear-probe", "--swap-pairs"),
+)
 """Settings that are true when nothing follows: the word behind them may be a file."""
 
 
@@ -173,7 +176,7 @@ class _Help(argparse.Action):
         if self._settings is not None:
             from bertsmith.settings import describe
 
-            print("\nsettings, as --key value or in the run file; for `corpus build` the last part of a key is enough:")
+            print("\nsettings, as --key value or in the run file of a command that has one:")
             for key, kind, default, meaning in describe(self._settings()):
                 print(f"  {key}  [{kind}]  {default}\n      {meaning}")
         parser.exit()

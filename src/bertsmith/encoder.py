@@ -279,13 +279,16 @@ def open_pretrained(load: Any, origin: str, what: str, key: str = "encoder.from_
         InputError: There is no such folder, or it cannot be opened.
     """
     is_folder = Path(origin).is_dir()
+    if Path(origin).is_file():
+        raise InputError(f"{key}: {origin} is a file; give the folder of a model")
     if not is_folder and (origin.startswith((".", "/", "~")) or origin.count("/") > 1):
-        raise InputError(f"{key}: {origin}: no such folder")
+        raise InputError(f"{key}: {origin}: no such folder; give the `model` folder of a run, or a hub id")
     try:
         return load(origin, local_files_only=is_folder, **options)
     except Exception as error:  # OSError, ValueError, RuntimeError and safetensors' own, by what is wrong in the folder
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{key}: cannot open the {what} of {origin}: {first_line}") from None
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(":")
+        hint = "is it whole?" if is_folder else "there is no such folder, and the hub did not give it either"
+        raise InputError(f"{key}: cannot open the {what} of {origin}: {first_line}; {hint}") from None
 
 
 def parameter_count(module: nn.Module) -> int:

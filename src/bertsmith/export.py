@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrainedModel
 
 from bertsmith.errors import InputError
+from bertsmith.files import synchronise
 from bertsmith.settings import read_yaml
 from bertsmith.training import checkpoints
 
@@ -64,6 +65,7 @@ def write_folder(
     for file in staging.iterdir():
         # safetensors makes its file readable by the owner alone.
         file.chmod(0o644)
+        synchronise(file)
     shutil.rmtree(folder, ignore_errors=True)
     staging.rename(folder)
 

@@ -1,5 +1,6 @@
 """The run folder: who may write to it, whose run it holds, and what of it goes when a run starts over."""
 
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,9 +20,9 @@ class Layout(NamedTuple):
     """What one kind of run writes into its folder."""
 
     contents: tuple[str, ...]
-    """Patterns of all that it writes, beside the run file: what goes when it starts over."""
+    """Regular expressions of the names of all that it writes, beside the run file: what goes when it starts over."""
     begun: tuple[str, ...]
-    """Patterns of what is there once something is trained, so that the settings must not change any more."""
+    """Glob patterns of what is there once something is trained, so that the settings must not change any more."""
     free: tuple[str, ...]
     """Settings, or sections, that may change all the same: they do not change what a step computes."""
 
@@ -67,7 +68,8 @@ def prepare(folder: Path, run: Mapping[str, Any], overwrite: bool, layout: Layou
     if is_run and ("objective" in read_yaml(held)) != ("objective" in run):
         raise InputError(f"{folder}: holds a run of another kind; give another `output`")
     if overwrite:
-        for path in (path for pattern in (*layout.contents, f"{RUN_FILE}.part") for path in folder.glob(pattern)):
+        own = re.compile("|".join((*layout.contents, f"{RUN_FILE}.part")))
+        for path in [path for path in folder.iterdir() if own.fullmatch(path.name)]:
             if path.is_dir():
                 shutil.rmtree(path)
             else:

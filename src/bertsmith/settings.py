@@ -174,12 +174,15 @@ def describe(cls: type[Any]) -> Iterator[tuple[str, str, str, str]]:
     whole = schema(cls)
 
     def walk(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str, str, str]]:
-        for name, field in _target(node, whole)["properties"].items():
+        section = _target(node, whole)
+        for name, field in section["properties"].items():
             target = _target(field, whole)
             if "properties" in target:
                 yield from walk(target, f"{prefix}{name}.")
             else:
-                default = json.dumps(field["default"]) if "default" in field else "required"
+                # An empty list or section by default has no place in a schema.
+                absent = "required" if name in section.get("required", ()) else "none"
+                default = json.dumps(field["default"]) if "default" in field else absent
                 yield prefix + name, _type_text(target), default, " ".join(field.get("description", "").split())
 
     yield from walk(whole, "")

@@ -41,7 +41,7 @@ def test_finetune_and_evaluate(
     assert main(["evaluate", model, *data, "--out", str(tmp_path / "out")]) == 0
     assert f"validation accuracy {value:.4f} (95 % interval" in capsys.readouterr().out
     said = (tmp_path / "run" / "predictions" / f"seed-{summary['best_seed']}-validation.tsv").read_bytes()
-    assert (tmp_path / "out" / "validation.tsv").read_bytes() == said
+    assert (tmp_path / "out" / "predictions-validation.tsv").read_bytes() == said
 
 
 @pytest.fixture

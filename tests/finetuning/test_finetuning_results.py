@@ -173,7 +173,7 @@ def test_a_saved_model_scores_what_its_run_says(finished: Finished, tmp_path: Pa
         assert figure["value"] == pytest.approx(expected[metric], abs=1e-5)
         assert figure["low"] <= figure["high"]
     for split in ("validation", "test")[: 1 + (task == "texts")]:
-        assert (tmp_path / f"{split}.tsv").read_bytes() == (
+        assert (tmp_path / f"predictions-{split}.tsv").read_bytes() == (
             Path(run.output) / "predictions" / f"seed-0-{split}.tsv"
         ).read_bytes()
 
@@ -200,7 +200,9 @@ def test_labels_are_matched_by_name(finished: Finished, tmp_path: Path) -> None:
     assert score_with([LABELS[place] for place in order]) == pytest.approx(expected)
     # Taken in the order of the task, they are the wrong ones.
     assert score_with(["LABEL_0", "LABEL_1", "LABEL_2"]) != pytest.approx(expected)
-    with pytest.raises(InputError, match="knows the labels neutral, 긍정, other, and .* has '부정'; give a model"):
+    with pytest.raises(
+        InputError, match="does not know the label '부정' of .*, but 'neutral', '긍정', 'other'; give a model"
+    ):
         score_with(["neutral", "긍정", "other"])
 
 
@@ -214,7 +216,7 @@ def test_a_model_that_does_not_fit_is_refused(finished: Finished) -> None:
         evaluate(str(model_folder(squad)), evaluation(texts))
     with pytest.raises(InputError, match="predicts 3 classes, and pairs-.* wants a value"):
         evaluate(str(model_folder(texts)), evaluation(pairs))
-    with pytest.raises(InputError, match="knows the labels value, and texts-.* has 'neutral'"):
+    with pytest.raises(InputError, match="does not know the label 'neutral' of texts-.*, but 'value'"):
         evaluate(str(model_folder(pairs)), evaluation(texts))
     with pytest.raises(InputError, match="zero_shot: is for pairs of texts with a value"):
         evaluate(texts.model, evaluation(texts, zero_shot=True))

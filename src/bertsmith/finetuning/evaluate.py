@@ -1,5 +1,6 @@
 """Scoring a saved model without training: by its own head, or zero-shot by the similarity of embeddings."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from bertsmith.errors import InputError
-from bertsmith.finetuning.material import Reading, read_split, to_predictions
+from bertsmith.finetuning.material import Reading, Split, read_split, to_predictions
 from bertsmith.finetuning.models import (
     Pooling,
     longest_input,
@@ -41,11 +42,11 @@ class EvaluationSettings:
     """What to score a model on, and how."""
 
     task: TaskSettings
-    """The task."""
+    """The task; its training data are not read."""
     zero_shot: bool = False
     """Score pairs of texts with a value by the cosine of their embeddings, without any head."""
-    pooling: Pooling = "mean"
-    """With zero_shot: how hidden states become an embedding."""
+    pooling: Pooling | None = None
+    """With zero_shot: how hidden states become an embedding; mean if not given."""
     max_length: int | None = None
     """Longer texts are cut to this many tokens; null for no cutting, and an error if a text is too long for the model.
     In question answering, the length of a window (null: 384, or what the model takes)."""
@@ -55,6 +56,13 @@ class EvaluationSettings:
     """In question answering, the most tokens of an answer."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic; auto is bf16 where the hardware has it."""
+
+    def __post_init__(self) -> None:
+        """Check what fits together."""
+        if self.pooling is not None and not self.zero_shot:
+            raise ValueError("pooling is that of the fine-tuned model; leave it out, or set zero_shot")
+        if self.max_length is not None and self.max_length < 4:
+            raise ValueError(f"max_length is {self.max_length}; expected at least 4")
 
 
 def evaluate(
@@ -76,19 +84,33 @@ def evaluate(
     """
     logging.disable_progress_bar()
     task = load_task(evaluation.task, need_train=False)
+    is_scored = any(all(example.label is not None for example in examples) for examples in task.splits().values())
+    if not is_scored and out is None:
+        raise InputError(f"{task.name}: has no labels to score by; give --out FOLDER for the predictions")
+    if out is not None:
+        # A file in its place, or a disk that cannot be written, is found before the work.
+        _make_folder(out)
     tokenizer = open_tokenizer(model)
     if evaluation.zero_shot:
         found = _similarities(model, tokenizer, task, evaluation)
+        # A cosine is on another scale than the values.
+        task = replace(task, metrics=tuple(metric for metric in task.metrics if metric != "mean_squared_error"))
     else:
         task, found = _predictions(model, tokenizer, task, evaluation)
     figures = {}
     for name, examples in task.splits().items():
         if out is not None:
-            out.mkdir(parents=True, exist_ok=True)
-            write_predictions(out / f"{name}.tsv", task.type, task.labels, examples, found[name])
+            write_predictions(out / f"predictions-{name}.tsv", task.type, task.labels, examples, found[name])
         if all(example.label is not None for example in examples):
             figures[name] = _figures(task, examples, found[name])
     return figures
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be made a folder ({error.strerror}); give another") from None
 
 
 def _figures(task: TaskData, examples: Sequence[Example], predictions: Predictions) -> dict[str, dict[str, float]]:
@@ -103,22 +125,36 @@ def _figures(task: TaskData, examples: Sequence[Example], predictions: Predictio
 def _predictions(
     origin: str, tokenizer: Any, task: TaskData, evaluation: EvaluationSettings
 ) -> tuple[TaskData, dict[str, Predictions]]:
-    """Predict all splits with the head of the model; the task is given back with the classes of the model."""
+    """Predict all splits with the head of the model; classes that only the model knows are put behind the task's."""
     model = open_finetuned(origin, task.type)
+    columns: list[int] = []
     if task.type == "classification":
-        task = _with_labels_of(model, origin, task)
+        task, columns = _match_labels(model, origin, task)
     elif task.type == "regression" and model.config.num_labels != 1:
         raise InputError(f"{origin}: predicts {model.config.num_labels} classes, and {task.name} wants a value")
     objective = TaskObjective(model, task.type, _collator(model, tokenizer))
     objective.to("cuda" if torch.cuda.is_available() else "cpu")
     reading = _reading(model, tokenizer, task, evaluation)
-    splits = {name: read_split(name, examples, reading) for name, examples in task.splits().items()}
-    null_answers = any(example.label == Answers((), ()) for split in splits.values() for example in split.examples)
+    splits = {name: _read(name, examples, reading) for name, examples in task.splits().items()}
+    known = model.config.to_dict()
+    # A model of another origin does not say whether a question may have no answer: the labels must.
+    has_null = any(example.label == Answers((), ()) for split in splits.values() for example in split.examples)
+    null_answers = known.get("null_answers", has_null)
     found = {}
     for name, split in splits.items():
         logits, _ = predict(objective, split.rows, bf16=use_bf16(evaluation.precision))
-        found[name] = to_predictions(split, logits, reading, null_answers)
+        threshold = 0.0 if split.is_labelled else known.get("null_threshold", 0.0)
+        predictions = to_predictions(split, logits, reading, null_answers, threshold)
+        found[name] = Predictions(predictions.values[:, columns]) if columns else predictions
     return task, found
+
+
+def _read(name: str, examples: list[Example], reading: Reading) -> Split:
+    """Tokenise a split, and say how much of it is cut."""
+    split = read_split(name, examples, reading)
+    if split.num_cut:
+        print(f"{name}: {split.num_cut:,} of {len(examples):,} texts or questions are cut", file=sys.stderr)
+    return split
 
 
 def _reading(model: PreTrainedModel, tokenizer: Any, task: TaskData, evaluation: EvaluationSettings) -> Reading:
@@ -137,28 +173,23 @@ def _collator(model: PreTrainedModel, tokenizer: Any) -> Collator:
     return Collator(tokenizer.pad_token_id, takes_types(model), multiple, longest_input(model.config, tokenizer))
 
 
-def _with_labels_of(model: PreTrainedModel, origin: str, task: TaskData) -> TaskData:
-    """Number the classes of a task as the model does, by their names."""
-    labels = tuple(model.config.id2label[number] for number in range(model.config.num_labels))
-    if labels == tuple(f"LABEL_{number}" for number in range(len(task.labels))):
+def _match_labels(model: PreTrainedModel, origin: str, task: TaskData) -> tuple[TaskData, list[int]]:
+    """Match the classes of a model to those of a task by their names.
+
+    Returns:
+        The task, its classes followed by those that only the model knows, and which output of the model each is.
+    """
+    labels = [model.config.id2label[number] for number in range(model.config.num_labels)]
+    if labels == [f"LABEL_{number}" for number in range(len(task.labels))]:
         # The model does not name its classes; they are taken to be in the order of the task.
-        return task
+        return task, list(range(len(labels)))
     if unknown := [label for label in task.labels if label not in labels]:
         raise InputError(
-            f"{origin}: knows the labels {', '.join(labels)}, and {task.name} has {unknown[0]!r}; "
-            "give a model that was fine-tuned for this task"
+            f"{origin}: does not know the label {unknown[0]!r} of {task.name}, "
+            f"but {', '.join(map(repr, labels[:10]))}; give a model that was fine-tuned for this task"
         )
-    number = {place: labels.index(label) for place, label in enumerate(task.labels)}
-
-    def renumber(examples: list[Example]) -> list[Example]:
-        return [e if e.label is None else e._replace(label=number[int(e.label)]) for e in examples]  # type: ignore[arg-type]
-
-    return replace(
-        task,
-        labels=labels,
-        validation={name: renumber(examples) for name, examples in task.validation.items()},
-        test={name: renumber(examples) for name, examples in task.test.items()},
-    )
+    ordered = (*task.labels, *(label for label in labels if label not in task.labels))
+    return replace(task, labels=ordered), [labels.index(label) for label in ordered]
 
 
 def _similarities(
@@ -178,7 +209,7 @@ def _similarities(
         first = [example._replace(text_pair=None) for example in examples]
         second = [example._replace(text=example.text_pair or "", text_pair=None) for example in examples]
         a, b = (
-            embed(model, read_split(name, side, reading).rows, _collator(model, tokenizer), evaluation.pooling)
+            embed(model, _read(name, side, reading).rows, _collator(model, tokenizer), evaluation.pooling or "mean")
             for side in (first, second)
         )
         norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)

@@ -41,6 +41,10 @@ _ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout")
 _HEAD_DROPOUT = ("classifier_dropout", "classifier_dropout_prob", "seq_classif_dropout", "qa_dropout")
 
 
+# The first parts of the names of layers that only fine-tuned models have.
+_HEADS = ("classifier", "pre_classifier", "qa_outputs")
+
+
 class PooledConfig(PreTrainedConfig):  # type: ignore[misc]
     """Config of a :class:`PooledClassifier`: the encoder's config as a plain dictionary, and how it is pooled."""
 
@@ -124,7 +128,7 @@ def open_tokenizer(origin: str) -> Any:
     """Open the tokenizer of a model.
 
     Raises:
-        InputError: There is none, or it lacks the padding token.
+        InputError: There is none, or it lacks the padding token, or is of another model.
     """
     _check_folder(origin)
     tokenizer = open_pretrained(AutoTokenizer.from_pretrained, origin, "tokenizer", key="model")
@@ -133,6 +137,13 @@ def open_tokenizer(origin: str) -> Any:
         raise InputError(f"model: {origin} has no tokenizer; put the one it was trained with into the folder")
     if tokenizer.pad_token_id is None:
         raise InputError(f"model: the tokenizer of {origin} has no padding token; set pad_token in its config")
+    config = open_pretrained(AutoConfig.from_pretrained, origin, "model", key="model")
+    config = _config_of_encoder(config) if isinstance(config, PooledConfig) else config
+    if len(tokenizer) > config.vocab_size:
+        raise InputError(
+            f"model: {origin} has {config.vocab_size:,} token embeddings, fewer than the {len(tokenizer):,} tokens of "
+            "its tokenizer; put the tokenizer it was trained with into the folder"
+        )
     return tokenizer
 
 
@@ -181,7 +192,8 @@ def build_model(
     is_new = from_scratch or is_pooled
     if type != "question_answering" and pooling != "cls":
         encoder = _load(AutoModel, origin, config, is_new)
-        pooled = PooledConfig(encoder=encoder.config.to_dict(), pooling=pooling, head_dropout=dropout or 0.0, **head)
+        rate = _known_dropout(config) if dropout is None else dropout
+        pooled = PooledConfig(encoder=encoder.config.to_dict(), pooling=pooling, head_dropout=rate, **head)
         model: PreTrainedModel = PooledClassifier(pooled, encoder)
     else:
         for name, value in head.items():
@@ -218,6 +230,8 @@ def open_finetuned(origin: str, type: TaskType) -> PreTrainedModel:
     """
     auto = AutoModelForQuestionAnswering if type == "question_answering" else AutoModelForSequenceClassification
     config = open_pretrained(AutoConfig.from_pretrained, origin, "model", key="model")
+    if isinstance(config, PooledConfig) and type == "question_answering":
+        raise InputError(f"{origin}: was fine-tuned for {config.problem_type}, and not for question answering")
     model, missing = _open_weights(auto, origin, config)
     if missing:
         raise InputError(
@@ -299,6 +313,13 @@ def freeze(model: PreTrainedModel, num_layers: int, probe: bool) -> None:
             parameter.requires_grad_(depths[name] > num_layers)
 
 
+def _known_dropout(config: Any) -> float:
+    """Say what a config has for the dropout before the head: its own rate, else that of hidden states."""
+    known = config.to_dict()
+    rates = (known.get(name) for name in (*_HEAD_DROPOUT, *_HIDDEN_DROPOUT))
+    return next((float(rate) for rate in rates if rate is not None), 0.0)
+
+
 def _set(config: Any, names: Sequence[str], value: float | None) -> None:
     known = config.to_dict()
     for name in names:
@@ -323,9 +344,15 @@ def _head_settings(type: TaskType, labels: Sequence[str]) -> dict[str, Any]:
 
 def _load(auto: Any, origin: str, config: Any, is_new: bool) -> PreTrainedModel:
     if is_new:
-        new: PreTrainedModel = auto.from_config(config)
-        return new
-    return _open_weights(auto, origin, config)[0]
+        made: PreTrainedModel = auto.from_config(config)
+        return made
+    model, new = _open_weights(auto, origin, config)
+    for name, module in model.named_modules():
+        # A checkpoint that was fine-tuned before brings a head that was trained for another task.
+        if name.split(".")[0] in _HEADS and isinstance(module, nn.Linear) and f"{name}.weight" not in new:
+            nn.init.normal_(module.weight, std=0.02)
+            nn.init.zeros_(module.bias)
+    return model
 
 
 def _open_weights(auto: Any, origin: str, config: Any) -> tuple[PreTrainedModel, list[str]]:

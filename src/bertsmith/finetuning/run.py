@@ -4,10 +4,13 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +19,38 @@ from rich.console import Console
 from transformers import AutoConfig
 from transformers.utils import logging
 
+from bertsmith.corpus.build import available_cores
 from bertsmith.encoder import open_pretrained
-from bertsmith.errors import InputError, Interrupted
+from bertsmith.errors import Failed, InputError, Interrupted
 from bertsmith.files import locked
 from bertsmith.finetuning.material import Material, Reading, read_material
 from bertsmith.finetuning.models import layer_depths, longest_input, open_tokenizer
-from bertsmith.finetuning.seed import RESULT, assemble, read_result, seed_folder, train_seed, training_arguments
+from bertsmith.finetuning.seed import (
+    RESULT,
+    assemble,
+    read_result,
+    seed_folder,
+    seeds_in,
+    train_seed,
+    training_arguments,
+)
 from bertsmith.finetuning.settings import FinetuningSettings, resolve
 from bertsmith.finetuning.summary import summarise_seeds
-from bertsmith.run_folder import RUN_FILE, Layout, prepare
-from bertsmith.settings import read_yaml, to_dict
+from bertsmith.run_folder import Layout, prepare
+from bertsmith.settings import to_dict
 from bertsmith.tasks import check_submission, load_task
 
 FINETUNING = Layout(
     contents=(
-        *("seed-*", "predictions", "summary.json", "summary.json.part", "results.txt", "errors.md"),
-        *("curves.png", "confusion.png"),
+        *(r"seed-\d+", "predictions", "summary.json", "summary.json.part", "results.txt", "errors.md"),
+        *("results.txt.part", "errors.md.part", "curves.png", "confusion.png"),
     ),
     begun=("seed-*/checkpoints/checkpoint-*", f"seed-*/{RESULT}"),
     free=("output", "seeds", "parallel", "submission", "training.log_every", "training.checkpoint_minutes"),
 )
+
+
+_LARGE_VALUE = 20.0
 
 
 def finetune(run: FinetuningSettings, *, overwrite: bool = False) -> dict[str, Any]:
@@ -101,7 +116,15 @@ def load_material(run: FinetuningSettings, console: Console) -> Material:
         say(note)
     sizes = [f"{len(split.examples):,} {split.name}" for split in (*material.validation, *material.test)]
     kind = f"{len(task.labels)} classes" if task.labels else task.type.replace("_", " ")
-    say(f"{task.name}: {kind} · {len(task.train):,} training examples, {', '.join(sizes)}")
+    some = f"{run.task.examples:,} of " if run.task.examples is not None else ""
+    say(f"{task.name}: {kind} · {some}{len(task.train):,} training examples, {', '.join(sizes)}")
+    if task.type == "regression":
+        values = [float(example.label) for example in task.train]  # type: ignore[arg-type]
+        if max(map(abs, values)) > _LARGE_VALUE:
+            say(
+                f"{task.name}: values reach from {min(values):g} to {max(values):g}; a head learns values of about 1 "
+                "fast and large ones hardly at all: scale the labels"
+            )
     if num_cut + material.num_cut:
         what = f"texts are cut to {run.max_length} tokens"
         what = "questions are cut to 64 tokens" if task.type == "question_answering" else what
@@ -111,76 +134,103 @@ def load_material(run: FinetuningSettings, console: Console) -> Material:
 
 def _check_trainable(run: FinetuningSettings, material: Material) -> None:
     """Find what is wrong with the model and the training before anything is written."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("bertsmith finetune runs in one process for each seed, without torchrun; see `parallel`")
     if run.submission:
-        check_submission(material.task.name, material.task)
+        check_submission(Path(run.submission), material.task.name, material.task)
+    if material.task.type == "question_answering" and run.pooling != "cls":
+        raise InputError(f"pooling is {run.pooling!r}, but question answering looks at every token; leave it out")
     objective, _ = assemble(run, material, run.seeds[0])
     training_arguments(run, run.seeds[0])
     if run.training.layer_decay is not None and run.training.layer_decay < 1:
         layer_depths(objective.encoder)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError("bertsmith finetune runs in one process for each seed, without torchrun; see `parallel`")
 
 
 def _prepare(run: FinetuningSettings, folder: Path, overwrite: bool) -> None:
-    held = read_yaml(folder / RUN_FILE) if (folder / RUN_FILE).exists() else {}
     if overwrite:
-        for busy in folder.glob("seed-*"):
+        task = run.task
+        for path in (run.model, task.data, task.train, task.validation, task.test):
+            if path and folder.resolve() in (Path(path).resolve(), *Path(path).resolve().parents):
+                raise InputError(f"{path}: is inside {folder}, which --overwrite empties; give another `output`")
+        for seed in seeds_in(folder):
             # Nothing is deleted under a living process.
-            with locked(busy, "`output`"):
+            with locked(seed_folder(folder, seed), "`output`"):
                 pass
     else:
         # The seeds that are there already belong to the run.
-        run = replace(run, seeds=sorted({*held.get("seeds", []), *run.seeds}))
+        run = replace(run, seeds=tuple(sorted({*seeds_in(folder), *run.seeds})))
     prepare(folder, to_dict(run), overwrite, FINETUNING)
 
 
 def _train_side_by_side(run: FinetuningSettings, material: Material) -> None:
     """Train the seeds in processes of their own, each with its share of the cores."""
     open_seeds = [seed for seed in run.seeds if read_result(seed_folder(run.output, seed), material.facts) is None]
-    num_processes = min(run.parallel, len(open_seeds))
-    if not num_processes:
+    if not open_seeds:
         return
-    threads = max(1, (os.cpu_count() or 1) // num_processes)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_processes, context, _begin_process, (threads,)) as pool, _passes_on(pool) as stopping:
-        running: set[Future[None]] = set()
-        while running or (open_seeds and not stopping.is_set()):
-            # No more than can begin at once: what waits in the queue of a pool is not to be stopped.
-            while open_seeds and len(running) < num_processes and not stopping.is_set():
-                running.add(pool.submit(_train_in_process, run, material, open_seeds.pop(0)))
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
+    stop = context.Event()
+    # The share does not depend on how many seeds are left: another number of threads would round in another way.
+    threads = max(1, available_cores() // run.parallel)
+    arguments = (run, material, threads, stop)
+    try:
+        with (
+            _sets(stop),
+            ProcessPoolExecutor(min(run.parallel, len(open_seeds)), context, _begin_process, arguments) as pool,
+        ):
+            with _ignored_signals():
+                futures = [pool.submit(_train_in_process, seed) for seed in open_seeds]
+            for future in futures:
                 future.result()
-    if open_seeds:
-        raise Interrupted("stopped, saved; the same command goes on from there")
+    except BrokenProcessPool:
+        if stop.is_set():
+            raise Interrupted("stopped; the same command goes on from what is saved") from None
+        raise Failed(
+            "a process died, perhaps for lack of memory; the same command goes on from what is saved, with a smaller "
+            "`parallel` in less memory"
+        ) from None
 
 
-def _begin_process(threads: int) -> None:
+_worker: dict[str, Any] = {}
+"""What the seeds of a process share: run, material and the event that says stop."""
+
+
+def _begin_process(run: FinetuningSettings, material: Material, threads: int, stop: Event) -> None:
     torch.set_num_threads(threads)
     logging.disable_progress_bar()
-    # Training heeds it; a process that dies of it while it waits for a seed would take the others with it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _worker.update(run=run, material=material, stop=stop)
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
 
 
-def _train_in_process(run: FinetuningSettings, material: Material, seed: int) -> None:
-    train_seed(run, material, seed, alone=False)
+def _end_with_parent(parent: int) -> None:
+    """End this process when the command that began it is gone, however it ended."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def _train_in_process(seed: int) -> None:
+    if _worker["stop"].is_set():
+        raise Interrupted("stopped; the same command goes on from what is saved")
+    train_seed(_worker["run"], _worker["material"], seed, stop=_worker["stop"])
 
 
 @contextmanager
-def _passes_on(pool: ProcessPoolExecutor) -> Iterator[threading.Event]:
-    """Have the processes stop with a checkpoint when this one is asked to stop; the event says that it was."""
-    stopping = threading.Event()
-
-    def stop(number: int, frame: object) -> None:
-        stopping.set()
-        for process in pool._processes.values():
-            # Ctrl-C reaches them by itself.
-            if number == signal.SIGTERM and process.pid is not None:
-                os.kill(process.pid, signal.SIGINT)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+def _sets(stop: Event) -> Iterator[None]:
+    """Have a request to stop, by Ctrl-C or SIGTERM, set an event that the processes look at after every step."""
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield stopping
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _ignored_signals() -> Iterator[None]:
+    """Have the processes that are begun in this context ignore the signals that reach the whole group."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -3,8 +3,10 @@
 import json
 import shutil
 from collections.abc import Mapping
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -12,7 +14,7 @@ from transformers import TrainingArguments
 
 from bertsmith.encoder import parameter_count
 from bertsmith.errors import InputError
-from bertsmith.files import locked, write_json
+from bertsmith.files import locked, synchronise, write_json
 from bertsmith.finetuning.judge import Judge
 from bertsmith.finetuning.material import Material, class_weights
 from bertsmith.finetuning.models import build_model, freeze, layer_depths, save_model, takes_types
@@ -38,14 +40,21 @@ def seed_folder(output: str | Path, seed: int) -> Path:
     return Path(output) / f"seed-{seed}"
 
 
-def train_seed(run: FinetuningSettings, material: Material, seed: int, *, alone: bool = True) -> None:
+def seeds_in(output: Path) -> list[int]:
+    """List the seeds that have a folder in a run folder."""
+    names = (path.name.removeprefix("seed-") for path in output.glob("seed-*"))
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def train_seed(run: FinetuningSettings, material: Material, seed: int, *, stop: Event | None = None) -> None:
     """Train one seed and write its folder; do nothing if that is done already.
 
     Args:
         run: The settings, resolved.
         material: The task, tokenised.
         seed: The seed.
-        alone: Whether the terminal is this seed's alone.
+        stop: An event that asks to stop, in place of signals, where other processes train other seeds and share the
+            terminal; None where this one is alone.
 
     Raises:
         InputError: The data or the model have changed since the seed was begun, or the folder is in use.
@@ -64,14 +73,14 @@ def train_seed(run: FinetuningSettings, material: Material, seed: int, *, alone:
         budget = Budget(BudgetSettings(steps=batches.num_steps))
         judge = Judge(run, material, objective, use_bf16(run.training.precision))
         resumed, num_damaged = _find_checkpoint(folder, material.facts, budget, judge)
-        prefix = "" if alone else f"seed {seed} · "
-        with Monitor(folder, int(budget.used["steps"]), prefix=prefix, bar=alone) as monitor:
+        prefix = "" if stop is None else f"seed {seed} · "
+        with Monitor(folder, int(budget.used["steps"]), prefix=prefix, bar=stop is None) as monitor:
             _greet(run, objective, batches, seed, resumed, monitor)
             if num_damaged:
                 monitor.say(f"{folder}: {num_damaged} damaged checkpoints are passed over and removed")
-            trainer, pace = _make_trainer(run, objective, batches, budget, judge, monitor, args)
+            trainer, pace = _make_trainer(run, objective, batches, budget, judge, monitor, args, stop)
             if not (budget.spent or judge.is_patience_over):
-                train(trainer, pace, monitor, resumed)
+                train(trainer, pace, monitor, resumed, heeds_signals=stop is None)
             # The clock of the budget stands still from here on.
             trainer._load_from_checkpoint(str(Path(args.output_dir) / f"checkpoint-{judge.facts['best_step']}"))
             _finish(run, material, objective, judge, budget, batches, seed, folder, machine(args))
@@ -84,20 +93,38 @@ def read_result(folder: Path, facts: Mapping[str, str] | None = None) -> dict[st
     """Read what a finished seed left; None if it is not finished.
 
     Raises:
-        InputError: It was trained on other data, or from another model, than ``facts`` say.
+        InputError: It was trained on other data, or from another model, than ``facts`` say, or it is damaged.
     """
     if not (folder / RESULT).exists():
         return None
-    result: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-    if facts is not None:
-        _check_facts(folder, result["facts"], facts)
+    try:
+        result: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        if facts is not None:
+            _check_facts(folder, result["facts"], facts)
+    except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError):
+        raise _damaged(folder, RESULT) from None
+    if not (folder / "model" / "config.json").exists():
+        raise _damaged(folder, "model")
     return result
 
 
 def read_predictions(folder: Path, split: str) -> Predictions:
-    """Read what a finished seed says about a split."""
-    with np.load(folder / _PREDICTIONS) as arrays:
-        return Predictions(arrays[f"{split}.values"], tuple(arrays[f"{split}.answers"].tolist()))
+    """Read what a finished seed says about a split.
+
+    Raises:
+        InputError: It is damaged.
+    """
+    try:
+        with np.load(folder / _PREDICTIONS) as arrays:
+            return Predictions(arrays[f"{split}.values"], tuple(arrays[f"{split}.answers"].tolist()))
+    except (OSError, EOFError, KeyError, ValueError, BadZipFile):
+        raise _damaged(folder, _PREDICTIONS) from None
+
+
+def _damaged(folder: Path, name: str) -> InputError:
+    return InputError(
+        f"{folder}: {name} is damaged or gone; delete this folder, and the same command trains the seed anew"
+    )
 
 
 def assemble(run: FinetuningSettings, material: Material, seed: int) -> tuple[TaskObjective, Batches]:
@@ -107,6 +134,8 @@ def assemble(run: FinetuningSettings, material: Material, seed: int) -> tuple[Ta
     if run.task.examples is not None:
         chosen = subset(task.train, run.task.examples, seed)
     places = {example.id: place for place, example in enumerate(task.train)}
+    if task.type == "classification" and len({example.label for example in chosen}) < 2:
+        raise InputError(f"{task.name}: all {len(chosen):,} training examples are of one class; expected two or more")
     model = build_model(
         run.model,
         type=task.type,
@@ -181,6 +210,7 @@ def _make_trainer(
     judge: Judge,
     monitor: Monitor,
     args: TrainingArguments,
+    stop: Event | None,
 ) -> tuple[ObjectiveTrainer, Pace]:
     training = run.training
     assert training.epochs is not None and training.layer_decay is not None
@@ -191,6 +221,7 @@ def _make_trainer(
         save_every=epoch,
         save_minutes=training.checkpoint_minutes,
         monitor=monitor,
+        stop=stop,
     )
     trainer = ObjectiveTrainer(
         objective=objective,
@@ -308,6 +339,11 @@ def _finish(
             arrays[f"{split.name}.values"] = predictions.values
             arrays[f"{split.name}.answers"] = np.array(predictions.answers, str)
     np.savez(folder / _PREDICTIONS, **arrays)
+    synchronise(folder / _PREDICTIONS)
+    if material.task.type == "question_answering":
+        # For evaluation, which may have no labelled questions to tell.
+        config = objective.encoder.config
+        config.null_answers, config.null_threshold = material.null_answers, null_threshold
     card = _card(run, material, seed, scores)
     save_model(objective.encoder, material.reading.tokenizer, folder / "model", card)
     used = budget.used
@@ -334,12 +370,24 @@ def _card(run: FinetuningSettings, material: Material, seed: int, scores: Mappin
     lines = "\n".join(
         f"| {split} | {name} | {value:.4f} |" for split, figures in scores.items() for name, value in figures.items()
     )
-    pipeline = "question-answering" if task.type == "question_answering" else "text-classification"
-    opening = "import bertsmith.finetuning.models  # knows this architecture\n" if run.pooling != "cls" else ""
+    if task.type == "question_answering":
+        tag, code = (
+            "question-answering",
+            """from transformers import AutoModelForQuestionAnswering
+model = AutoModelForQuestionAnswering.from_pretrained("path/to/this/folder")""",
+        )
+    else:
+        tag, code = (
+            "text-classification",
+            """from transformers import pipeline
+model = pipeline("text-classification", "path/to/this/folder")""",
+        )
+    if run.pooling != "cls":
+        code = f"import bertsmith.finetuning.models  # knows this architecture\n{code}"
     origin = f"the architecture of `{run.model}` with new weights" if run.from_scratch else f"`{run.model}`"
     return f"""---
 library_name: transformers
-pipeline_tag: {pipeline}
+pipeline_tag: {tag}
 tags: [bertsmith]
 ---
 # {task.name}, fine-tuned with bertsmith
@@ -347,8 +395,7 @@ tags: [bertsmith]
 {origin[0].upper()}{origin[1:]}, fine-tuned for {task.type.replace("_", " ")} on `{task.name}`, seed {seed}, best epoch.
 
 ```python
-{opening}from transformers import pipeline
-model = pipeline("{pipeline}", "path/to/this/folder")
+{code}
 ```
 
 | split | measure | |

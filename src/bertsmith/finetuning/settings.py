@@ -112,6 +112,8 @@ class FinetuningTrainingSettings:
             raise ValueError(f"weight_decay is {self.weight_decay}; expected a finite number that is not negative")
         if self.frozen_layers < 0:
             raise ValueError(f"frozen_layers is {self.frozen_layers}; expected 0 or more")
+        if self.linear_probe and self.frozen_layers:
+            raise ValueError("linear_probe freezes all layers; leave out frozen_layers")
         if isinstance(self.class_weights, dict) and not all(0 < w < math.inf for w in self.class_weights.values()):
             raise ValueError(f"class_weights is {self.class_weights}; expected finite numbers above 0")
 
@@ -126,10 +128,11 @@ class FinetuningSettings:
     """What to learn."""
     output: str
     """The run folder."""
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
-    """A training for each; a seed decides on the head's first weights, the order and dropout."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """A training for each; a seed decides on the head's first weights, the order, dropout and which `task.examples`."""
     parallel: int = 1
-    """How many seeds to train at the same time, each in a process of its own with its share of the cores."""
+    """How many seeds to train at the same time, each in a process of its own with its share of the cores; another
+    number rounds in another way."""
     pooling: Pooling = "cls"
     """What the head sees: the first token by the model's own head, or the mean or maximum over all real tokens."""
     from_scratch: bool = False
@@ -149,7 +152,10 @@ class FinetuningSettings:
     def __post_init__(self) -> None:
         """Check the ranges."""
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or not all(0 <= k < 2**32 for k in self.seeds):
-            raise ValueError(f"seeds is {self.seeds}; expected different numbers from 0 to {2**32 - 1}, at least one")
+            raise ValueError(
+                f"seeds is {list(self.seeds)}; expected different numbers from 0 to {2**32 - 1}, at least one, such as "
+                "--seeds '[3, 4]'"
+            )
         if self.parallel < 1:
             raise ValueError(f"parallel is {self.parallel}; expected at least 1")
         if self.max_length is not None and self.max_length < 4:
@@ -169,7 +175,10 @@ def load_finetuning(path: str, overrides: Sequence[str] = ()) -> FinetuningSetti
     Raises:
         InputError: The file is missing or malformed, or a key or value is wrong.
     """
-    values = merge(read_yaml(path), parse_overrides(task_by_name(overrides), FinetuningSettings))
+    given = parse_overrides(task_by_name(overrides), FinetuningSettings)
+    if isinstance(given.get("seeds"), int):
+        given["seeds"] = [given["seeds"]]
+    values = merge(read_yaml(path), given)
     return resolve(validate(FinetuningSettings, values, where=path))
 
 

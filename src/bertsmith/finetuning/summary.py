@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from bertsmith.files import write_json, write_text
 from bertsmith.finetuning.material import Material, Split
-from bertsmith.finetuning.seed import read_predictions, read_result, seed_folder
+from bertsmith.finetuning.seed import read_predictions, read_result, seed_folder, seeds_in
 from bertsmith.finetuning.settings import FinetuningSettings
 from bertsmith.plots import plot_confusion, plot_curves
 from bertsmith.results import SeedResult, confident_errors, confusion, results_table, write_errors, write_predictions
@@ -69,9 +69,7 @@ def summarise_seeds(run: FinetuningSettings, material: Material) -> dict[str, An
 
 
 def _results(folder: Path, material: Material) -> list[dict[str, Any]]:
-    names = (path.name.removeprefix("seed-") for path in folder.glob("seed-*"))
-    seeds = sorted(int(name) for name in names if name.isdigit())
-    found = (read_result(seed_folder(folder, seed), material.facts) for seed in seeds)
+    found = (read_result(seed_folder(folder, seed), material.facts) for seed in seeds_in(folder))
     return [result for result in found if result is not None]
 
 

@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from bertsmith.errors import Failed, Interrupted
@@ -14,15 +14,24 @@ from bertsmith.training.monitors import Monitor
 from bertsmith.training.trainer import Diverged, ObjectiveTrainer, Pace
 
 
-def train(trainer: ObjectiveTrainer, pace: Pace, monitor: Monitor, resumed: Path | None) -> None:
+def train(
+    trainer: ObjectiveTrainer, pace: Pace, monitor: Monitor, resumed: Path | None, heeds_signals: bool = True
+) -> None:
     """Train until the budget is spent.
+
+    Args:
+        trainer: Trains.
+        pace: Its pace, which may also be asked to stop in another way than by a signal.
+        monitor: Is told of a stop.
+        resumed: The checkpoint to go on from; None to begin.
+        heeds_signals: Whether Ctrl-C and SIGTERM end the training gently.
 
     Raises:
         Interrupted: The process was asked to stop; a checkpoint is saved.
         Failed: The loss diverged.
     """
     try:
-        with _stops_gently(pace, monitor.say), kept_memory():
+        with _stops_gently(pace, monitor.say) if heeds_signals else nullcontext(), kept_memory():
             trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     except Diverged as error:
         proven = [

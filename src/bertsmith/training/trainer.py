@@ -8,6 +8,7 @@ import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -281,6 +282,7 @@ class Pace(TrainerCallback):  # type: ignore[misc]
         save_every: Share of the budget between checkpoints.
         save_minutes: Minutes of training between checkpoints, where the share takes longer.
         monitor: Shows the progress.
+        stop: An event that ends the training after a step; None for none.
     """
 
     def __init__(
@@ -291,8 +293,10 @@ class Pace(TrainerCallback):  # type: ignore[misc]
         save_every: float,
         save_minutes: float,
         monitor: Monitor,
+        stop: Event | None = None,
     ) -> None:
         self.interrupted = False
+        self._stop = stop
         self._log_every = log_every
         self._evaluate_every = evaluate_every
         self._save_every = save_every
@@ -323,6 +327,7 @@ class Pace(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Set what Trainer does after this step."""
         budget = self._trainer.budget
+        self.interrupted |= self._stop is not None and self._stop.is_set()
         done = budget.spent or self.interrupted
         overdue = budget.used["seconds"] - self._saved_at >= self._save_seconds
         control.should_training_stop |= done

@@ -1,0 +1,165 @@
+"""What two readers of the code found, so that it does not come back."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from finetuning_helpers import LABELS, MakeRun, write_squad
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig
+
+from bertsmith.errors import InputError
+from bertsmith.finetuning import run as run_module
+from bertsmith.finetuning import seed as seed_module
+from bertsmith.finetuning.evaluate import EvaluationSettings, evaluate
+from bertsmith.finetuning.material import fingerprint
+from bertsmith.finetuning.models import build_model
+from bertsmith.finetuning.objective import TaskObjective
+from bertsmith.finetuning.rows import Collator
+from bertsmith.finetuning.run import finetune
+from bertsmith.finetuning.settings import FinetuningSettings
+from bertsmith.settings import validate
+from bertsmith.tasks import TASKS, Example, TaskData
+
+ONE_EPOCH = {"epochs": 1}
+
+
+@pytest.fixture(scope="module")
+def finished(new_run: MakeRun, tmp_path_factory: pytest.TempPathFactory) -> FinetuningSettings:
+    run = new_run(tmp_path_factory.mktemp("once") / "run", training=ONE_EPOCH)
+    finetune(run)
+    return run
+
+
+def test_an_outlier_among_values_is_no_divergence(encoder_folder: Path) -> None:
+    model = build_model(str(encoder_folder), type="regression", labels=(), pooling="cls")
+    # Predicting 0 for a label of -50 costs 2,500.
+    assert TaskObjective(model, "regression", Collator(0, True), largest=50.0).guess_loss == 2500.0
+
+
+def test_overwriting_does_not_delete_what_is_read(finished: FinetuningSettings, new_run: MakeRun) -> None:
+    model = Path(finished.output) / "seed-0" / "model"
+    again = new_run(finished.output, model=str(model), training=ONE_EPOCH)
+    with pytest.raises(InputError, match="model: is inside .* which --overwrite empties"):
+        finetune(again, overwrite=True)
+    assert (model / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("damage", ["result.json", "predictions.npz", "model"])
+def test_a_damaged_seed_is_named(finished: FinetuningSettings, new_run: MakeRun, tmp_path: Path, damage: str) -> None:
+    shutil.copytree(finished.output, tmp_path / "run")
+    # Another's folder is none of ours.
+    (tmp_path / "run" / "seed-0-backup").mkdir()
+    broken = tmp_path / "run" / "seed-0" / damage
+    shutil.rmtree(broken) if broken.is_dir() else broken.write_text("{", encoding="utf-8")
+    with pytest.raises(InputError, match=f"seed-0: {damage} is damaged or gone; delete this folder"):
+        finetune(new_run(tmp_path / "run", training=ONE_EPOCH))
+    shutil.rmtree(tmp_path / "run" / "seed-0")
+    finetune(new_run(tmp_path / "run", training=ONE_EPOCH))
+
+
+def test_another_tokenizer_is_another_model(encoder_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(encoder_folder, tmp_path / "model")
+    before = fingerprint(str(tmp_path / "model"))
+    assert before == fingerprint(str(encoder_folder))
+    text = (tmp_path / "model" / "tokenizer.json").read_text(encoding="utf-8")
+    (tmp_path / "model" / "tokenizer.json").write_text(text + "\n", encoding="utf-8")
+    assert fingerprint(str(tmp_path / "model")) != before
+
+
+def test_a_head_of_another_task_is_drawn_anew(finished: FinetuningSettings) -> None:
+    model = Path(finished.output) / "seed-0" / "model"
+    old = load_file(model / "model.safetensors")
+    heads = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        new = build_model(str(model), type="classification", labels=LABELS, pooling="cls").state_dict()
+        heads.append(new["classifier.weight"])
+        assert torch.equal(new["bert.pooler.dense.weight"], old["bert.pooler.dense.weight"])
+    assert not torch.equal(heads[0], old["classifier.weight"]) and not torch.equal(heads[0], heads[1])
+
+
+def test_one_class_is_refused_for_known_tasks_too(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made_up = task("RTE", [Example(str(k), "a film", "the book", 0) for k in range(8)])
+    monkeypatch.setattr(run_module, "load_task", lambda settings: made_up)
+    with pytest.raises(InputError, match="RTE: all 8 training examples are of one class"):
+        finetune(make_run(training=ONE_EPOCH))
+    assert not (tmp_path / "run").exists()
+
+
+def task(name: str, train: list[Example], **splits: dict[str, list[Example]]) -> TaskData:
+    known = TASKS[name]
+    parts: dict[str, Any] = {"validation": {"validation": train}, "test": {}, **splits}
+    return TaskData(name, known.type, known.labels, known.metrics, train, **parts)
+
+
+def test_splits_of_one_name_are_told_apart(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def some(num: int, text: str, has_labels: bool = True) -> list[Example]:
+        return [Example(f"{text}{k}", text, "the book", k % 3 if has_labels else None) for k in range(num)]
+
+    made_up = task(
+        "MNLI", some(9, "film"),
+        validation={"matched": some(6, "plot"), "mismatched": some(5, "actor")},
+        test={"matched": some(4, "music", False), "mismatched": some(3, "scene", False), "ax": some(2, "long", False)},
+    )  # fmt: skip
+    monkeypatch.setattr(run_module, "load_task", lambda settings: made_up)
+    summary = finetune(make_run(training=ONE_EPOCH))
+    assert list(summary["metrics"]) == ["matched", "mismatched"]
+    sizes = {"matched": 6, "mismatched": 5, "test_matched": 4, "test_mismatched": 3, "test_ax": 2}
+    for split, size in sizes.items():
+        lines = (tmp_path / "run" / "predictions" / f"seed-0-{split}.tsv").read_text(encoding="utf-8").splitlines()
+        assert len(lines) == 1 + size
+    monkeypatch.undo()
+
+
+def test_a_model_says_whether_it_knows_no_answer(make_run: MakeRun, tmp_path: Path) -> None:
+    write_squad(tmp_path / "train.json", 12, 0, impossible=True)
+    files = {"train": str(tmp_path / "train.json"), "validation": str(tmp_path / "train.json")}
+    run = make_run("squad", task=files, training={"epochs": 1, "learning_rate": 1e-2})
+    finetune(run)
+    model = Path(run.output) / "seed-0" / "model"
+    config = AutoConfig.from_pretrained(model)
+    result = json.loads((Path(run.output) / "seed-0" / seed_module.RESULT).read_text(encoding="utf-8"))
+    assert config.null_answers is True and config.null_threshold == result["null_threshold"]
+
+    # Unlabelled, the same questions have the same answers as far as the model's threshold says.
+    text = (tmp_path / "train.json").read_text(encoding="utf-8")
+    bare = json.loads(text)
+    for paragraph in bare["data"][0]["paragraphs"]:
+        del paragraph["qas"][0]["answers"]
+    (tmp_path / "test.json").write_text(json.dumps(bare), encoding="utf-8")
+    settings = {"type": "question_answering", "test": str(tmp_path / "test.json")}
+    evaluation = validate(EvaluationSettings, {"task": settings, "max_length": 24, "document_stride": 8}, "test")
+    with pytest.raises(InputError, match="has no labels to score by; give --out"):
+        evaluate(str(model), evaluation)
+    assert evaluate(str(model), evaluation, tmp_path / "out") == {}
+    assert (tmp_path / "out" / "predictions-test.tsv").exists()
+
+
+def test_f1_is_of_the_class_of_the_task(make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    examples = [Example(str(k), "lovely film" if k % 2 else "awful book", "the plot", k % 2) for k in range(12)]
+    made_up = task("MRPC", examples)
+    monkeypatch.setattr(run_module, "load_task", lambda settings: made_up)
+    run = make_run(training={"epochs": 4, "learning_rate": 1e-2})
+    finetune(run)
+    model, turned = Path(run.output) / "seed-0" / "model", tmp_path / "turned"
+    shutil.copytree(model, turned)
+    weights = load_file(model / "model.safetensors")
+    head = {name: value.flip(0).clone() for name, value in weights.items() if name.startswith("classifier.")}
+    save_file({**weights, **head}, turned / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((turned / "config.json").read_text(encoding="utf-8"))
+    config |= {"id2label": {"0": "equivalent", "1": "not_equivalent"}}
+    config |= {"label2id": {"equivalent": 0, "not_equivalent": 1}}
+    (turned / "config.json").write_text(json.dumps(config), encoding="utf-8")
+
+    from bertsmith.finetuning import evaluate as evaluate_module
+
+    monkeypatch.setattr(evaluate_module, "load_task", lambda settings, need_train: made_up)
+    settings = validate(EvaluationSettings, {"task": {"name": "MRPC", "data": "anywhere"}}, "test")
+    found = [evaluate(str(folder), settings)["validation"] for folder in (model, turned)]
+    assert found[0] == found[1]
