@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bertsmith.tasks.metrics import is_better
+from bertsmith.tasks.metrics import MAY_BE_NEGATIVE, is_better
 
 _LONGEST_NAME = 24
 
@@ -71,10 +71,12 @@ def plot_curves(path: Path, histories: Sequence[Sequence[Mapping[str, Any]]], me
     scores.set(ylabel=metric.replace("_", " "))
     for axes in (losses, scores):
         axes.set(xlabel="epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
+        if axes is losses or metric not in MAY_BE_NEGATIVE:
+            axes.set_ylim(bottom=max(axes.get_ylim()[0], 0))
     figure.savefig(path, dpi=130)
 
 

@@ -128,7 +128,7 @@ def write_errors(path: Path, type: TaskType, mistakes: Sequence[Mistake]) -> Non
         parts = ["# Errors\n\nNone: every prediction is right.\n"]
     for number, mistake in enumerate(mistakes, start=1):
         how = f"off by {mistake.weight:.3g}" if type == "regression" else f"{mistake.weight:.1%} sure"
-        said, right = (_markdown(text) or "no answer" for text in (mistake.said, mistake.right))
+        said, right = map(str if type == "regression" else _quoted, (mistake.said, mistake.right))
         parts.append(f"## {number}. Said {said}, right is {right}\n\nExample {_markdown(mistake.example.id)}, {how}.\n")
         parts += [f"> {_markdown(text)}\n" for text in _shown(mistake.example) if text]
     write_text(path, "\n".join(parts))
@@ -145,6 +145,10 @@ def _shown(example: Example) -> tuple[str, str]:
 def _excerpt(text: str, begin: int) -> str:
     end = begin + _EXCERPT
     return "… " * (begin > 0) + text[begin:end] + " …" * (end < len(text))
+
+
+def _quoted(text: str) -> str:
+    return f'"{_markdown(text)}"' if text else "no answer"
 
 
 def _markdown(text: str) -> str:

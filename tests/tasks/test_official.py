@@ -310,10 +310,16 @@ def test_an_empty_text_may_be_kept(tmp_path: Path) -> None:
     assert load("RTE", tmp_path, empty_texts="keep").test["test"][0].text_pair == ""
 
 
-@pytest.mark.parametrize("value", ["nan", "inf", "high"])
+@pytest.mark.parametrize("value", [True, ["entailment"], {"a": 1}, 2, -2])
+def test_a_class_must_be_one_of_the_tasks(tmp_path: Path, value: Any) -> None:
+    write(tmp_path, {"train.jsonl": json.dumps({"sentence1": "A", "sentence2": "B", "label": value})})
+    fails(f"train.jsonl, line 1: label {value!r} is none of entailment, not_entailment", "RTE", tmp_path)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "high", "1_5"])
 def test_a_score_must_be_a_finite_number(tmp_path: Path, value: str) -> None:
     write(tmp_path, {"train.tsv": f"sentence1\tsentence2\tscore\nA\tB\t5\nA\tB\t{value}\n"})
-    fails(f"train.tsv, line 3: label '{value}' is not a ", "STS-B", tmp_path)
+    fails(f"train.tsv, line 3: label '{value}' is not a finite number", "STS-B", tmp_path)
 
 
 @pytest.mark.parametrize("data", ["/nowhere", "./nowhere", "~/nowhere", "a/b/c"])

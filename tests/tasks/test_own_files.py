@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from bertsmith.errors import InputError
@@ -113,11 +115,56 @@ def test_questions_come_in_the_layout_of_squad_and_of_the_hub(tmp_path: Path) ->
     [
         ({"text": ["Ada"], "answer_start": [1]}, "line 1: expected the answer 'Ada' at character 1"),
         ("Ada", "line 1: 'Ada' is not of the form"),
+        ({"text": "Ada", "answer_start": [0]}, "is not of the form"),
+        (
+            {"text": ["Ada"], "answer_start": ["0"]},
+            "line 1: {'text': ['Ada'], 'answer_start': ['0']} is not of the form",
+        ),
+        ({"text": ["Ada"], "answer_start": [False]}, "is not of the form"),
+        ({"text": ["A\ud800"], "answer_start": [0]}, "line 1: an answer holds half a surrogate pair"),
     ],
 )
 def test_answers_are_checked(tmp_path: Path, answers: Any, message: str) -> None:
     files = {"train.jsonl": json.dumps({**QUESTION, "answers": answers}), "validation.jsonl": json.dumps(QUESTION)}
     fails(message, tmp_path, files, type="question_answering")
+
+
+@pytest.mark.parametrize("value", ["true", "1" * 400, '"1_5"', "[1]", "NaN"])
+def test_values_must_be_finite_numbers(tmp_path: Path, value: str) -> None:
+    files = {"train.jsonl": f'{{"text": "A", "label": {value}}}\n', "validation.csv": "text,label\nA,1\n"}
+    fails("train.jsonl, line 1: label ", tmp_path, files, type="regression")
+    fails("is not a finite number; correct it, or take out the row", tmp_path, files, type="regression")
+
+
+def test_classes_may_be_true_and_false(tmp_path: Path) -> None:
+    rows = '{"text": "A", "label": true}\n{"text": "B", "label": false}\n'
+    data = load(tmp_path, {"train.jsonl": rows, "validation.csv": "text,label\nC,true\n"})
+    assert data.labels == ("false", "true") and [example.label for example in data.train] == [1, 0]
+    assert data.validation["validation"][0].label == 1
+
+
+def test_of_many_classes_some_are_told(tmp_path: Path) -> None:
+    names = [f"class {number:05}" for number in range(20_000)]
+    train = "text,label\n" + "".join(f"A,{name}\n" for name in names)
+    with pytest.raises(InputError) as caught:
+        load(tmp_path, {"train.csv": train, "validation.csv": "text,label\nA,klass 00123\n"})
+    assert "('class 00000', 'class 00001', " in str(caught.value) and len(str(caught.value)) < 400
+    assert "'class 00009' and 19,990 more); did you mean 'class 00123'?" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"text": "a", "text_pair": "a"}, "task.text and task.text_pair are both the column 'a'; set another"),
+        ({"text": "label"}, "task.text and task.label are both the column 'label'"),
+        (
+            {"type": "question_answering", "text": "context"},
+            "task.text and task.text_pair are both the column 'context'",
+        ),
+    ],
+)
+def test_a_column_has_one_role(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    fails(message, tmp_path, {"train.csv": GOOD, "validation.csv": GOOD}, **settings)
 
 
 def splits() -> datasets.DatasetDict:
@@ -165,6 +212,16 @@ def test_saved_data_sets_and_parquet_name_their_classes(tmp_path: Path) -> None:
     check_splits(load_task(TaskSettings(**files)))
 
 
+@pytest.mark.parametrize("index", [3, -2])
+def test_indices_of_classes_must_be_in_range(tmp_path: Path, index: int) -> None:
+    # Written by pyarrow, because datasets would refuse the index.
+    table = splits()["train"].data.table
+    wrong = pyarrow.table([table["text"], pyarrow.array([0, index])], schema=table.schema)
+    pyarrow.parquet.write_table(wrong, tmp_path / "train.parquet")
+    with pytest.raises(InputError, match=rf"parquet, row 1: label {index} is no index of the 3 classes that are named"):
+        load_task(TaskSettings(train=str(tmp_path / "train.parquet"), validation=str(tmp_path / "train.parquet")))
+
+
 def test_a_folder_that_is_no_saved_data_set_is_refused(tmp_path: Path) -> None:
     fails("holds no saved data set with splits", tmp_path, {}, data=str(tmp_path))
 
@@ -199,7 +256,7 @@ GOOD = "text,label\nA,x\nB,y\n"
         ),
         (
             {"train.csv": GOOD, "validation.csv": "text,label\nA,x\nB,z\n"},
-            "validation.csv, line 3: label 'z' is not among those of the training data (x, y)",
+            "validation.csv, line 3: label 'z' is not among those of the training data ('x', 'y'); correct it",
         ),
         (
             {"train.csv": GOOD, "validation.csv": "text,label\nA,\n"},
@@ -241,6 +298,22 @@ GOOD = "text,label\nA,x\nB,y\n"
         (
             {"train.jsonl": '{"text": "\\ud800", "label": 1}\n', "validation.csv": GOOD},
             "line 1: column 'text' holds half a surrogate pair",
+        ),
+        (
+            {"train.jsonl": '{"text": "A", "label": "a\\ud800"}\n', "validation.csv": GOOD},
+            "line 1: label 'a\\ud800' holds half a surrogate pair; save the file as UTF-8",
+        ),
+        (
+            {"train.jsonl": '{"id": "a\\ud800", "text": "A", "label": "a"}\n', "validation.csv": GOOD},
+            "line 1: column 'id' holds half a surrogate pair",
+        ),
+        (
+            {"train.jsonl": '{"text": "A", "label": ["a", "b"]}\n', "validation.csv": GOOD},
+            "line 1: label ['a', 'b'] is neither text nor a whole number",
+        ),
+        (
+            {"train.jsonl": '{"text": "A", "label": {"a": 1}}\n', "validation.csv": GOOD},
+            "line 1: label {'a': 1} is neither text nor a whole number",
         ),
         (
             {"train.jsonl": '{"text": "A", "label": 1.5}\n', "validation.csv": GOOD},

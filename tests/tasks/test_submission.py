@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bertsmith.errors import Failed, InputError
-from bertsmith.tasks import TASKS, Example, Predictions, TaskData, write_submission
+from bertsmith.tasks import TASKS, Example, Predictions, TaskData, check_submission, write_submission
 
 ALL = {
     "CoLA.tsv", "SST-2.tsv", "MRPC.tsv", "STS-B.tsv", "QQP.tsv", "MNLI-m.tsv", "MNLI-mm.tsv", "AX.tsv", "QNLI.tsv",
@@ -112,6 +112,20 @@ def test_a_zip_of_other_things_is_left_alone(tmp_path: Path) -> None:
     refuses("holds 'letters.txt', which is no table of a GLUE submission", path, "WNLI", {"test": classes(146, 2)})
     path.write_bytes(b"no zip")
     refuses("other.zip: cannot be read as a zip", path, "WNLI", {"test": classes(146, 2)})
+
+
+def test_the_zip_is_checked_before_there_are_predictions(tmp_path: Path) -> None:
+    path, data = tmp_path / "glue.zip", task_with("WNLI", {"test": 146})
+    check_submission(path, "WNLI", data)
+    assert not path.exists()
+    submit(path, "WNLI", {"test": classes(146, 2)})
+    check_submission(path, "WNLI", data)
+    content = path.read_bytes()
+    # In the middle of the table, and without the directory at the end.
+    for broken in (content[:60] + b"\xff" * 20 + content[80:], content[:-30]):
+        path.write_bytes(broken)
+        with pytest.raises(InputError, match=r"glue\.zip: cannot be read as a zip"):
+            check_submission(path, "WNLI", data)
 
 
 def test_predictions_must_be_finite(tmp_path: Path) -> None:

@@ -1,21 +1,20 @@
 """From rows to examples: texts, labels and ids, each checked where it stands."""
 
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard, TypeVar
 
 from bertsmith.errors import InputError
 from bertsmith.settings import nearest
 from bertsmith.tasks.examples import Answers, Example
 from bertsmith.tasks.records import Record, Table
-from bertsmith.tasks.squad import check_answers
+from bertsmith.tasks.squad import check_answers, check_unicode
+
+T = TypeVar("T")
 
 Label = int | float | Answers | None
 ReadLabel = Callable[[Any], Label]
 """Gives the label that a value stands for, None if for none; raises ValueError if the value is no label."""
-
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Columns(NamedTuple):
@@ -56,6 +55,7 @@ def to_examples(
             examples.append(_to_example(table, record, columns, read_label, str(len(examples)), labelled, keep_empty))
             if record.values.get(columns.id) is not None:
                 ids.append(str(record.values[columns.id]))
+                check_unicode(ids[-1], f"{table.where(record)}: column {columns.id!r}")
     if not examples:
         raise InputError(f"{name}: holds no examples; put rows into it or name another")
     if len(set(ids)) == len(examples):
@@ -102,8 +102,7 @@ def _text(values: Mapping[str, Any], column: str, keep_empty: bool) -> str:
         raise ValueError(f"column {column!r} holds {text!r:.40}, not text; name the column with the text")
     if not keep_empty and not text.strip():
         raise ValueError(f"column {column!r} is empty; fill it in, or set task.empty_texts to keep")
-    if _SURROGATE.search(text):
-        raise ValueError(f"column {column!r} holds half a surrogate pair; save the file as UTF-8")
+    check_unicode(text, f"column {column!r}")
     return text
 
 
@@ -117,10 +116,10 @@ def read_class(indices: Mapping[str, int]) -> ReadLabel:
     def read(value: Any) -> int | None:
         if value is None or value == "" or value == -1:
             return None
-        if isinstance(value, int) and value in indices.values():
-            return int(value)
-        if value not in indices:
-            raise ValueError(f"label {value!r} is none of {', '.join(indices)}; correct it")
+        if type(value) is int and value in indices.values():
+            return value
+        if not isinstance(value, str) or value not in indices:
+            raise ValueError(f"label {value!r:.40} is none of {', '.join(indices)}; correct it")
         return indices[value]
 
     return read
@@ -130,12 +129,14 @@ def read_number(value: Any) -> float | None:
     """Read labels that are finite numbers."""
     if value is None or value == "":
         return None
+    # Of these float() would make numbers: of true 1, of "1_5" 15.
+    is_other = isinstance(value, bool) or (isinstance(value, str) and "_" in value)
     try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"label {value!r:.40} is not a number; correct it, or take out the row") from None
+        number = math.nan if is_other else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
     if not math.isfinite(number):
-        raise ValueError(f"label {value!r} is not a finite number; correct it, or take out the row")
+        raise ValueError(f"label {value!r:.40} is not a finite number; correct it, or take out the row")
     return number
 
 
@@ -143,7 +144,13 @@ def read_answers(value: Any) -> Answers | None:
     """Read answers as the hub has them: ``{"text": [...], "answer_start": [...]}``, with empty lists for no answer."""
     if value is None:
         return None
-    try:
-        return Answers(tuple(value["text"]), tuple(value["answer_start"]))
-    except (TypeError, KeyError):
-        raise ValueError(f'{value!r:.60} is not of the form {{"text": [...], "answer_start": [...]}}') from None
+    fields: dict[str, Any] = value if isinstance(value, dict) else {}
+    texts, starts = fields.get("text"), fields.get("answer_start")
+    if not (_is_list_of(texts, str) and _is_list_of(starts, int)):
+        form = '{"text": [texts], "answer_start": [whole numbers]}'
+        raise ValueError(f"{value!r:.60} is not of the form {form}; correct it")
+    return Answers(tuple(texts), tuple(starts))
+
+
+def _is_list_of(value: Any, kind: type[T]) -> TypeGuard[list[T]]:
+    return isinstance(value, list) and all(type(item) is kind for item in value)

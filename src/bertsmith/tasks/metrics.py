@@ -29,6 +29,9 @@ METRICS: dict[TaskType, tuple[str, ...]] = {
 }
 """The metrics there are for each type of task."""
 
+MAY_BE_NEGATIVE = ("matthews", "pearson", "spearman")
+"""The metrics that are correlations, from -1 to 1."""
+
 Indices = npt.NDArray[np.int64]
 
 
@@ -102,10 +105,10 @@ def scorer(
 
 
 def _classification(metric: str, gold: Indices, chosen: Indices, num_labels: int) -> float:
+    if metric == "accuracy":
+        return float(np.mean(gold == chosen))
     from sklearn import metrics
 
-    if metric == "accuracy":
-        return float(metrics.accuracy_score(gold, chosen))
     if metric == "matthews":
         # Undefined where all labels or all predictions are the same; scikit-learn warns of some such cases.
         return float(metrics.matthews_corrcoef(gold, chosen)) if np.ptp(gold) and np.ptp(chosen) else 0.0

@@ -1,7 +1,9 @@
 """Tasks from a user's own files, or from any data set of the hub."""
 
+import difflib
 import re
 from pathlib import Path
+from reprlib import repr as shortened
 from typing import Any, NamedTuple, cast
 
 from bertsmith.errors import InputError
@@ -11,8 +13,10 @@ from bertsmith.tasks.examples import Example, TaskData
 from bertsmith.tasks.hub import check_data, load_hub, load_saved
 from bertsmith.tasks.records import Table, read_table, table_of
 from bertsmith.tasks.settings import TaskSettings
-from bertsmith.tasks.squad import read_squad
+from bertsmith.tasks.squad import check_unicode, read_squad
 from bertsmith.tasks.table import OWN_METRICS
+
+_MAX_SHOWN = 10
 
 
 class _Place(NamedTuple):
@@ -28,8 +32,9 @@ def load_own(settings: TaskSettings, need_train: bool) -> TaskData:
     The classes are those of the training data; where a model is only scored, those of the data that it is scored on.
 
     Raises:
-        InputError: A split is missing, or something is wrong with a file.
+        InputError: A split is missing, a column has two roles, or something is wrong with a file.
     """
+    columns = _columns(settings)
     places = _places(settings)
     if not need_train:
         places.pop("train", None)
@@ -45,7 +50,7 @@ def load_own(settings: TaskSettings, need_train: bool) -> TaskData:
     notes: list[str] = []
     parts: dict[str, list[Example]] = {}
     for part, place in places.items():
-        parts[part] = _read_split(settings, place, part, classes, notes)
+        parts[part] = _read_split(settings, columns, place, part, classes, notes)
         if part == "train" and settings.type == "classification":
             classes.is_complete = True
             _check_classes(parts[part], classes, place.name)
@@ -89,11 +94,10 @@ class _Classes:
                 return None
             if isinstance(value, float):
                 raise ValueError(f"label {value!r} is no class; set task.type to regression to predict values")
-            label = names[value] if names else str(value)
+            label = _name_at(value, names) if names else _name(value)
             if label not in indices:
                 if self.is_complete:
-                    known = ", ".join(self.in_order())
-                    raise ValueError(f"label {label!r} is not among those of the training data ({known}); correct it")
+                    raise ValueError(_unknown(label, self.in_order()))
                 indices[label] = len(self.names)
                 self.names.append(label)
             return indices[label]
@@ -114,6 +118,43 @@ class _Classes:
         return [e if e.label is None else e._replace(label=number[cast(int, e.label)]) for e in examples]
 
 
+def _name_at(index: Any, names: tuple[str, ...]) -> str:
+    if type(index) is not int or not 0 <= index < len(names):
+        raise ValueError(f"label {index!r:.40} is no index of the {len(names)} classes that are named; correct it")
+    return names[index]
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str | int):
+        raise ValueError(f"label {value!r:.40} is neither text nor a whole number; name a column that holds classes")
+    name = str(value).lower() if isinstance(value, bool) else str(value)
+    check_unicode(name, f"label {name!r:.40}")
+    return name
+
+
+def _unknown(label: str, labels: tuple[str, ...]) -> str:
+    """Say that a label is new, which there are, and which may be meant."""
+    known = ", ".join(map(shortened, labels[:_MAX_SHOWN]))
+    more = f" and {len(labels) - _MAX_SHOWN:,} more" if len(labels) > _MAX_SHOWN else ""
+    found = difflib.get_close_matches(label, labels, n=1)
+    remedy = f"did you mean {shortened(found[0])}?" if found else "correct it"
+    return f"label {shortened(label)} is not among those of the training data ({known}{more}); {remedy}"
+
+
+def _columns(settings: TaskSettings) -> Columns:
+    """Choose the columns, each for one thing."""
+    is_answers = settings.type == "question_answering"
+    text, text_pair, label = ("question", "context", "answers") if is_answers else ("text", None, "label")
+    columns = Columns(settings.text or text, settings.text_pair or text_pair, settings.label or label, "id", own=True)
+    roles: dict[str, str] = {}
+    for role, column in (("text", columns.text), ("text_pair", columns.text_pair), ("label", columns.label)):
+        if column in roles:
+            raise InputError(f"task.{roles[column]} and task.{role} are both the column {column!r}; set another")
+        if column is not None:
+            roles[column] = role
+    return columns
+
+
 def _places(settings: TaskSettings) -> dict[str, _Place]:
     """Find the splits that the settings name; of a data set also those with the usual names."""
     given = {"train": settings.train, "validation": settings.validation, "test": settings.test}
@@ -131,7 +172,9 @@ def _places(settings: TaskSettings) -> dict[str, _Place]:
     return places
 
 
-def _read_split(settings: TaskSettings, place: _Place, part: str, classes: _Classes, notes: list[str]) -> list[Example]:
+def _read_split(
+    settings: TaskSettings, columns: Columns, place: _Place, part: str, classes: _Classes, notes: list[str]
+) -> list[Example]:
     is_answers = settings.type == "question_answering"
     if place.dataset is None and is_answers and re.search(r"\.json(\.gz)?$", place.name.lower()):
         examples, more = read_squad(place.name)
@@ -141,8 +184,6 @@ def _read_split(settings: TaskSettings, place: _Place, part: str, classes: _Clas
         table = read_table(Path(place.name), settings.quotes)
     else:
         table = table_of(place.dataset, place.name)
-    text, text_pair, label = ("question", "context", "answers") if is_answers else ("text", None, "label")
-    columns = Columns(settings.text or text, settings.text_pair or text_pair, settings.label or label, "id", own=True)
     if part == "test" and columns.label not in table.columns:
         columns = columns._replace(label=None)
     return to_examples(

@@ -102,9 +102,12 @@ def make_windows(
     longest = max(map(len, questions), default=0)
     room = max_length - frame.num_tokens - longest
     if not 1 <= stride <= room:
+        remedy = (
+            f"set document_stride from 1 to {room}, or a larger max_length" if room > 0 else "set a larger max_length"
+        )
         raise InputError(
-            f"stride is {stride}; a window of {max_length} tokens with {frame.num_tokens} special ones and a question "
-            f"of {longest} holds {max(room, 0)} tokens of context; give a stride from 1 to that, or longer windows"
+            f"document_stride is {stride} and max_length {max_length}, which with {frame.num_tokens} special tokens "
+            f"and a question of {longest} leaves room for {max(room, 0)} tokens of context; {remedy}"
         )
 
     contexts = _encode_contexts(examples, tokenizer)

@@ -8,10 +8,11 @@ import gzip
 import importlib.util
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO, Literal, NamedTuple, TypeVar, cast
 
 from bertsmith.corpus.sources import first_line
@@ -47,7 +48,7 @@ class Table(NamedTuple):
     """Names of the columns; of JSON, of the first row."""
     records: Iterator[Record]
     """The rows."""
-    class_names: dict[str, tuple[str, ...]] = {}
+    class_names: Mapping[str, tuple[str, ...]] = MappingProxyType({})
     """Names of the classes of columns that hold their indices."""
 
     def where(self, record: Record) -> str:

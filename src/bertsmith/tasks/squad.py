@@ -5,6 +5,7 @@ data > paragraphs > context, qas > id, question, [is_impossible], [answers > tex
 
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from bertsmith.tasks.examples import Answers, Example
 
 _LAYOUT = "the layout is SQuAD's: data > paragraphs > context, qas > id, question, answers > text, answer_start"
 _KINDS = {list: "a list", str: "a text", int: "a whole number", str | int: "a text or a number"}
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def read_squad(path: str | Path) -> tuple[list[Example], tuple[str, ...]]:
@@ -52,7 +54,7 @@ def check_answers(example: Example, where: str) -> None:
         where: What an error message names first: the file and the row or question.
 
     Raises:
-        InputError: An answer is empty or stands elsewhere.
+        InputError: An answer is empty, is no valid text or stands elsewhere.
     """
     if not isinstance(example.label, Answers):
         return
@@ -63,6 +65,7 @@ def check_answers(example: Example, where: str) -> None:
     for text, start in zip(texts, starts, strict=True):
         if not text.strip():
             raise InputError(f"{where}: an answer is empty; where there is no answer, leave the list of answers empty")
+        check_unicode(text, f"{where}: an answer")
         if start < 0 or not context.startswith(text, start):
             stands = shortened(context[start : start + len(text)]) if 0 <= start < len(context) else "nothing"
             right = context.find(text)
@@ -71,6 +74,20 @@ def check_answers(example: Example, where: str) -> None:
                 f"{where}: expected the answer {shortened(text)} at character {start} of the context, found {stands}; "
                 f"{hint}: correct the offset, counted in characters from 0, or leave the question out"
             )
+
+
+def check_unicode(text: str, what: str) -> None:
+    """Check that a text can be encoded: JSON can hold half a surrogate pair, which no tokenizer and no file takes.
+
+    Args:
+        text: The text.
+        what: What an error message calls it, and where it stands.
+
+    Raises:
+        InputError: It cannot.
+    """
+    if _SURROGATE.search(text):
+        raise InputError(f"{what} holds half a surrogate pair; save the file as UTF-8")
 
 
 def _load_json(path: str | Path) -> Any:
@@ -93,7 +110,8 @@ def _load_json(path: str | Path) -> Any:
 
 def _get(node: Any, key: str, kind: Any, where: str) -> Any:
     value = node.get(key) if isinstance(node, dict) else None
-    if not isinstance(value, kind):
+    # True and false are whole numbers to Python alone.
+    if not isinstance(value, kind) or isinstance(value, bool):
         found = "none" if value is None else shortened(value)
         raise InputError(f"{where}: expected {_KINDS[kind]} as {key!r}, found {found}; {_LAYOUT}")
     return value
@@ -110,13 +128,13 @@ def _text(node: Any, key: str, where: str) -> str:
     text = _get(node, key, str, where)
     if not text.strip():
         raise InputError(f"{where}: the {key} is empty; fill it in or leave it out")
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise InputError(f"{where}: the {key} holds half a surrogate pair; save the file as UTF-8")
+    check_unicode(text, f"{where}: the {key}")
     return str(text)
 
 
 def _read_question(node: Any, context: str, path: str | Path, place: str) -> Example:
     id = str(_get(node, "id", str | int, place))
+    check_unicode(id, f"{place}: the id")
     where = f"{path}: question {id!r}"
     label = None
     if node.get("is_impossible"):

@@ -1,6 +1,7 @@
 """Predictions of the GLUE test sets in the form that the benchmark's server takes: a zip with a table for each task."""
 
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -41,11 +42,17 @@ _TABLES = {
 _NAMES = list(dict.fromkeys(table.name for splits in _TABLES.values() for table in splits.values()))
 
 
-def check_submission(task: str, data: TaskData) -> None:
-    """Check that a task's test sets are what the GLUE server wants predictions of.
+def check_submission(zip_path: Path, task: str, data: TaskData) -> None:
+    """Check that a task's test sets are what the GLUE server wants predictions of, and that the zip can take them.
+
+    Args:
+        zip_path: The zip; it need not be there.
+        task: Name of the task.
+        data: The task.
 
     Raises:
-        InputError: The task is none of GLUE, or a test set is missing or has another size than the server's.
+        InputError: The task is none of GLUE, a test set is missing or has another size than the server's, or the zip is
+            damaged or holds other files.
     """
     if task not in _TABLES:
         raise InputError(f"{task}: is no task of GLUE, which alone takes submissions; leave the submission out")
@@ -58,6 +65,7 @@ def check_submission(task: str, data: TaskData) -> None:
                 f"{task}: test set {split!r} has {len(examples):,} rows, and the GLUE server would refuse any "
                 f"number but {num_rows:,}; give the official test file"
             )
+    _read_zip(zip_path)
 
 
 def write_submission(zip_path: Path, task: str, data: TaskData, predictions: Mapping[str, Predictions]) -> list[str]:
@@ -73,11 +81,10 @@ def write_submission(zip_path: Path, task: str, data: TaskData, predictions: Map
         Names of the tables that the server wants and the zip still lacks.
 
     Raises:
-        InputError: The task is none of GLUE, a test set has another size than the server's, or the zip is damaged or
-            holds other files.
+        InputError: See :func:`check_submission`.
         Failed: A prediction is not finite.
     """
-    check_submission(task, data)
+    check_submission(zip_path, task, data)
     tables = _read_zip(zip_path)
     for split, said in predictions.items():
         ids = [example.id for example in data.test[split]]
@@ -103,12 +110,14 @@ def _read_zip(path: Path) -> dict[str, bytes]:
         return {}
     try:
         with zipfile.ZipFile(path) as file:
-            tables = {name: file.read(name) for name in file.namelist()}
-    except (zipfile.BadZipFile, OSError) as error:
+            if foreign := [name for name in file.namelist() if name not in _NAMES]:
+                raise InputError(
+                    f"{path}: holds {foreign[0]!r}, which is no table of a GLUE submission; give another zip"
+                )
+            return {name: file.read(name) for name in file.namelist()}
+    # The last two are of encrypted and of damaged content.
+    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read as a zip ({error}); delete it or give another") from None
-    if foreign := [name for name in tables if name not in _NAMES]:
-        raise InputError(f"{path}: holds {foreign[0]!r}, which is no table of a GLUE submission; give another zip")
-    return tables
 
 
 def _write_zip(path: Path, tables: Mapping[str, bytes]) -> None:
