@@ -132,6 +132,7 @@ def test_a_crashed_run_goes_on_byte_for_byte(
     assert kept[0] == kept[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failing", ["_save_optimizer_and_scheduler", "_save_rng_state"])
 def test_a_crash_while_a_checkpoint_is_written_costs_nothing(
     make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
@@ -154,6 +155,7 @@ def test_a_crash_while_a_checkpoint_is_written_costs_nothing(
     assert_same_bytes(whole, torn)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -169,6 +171,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     assert_same_bytes(whole, damaged)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_saves_and_goes_on_byte_for_byte(
     make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,6 +194,7 @@ def test_an_interrupted_run_saves_and_goes_on_byte_for_byte(
     assert_same_bytes(whole, stopped)
 
 
+@pytest.mark.slow
 def test_a_finished_run_stays_as_it_is_and_a_larger_budget_extends_it(make_run: MakeRun) -> None:
     run = make_run()
     first = pretrain(run)
@@ -204,6 +208,7 @@ def test_a_finished_run_stays_as_it_is_and_a_larger_budget_extends_it(make_run: 
     assert not torch.equal(before["cls.predictions.bias"], weights(run.output)["cls.predictions.bias"])
 
 
+@pytest.mark.slow
 def test_accumulation_changes_nothing(make_run: MakeRun, tmp_path: Path) -> None:
     no_dropout = {"config": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}}
     trained = []
@@ -219,6 +224,7 @@ def test_accumulation_changes_nothing(make_run: MakeRun, tmp_path: Path) -> None
         torch.testing.assert_close(value, trained[1][0][name], atol=2e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_workers_change_nothing(make_run: MakeRun, tmp_path: Path) -> None:
     runs = [make_run(training={"workers": number}, output=str(tmp_path / str(number))) for number in (0, 2)]
     for run in runs:
@@ -226,6 +232,7 @@ def test_workers_change_nothing(make_run: MakeRun, tmp_path: Path) -> None:
     assert_same_bytes(*runs)
 
 
+@pytest.mark.slow
 def test_validation_leaves_no_trace_in_the_weights(make_run: MakeRun, tmp_path: Path) -> None:
     often = make_run(evaluation={"every": 0.1}, output=str(tmp_path / "often"))
     rarely = make_run(evaluation={"every": 1.0}, output=str(tmp_path / "rarely"))
@@ -312,6 +319,7 @@ def test_bad_settings(make_run: MakeRun, changes: dict[str, Any], message: str) 
     assert (folder / "model").exists(), "what was there is lost"
 
 
+@pytest.mark.slow
 def test_a_folder_with_another_run_is_not_touched(make_run: MakeRun) -> None:
     run = make_run()
     pretrain(run)
@@ -401,6 +409,7 @@ def test_an_easy_first_batch_is_no_divergence(make_run: MakeRun, monkeypatch: py
     assert pretrain(make_run())["steps"] == 12
 
 
+@pytest.mark.slow
 def test_random_layers_are_not_taken_for_those_of_a_checkpoint(
     make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -150,6 +150,7 @@ def draw(path: Path, labels: list[str]) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
+@pytest.mark.slow
 def test_confusion_is_drawn_whatever_the_names(tmp_path: Path) -> None:
     # Warnings are errors here: a glyph that is missing, a formula that is none.
     for labels in (["0", "1"], ["부정", "긍정"], ["$x_", "{$}\\frac"], ["a\tb", "x" * 200], ["하나", "\u20dd"]):

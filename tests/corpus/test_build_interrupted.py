@@ -89,6 +89,7 @@ def test_kills_at_any_moment_leave_no_trace(source: Path, whole: Path, tmp_path:
         assert content(out) == content(whole)
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_at_once_and_says_that_the_build_can_go_on(source: Path, whole: Path, tmp_path: Path) -> None:
     process = start(source, tmp_path)
     wait_for(tmp_path / ".building" / "shards" / "00000", process)
@@ -126,6 +127,7 @@ def test_an_exchange_that_was_killed_half_way_is_finished(source: Path, whole: P
     assert content(tmp_path / "out") == content(whole)
 
 
+@pytest.mark.slow
 def test_an_interrupted_build_still_knows_what_it_has_seen(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -99,7 +99,7 @@ def test_seeds_side_by_side_give_what_they_give_in_turn_and_stop_together(make_r
     before = steps_of(run, 2)
     stop_when(lambda: steps_of(run, 2) > before + 5, os.kill, signal.SIGTERM)
     finish(run, tmp_path)
-    # The last seed had all cores to itself at times, and more threads round in another way.
+    # On more than two cores a process here has more threads than in turn, and these round in another way.
     torch.testing.assert_close(weights(run), weights(in_turn), atol=1e-5, rtol=0)
 
 

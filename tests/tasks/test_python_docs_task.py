@@ -8,6 +8,8 @@ from bertsmith.tasks import TaskData, TaskSettings, load_task
 
 SETTINGS = TaskSettings(name="python-docs")
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def data() -> TaskData:
