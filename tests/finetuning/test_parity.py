@@ -18,6 +18,7 @@ from bertsmith.finetuning.rows import Batches
 from bertsmith.finetuning.seed import train_seed
 from bertsmith.finetuning.settings import FinetuningSettings
 from bertsmith.tasks import load_task
+from bertsmith.training.dropout import use_fast_dropout
 
 SEED = 3
 
@@ -67,6 +68,8 @@ def plain_losses(run: FinetuningSettings, out: Path) -> list[float]:
     else:
         num_labels = 3 if run.task.type == "classification" else 1
         model = AutoModelForSequenceClassification.from_pretrained(run.model, num_labels=num_labels, **options)
+    # With no dropout the script is that of transformers alone; else only the masks are drawn as ours are.
+    use_fast_dropout(model)
     trainer = Trainer(
         model=model,
         args=TrainingArguments(

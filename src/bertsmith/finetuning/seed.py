@@ -26,6 +26,7 @@ from bertsmith.tasks.examples import Predictions
 from bertsmith.training import checkpoints
 from bertsmith.training.arguments import machine, make_arguments, use_bf16
 from bertsmith.training.budget import Budget, BudgetSettings, learning_rate_factor
+from bertsmith.training.dropout import use_fast_dropout
 from bertsmith.training.memory import kept_memory
 from bertsmith.training.monitors import Monitor, human
 from bertsmith.training.running import train
@@ -147,6 +148,7 @@ def assemble(run: FinetuningSettings, material: Material, seed: int) -> tuple[Ta
         from_scratch=run.from_scratch,
     )
     freeze(model, training.frozen_layers, training.linear_probe)
+    use_fast_dropout(model)
     tokenizer = material.reading.tokenizer
     multiple = 8 if torch.cuda.is_available() else 1
     collate = Collator(tokenizer.pad_token_id, takes_types(model), multiple, material.reading.longest)
