@@ -53,7 +53,7 @@ def demo(out: Path, seconds: float) -> None:
         print(f"   {prompt:50} {', '.join(f'{guess.token} {guess.probability:.0%}' for guess in masks[0])}")
 
     print(
-        "\n4. What pre-training is worth: which of six packages is a docstring from? 300 labels, three seeds, the\n"
+        "\n4. What pre-training is worth: which of six packages is a docstring from? 300 labels, five seeds, the\n"
         "   pre-trained encoder against the same network with new weights",
         flush=True,
     )
@@ -87,6 +87,7 @@ def _compare(out: Path, model: Path) -> str:
             "model": str(model),
             "task": {"name": "python-docs"},
             "pooling": "mean",
+            "seeds": [0, 1, 2, 3, 4],
             "from_scratch": from_scratch,
             "output": str(out / name),
         }
@@ -110,5 +111,5 @@ def _compare(out: Path, model: Path) -> str:
         f"{100 * (gain.low or 0):.1f} to {100 * (gain.high or 0):.1f}"
     )
     is_clear = gain.low is not None and (gain.low > 0 or (gain.high or 0) < 0)
-    verdict = "more than chance" if is_clear else "not to be told from chance with three seeds"
+    verdict = "more than chance" if is_clear else "not to be told from chance with five seeds"
     return "\n".join([*lines, f"   The difference is {verdict}."])
