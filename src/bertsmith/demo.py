@@ -53,7 +53,7 @@ def demo(out: Path, seconds: float) -> None:
         print(f"   {prompt:50} {', '.join(f'{guess.token} {guess.probability:.0%}' for guess in masks[0])}")
 
     print(
-        "\n4. What pre-training is worth: which of six packages is a docstring from? 300 labels, five seeds, the\n"
+        "\n4. What pre-training is worth: which of six packages is a docstring from? 100 labels, five seeds, the\n"
         "   pre-trained encoder against the same network with new weights",
         flush=True,
     )

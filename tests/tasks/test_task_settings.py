@@ -52,7 +52,7 @@ def test_settings_that_make_none_are_refused(values: dict[str, Any], message: st
 
 
 def test_only_python_docs_trains_on_few_examples_by_default() -> None:
-    assert TaskSettings(name="python-docs").examples == 300
+    assert TaskSettings(name="python-docs").examples == 100
     assert TaskSettings(name="python-docs", examples=50).examples == 50
     assert TaskSettings(name="RTE", data="GLUE").examples is None
 

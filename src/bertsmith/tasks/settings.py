@@ -7,7 +7,7 @@ from bertsmith.tasks.examples import TaskType
 from bertsmith.tasks.table import TASKS
 
 PYTHON_DOCS = "python-docs"
-_PYTHON_DOCS_EXAMPLES = 300
+_PYTHON_DOCS_EXAMPLES = 100
 
 
 @settings
@@ -39,7 +39,7 @@ class TaskSettings:
     quotes: Literal["auto", "csv", "none"] = "auto"
     """Whether own .csv and .tsv quote their fields; auto: a .csv does, a .tsv does not."""
     examples: int | None = None
-    """Train on only so many of the training examples; default all, for python-docs 300."""
+    """Train on only so many of the training examples; default all, for python-docs 100."""
     empty_texts: Literal["fail", "keep"] = "fail"
     """What to do with a text that is empty."""
 
