@@ -53,5 +53,18 @@ def corpus_folder(text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="session")
+def sentences(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """400 documents of 2 to 20 sentences of 2 to 60 tokens, in several shards."""
+    from made_up import make
+
+    rng = np.random.default_rng(1)
+    documents = [rng.integers(2, 60, rng.integers(2, 20)).tolist() for _ in range(400)]
+    made = make(tmp_path_factory.mktemp("pairs"), documents)
+    assert len(made.manifest["shards"]) > 2
+    assert made.num_documents == 400
+    return made
+
+
+@pytest.fixture(scope="session")
 def corpus(corpus_folder: Path) -> Corpus:
     return Corpus(corpus_folder)

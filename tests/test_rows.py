@@ -22,7 +22,7 @@ def test_rows_cover_every_token_of_every_document_once(corpus: Any) -> None:
     rows = TextRows(corpus, 20, documents)
     expected = rows_by_definition(corpus, 20, documents)
     assert [row.tokens.tolist() for row in rows.take(np.arange(len(rows)), np.zeros(len(rows), int))] == expected
-    assert rows.lengths(np.arange(len(rows))).tolist() == [len(row) + 2 for row in expected]
+    assert rows.lengths(np.arange(len(rows)), np.zeros(len(rows), int)).tolist() == [len(row) + 2 for row in expected]
     assert rows.mean_length == pytest.approx(np.mean([len(row) + 2 for row in expected]))
     assert rows[1].tokens.tolist() == expected[1]
 

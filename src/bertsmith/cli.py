@@ -132,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     command = _add(commands, "export", _export, "write the model of a training checkpoint")
     command.add_argument("checkpoint", type=Path, help="a run folder, or one of its checkpoints")
     command.add_argument("--out", required=True, type=Path, help="the model folder to write")
+    command.add_argument("--head", action="store_true", help="also the head that judges pairs (objectives nsp and ssp)")
     command = _add(commands, "schema", _schema, "print the JSON schema of run files, for editors")
     return parser
 
@@ -324,7 +325,7 @@ def _fill(options: argparse.Namespace) -> None:
 def _export(options: argparse.Namespace) -> None:
     from bertsmith.export import export_checkpoint
 
-    print(f"model: {export_checkpoint(options.checkpoint, options.out)}")
+    print(f"model: {export_checkpoint(options.checkpoint, options.out, with_head=options.head)}")
 
 
 def _schema(options: argparse.Namespace) -> None:

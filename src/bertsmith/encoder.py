@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrainedModel
 from transformers.utils import logging
 
 from bertsmith.errors import InputError
@@ -44,6 +44,15 @@ VOCABULARY_HEADS: dict[str, tuple[str, ...]] = {
     "distilbert": ("vocab_transform", "activation", "vocab_layer_norm", "vocab_projector"),
     "albert": ("predictions",),
     "modernbert": ("head", "decoder"),
+}
+
+
+# Where the architectures that have a pooler keep its layer, in the bare model.
+POOLERS: dict[str, str] = {
+    "bert": "pooler.dense",
+    "ernie": "pooler.dense",
+    "roberta": "pooler.dense",
+    "albert": "pooler",
 }
 
 
@@ -145,9 +154,12 @@ def new_config(encoder: EncoderSettings, tokenizer: Any, row_length: int) -> Any
     return AutoConfig.for_model(architecture, **sizes | encoder.config)
 
 
-def hidden_states(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-    """Run the encoder: (B, L) token ids -> (B, L, H)."""
-    hidden: Tensor = model.base_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+def hidden_states(
+    model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None = None
+) -> Tensor:
+    """Run the encoder: (B, L) token ids -> (B, L, H); token types count where the model has two of them."""
+    types = {} if getattr(model.config, "type_vocab_size", 1) < 2 else {"token_type_ids": token_type_ids}
+    hidden: Tensor = model.base_model(input_ids=input_ids, attention_mask=attention_mask, **types).last_hidden_state
     return hidden
 
 
@@ -157,6 +169,25 @@ def vocabulary_logits(model: PreTrainedModel, hidden_MH: Tensor) -> Tensor:
     for name in VOCABULARY_HEADS[model.config.model_type]:
         logits = model.get_submodule(name)(logits)
     return logits
+
+
+def pretrained_pooler(model: PreTrainedModel) -> dict[str, Tensor] | None:
+    """Read ``weight`` (H, H) and ``bias`` (H,) of the pooler of a model's checkpoint; None if there is none."""
+    name = POOLERS.get(model.config.model_type)
+    if name is None or not model.name_or_path:
+        return None
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        bare, report = open_pretrained(
+            AutoModel.from_pretrained, model.name_or_path, "model", dtype=torch.float32, output_loading_info=True
+        )
+    finally:
+        logging.set_verbosity(verbosity)
+    if any(key.startswith("pooler.") for key in report["missing_keys"]):
+        return None
+    weights: dict[str, Tensor] = bare.get_submodule(name).state_dict()
+    return weights
 
 
 def num_positions(config: Any) -> int:

@@ -7,36 +7,60 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrainedModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, PreTrainedModel
+from transformers.utils import logging
 
 from bertsmith.errors import InputError
 from bertsmith.files import synchronise
+from bertsmith.objectives import OBJECTIVES, Objective
+from bertsmith.objectives.base import ObjectiveConfig
 from bertsmith.settings import read_yaml
 from bertsmith.training import checkpoints
 
 _POOLER_SEED = 0
 
 
-def write_model(encoder: PreTrainedModel, tokenizer: Any, folder: Path, card: str) -> None:
-    """Write a model folder, whole or not at all; an existing one is replaced.
+def write_model(objective: Objective, tokenizer: Any, folder: Path, card: str, *, with_head: bool = False) -> None:
+    """Write the model folder of an objective, whole or not at all; an existing one is replaced.
 
-    Architectures whose bare model has a pooler get one, initialised as usual and untrained, so that AutoModel gives the
-    same output every time it opens the folder instead of a pooler that is random anew.
+    Architectures whose bare model has a pooler get one: the objective's, or else one that is initialised as usual and
+    untrained, so that AutoModel gives the same output every time it opens the folder instead of a pooler that is random
+    anew.
 
     Args:
-        encoder: A masked-language model.
+        objective: The objective, whose encoder is written.
         tokenizer: Its tokenizer.
         folder: Where to.
         card: The text of README.md.
+        with_head: Write the objective's own head too: in the architecture's ``...ForPreTraining`` model where that has
+            such a head, otherwise in a file ``head.safetensors`` beside the model.
 
     Raises:
-        InputError: The disk is full, or the folder cannot be written.
+        InputError: The disk is full, or the folder cannot be written, or there is no head.
     """
-    write_folder(encoder, tokenizer, folder, card, {**encoder.state_dict(), **_pooler(encoder)})
+    encoder = objective.encoder
+    pooler = {**_untrained_pooler(encoder), **objective.pooler_weights()}
+    if not with_head:
+        write_folder(encoder, tokenizer, folder, card, {**encoder.state_dict(), **pooler})
+        return
+    head = objective.head_weights()
+    if not head:
+        raise InputError("this objective has no head beside the vocabulary head, which is always written")
+    whole = objective.for_pretraining()
+    if whole is not None:
+        write_folder(whole, tokenizer, folder, card)
+    else:
+        write_folder(encoder, tokenizer, folder, card, {**encoder.state_dict(), **pooler}, beside=head)
 
 
 def write_folder(
-    model: PreTrainedModel, tokenizer: Any, folder: Path, card: str, weights: Mapping[str, torch.Tensor] | None = None
+    model: PreTrainedModel,
+    tokenizer: Any,
+    folder: Path,
+    card: str,
+    weights: Mapping[str, torch.Tensor] | None = None,
+    beside: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
     """Write model, tokenizer and card into a folder, whole or not at all; an existing one is replaced.
 
@@ -46,6 +70,7 @@ def write_folder(
         folder: Where to.
         card: The text of README.md.
         weights: Other weights than the model's own.
+        beside: Weights to write into ``head.safetensors`` beside the model.
 
     Raises:
         InputError: The disk is full, or the folder cannot be written.
@@ -55,6 +80,8 @@ def write_folder(
     try:
         model.save_pretrained(staging, state_dict=weights)
         tokenizer.save_pretrained(staging)
+        if beside is not None:
+            save_file({name: value.contiguous() for name, value in beside.items()}, staging / "head.safetensors")
         (staging / "README.md").write_text(card, encoding="utf-8")
     except (OSError, SafetensorError) as error:
         shutil.rmtree(staging, ignore_errors=True)
@@ -70,7 +97,7 @@ def write_folder(
     staging.rename(folder)
 
 
-def _pooler(encoder: PreTrainedModel) -> dict[str, torch.Tensor]:
+def _untrained_pooler(encoder: PreTrainedModel) -> dict[str, torch.Tensor]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_POOLER_SEED)
         bare = AutoModel.from_config(encoder.config)
@@ -78,12 +105,13 @@ def _pooler(encoder: PreTrainedModel) -> dict[str, torch.Tensor]:
     return {f"{prefix}.{name}": value for name, value in bare.state_dict().items() if name.startswith("pooler.")}
 
 
-def export_checkpoint(checkpoint: str | Path, out: str | Path) -> Path:
+def export_checkpoint(checkpoint: str | Path, out: str | Path, *, with_head: bool = False) -> Path:
     """Write the encoder of a training checkpoint as a model folder.
 
     Args:
         checkpoint: A checkpoint folder of a run, or the run folder itself, meaning its newest whole checkpoint.
         out: The folder to write; it must not exist.
+        with_head: See :func:`write_model`.
 
     Returns:
         The folder written.
@@ -102,33 +130,27 @@ def export_checkpoint(checkpoint: str | Path, out: str | Path) -> Path:
     facts = checkpoints.read_seal(checkpoint)
     if facts is None:
         raise InputError(f"{checkpoint}: not a whole checkpoint; give a folder like RUN/checkpoints/checkpoint-100")
-    encoder = _encoder_of(checkpoint)
+    logging.disable_progress_bar()
+    objective = _objective_of(checkpoint)
     from bertsmith.corpus import Corpus
 
     run = read_yaml(checkpoint.parent.parent / "run.yaml")
     tokenizer = Corpus(run["data"]["corpus"]).tokenizer
     card = model_card(run, {"step": checkpoint.name.rpartition("-")[2], **facts["used"], "corpus": facts["corpus"]})
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_model(encoder, tokenizer, out, card)
+    write_model(objective, tokenizer, out, card, with_head=with_head)
     return out
 
 
-def _encoder_of(checkpoint: Path) -> PreTrainedModel:
-    """Load the encoder inside an objective's checkpoint."""
-    from safetensors.torch import load_file
-    from transformers import PreTrainedConfig
-
-    config, _ = PreTrainedConfig.get_config_dict(checkpoint)
-    encoder = AutoModelForMaskedLM.from_config(AutoConfig.for_model(**config["encoder"]))
-    weights = load_file(checkpoint / "model.safetensors")
-    missing, unexpected = encoder.load_state_dict(
-        {name.removeprefix("encoder."): value for name, value in weights.items() if name.startswith("encoder.")},
-        strict=False,
-    )
-    tied = set(encoder.all_tied_weights_keys)
+def _objective_of(checkpoint: Path) -> Objective:
+    """Load the objective of a checkpoint."""
+    config = ObjectiveConfig.from_pretrained(checkpoint)
+    objective = OBJECTIVES[config.objective["name"]](config)
+    missing, unexpected = objective.load_state_dict(load_file(checkpoint / "model.safetensors"), strict=False)
+    tied = set(objective.all_tied_weights_keys)
     assert not unexpected and set(missing) <= tied, (missing, unexpected)
-    encoder.tie_weights()
-    return encoder
+    objective.encoder.tie_weights()
+    return objective
 
 
 def model_card(run: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
@@ -142,6 +164,8 @@ def model_card(run: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
     start = f"continued from `{origin}`" if origin else f"trained from scratch (preset `{run['encoder']['preset']}`)"
     lines = "\n".join(f"| {name} | {_cell(value)} |" for name, value in figures.items())
     settings = "\n".join(f"| {name} | `{value}` |" for name, value in run["objective"].items())
+    is_trained = "not trained by" if run["objective"]["name"] == "mlm" else "trained by"
+    pooler = f"The pooler, where the architecture has one, is {is_trained} this objective."
     return f"""---
 library_name: transformers
 pipeline_tag: fill-mask
@@ -165,8 +189,8 @@ fill = pipeline("fill-mask", "path/to/this/folder")
 |---|---|
 {settings}
 
-Validation figures are on held-out documents of the corpus. The pooler, where the architecture has one, is not trained
-by this objective. The whole run is described by `run.yaml` beside this folder.
+Validation figures are on held-out documents of the corpus. {pooler}
+The whole run is described by `run.yaml` beside this folder.
 """
 
 

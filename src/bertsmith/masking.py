@@ -4,16 +4,43 @@ Shapes: B rows, L positions, W words of a row, M chosen positions of the whole b
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from bertsmith.errors import InputError
 from bertsmith.randomness import RowGenerator
+from bertsmith.settings import settings
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
+
+
+@settings
+class MaskingSettings:
+    """Which tokens to predict, and what stands in their place."""
+
+    mask_prob: float = 0.15
+    """Share of the ordinary tokens of a row to predict; 0.30 to 0.40 is better for larger models."""
+    unit: Literal["token", "word"] = "token"
+    """Choose single tokens, or whole words."""
+    mask_token_share: float = 0.8
+    """Share of the chosen tokens that become [MASK]."""
+    random_token_share: float = 0.1
+    """Share of the chosen tokens that become a random token; the rest stay."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if not 0 < self.mask_prob < 1:
+            raise ValueError(f"mask_prob is {self.mask_prob}; expected more than 0 and less than 1, usually 0.15")
+        shares = self.mask_token_share, self.random_token_share
+        if min(shares) < 0 or sum(shares) > 1:
+            raise ValueError(
+                f"mask_token_share and random_token_share are {shares}; expected shares that add up to <= 1"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +95,48 @@ class Vocabulary:
             continues=continues,
             ordinary_ids=np.flatnonzero(~special),
         )
+
+
+def check_unit(masking: MaskingSettings, vocabulary: Vocabulary) -> None:
+    """Refuse whole words where the vocabulary marks none.
+
+    Raises:
+        InputError: They cannot be told from their parts.
+    """
+    if masking.unit == "word" and vocabulary.continues is None:
+        raise InputError(
+            "objective.unit is 'word', but the tokenizer does not mark which tokens continue a word; "
+            "use unit: token, or a WordPiece, Unigram or byte-level BPE tokenizer"
+        )
+
+
+def mask(tokens: Ints, random: RowGenerator, vocabulary: Vocabulary, masking: MaskingSettings) -> dict[str, Tensor]:
+    """Choose what is predicted in a batch, and corrupt it.
+
+    Args:
+        tokens: (B, L) token ids.
+        random: Draws for these B rows.
+        vocabulary: The tokenizer's facts.
+        masking: The settings.
+
+    Returns:
+        ``input_ids`` (B, L) corrupted; ``positions`` (M,) of the chosen tokens in the flattened batch; ``targets`` (M,)
+        their ids; ``cut_words`` () the number of words that had to be cut for an exact count.
+    """
+    maskable = ~vocabulary.special[tokens]
+    counts = num_predicted(maskable.sum(axis=1), masking.mask_prob)
+    if masking.unit == "word":
+        assert vocabulary.continues is not None
+        rows, columns, cut_words = choose_words(maskable, vocabulary.continues[tokens], counts, random)
+    else:
+        (rows, columns), cut_words = choose_tokens(maskable, counts, random), 0
+    shares = masking.mask_token_share, masking.random_token_share
+    return {
+        "input_ids": torch.from_numpy(corrupt(tokens, rows, columns, vocabulary, random, shares)),
+        "positions": torch.from_numpy(rows * tokens.shape[1] + columns),
+        "targets": torch.from_numpy(tokens[rows, columns]),
+        "cut_words": torch.tensor(cut_words),
+    }
 
 
 def num_predicted(num_maskable: Ints, mask_prob: float) -> Ints:

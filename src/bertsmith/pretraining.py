@@ -20,7 +20,15 @@ from bertsmith.files import locked, write_json
 from bertsmith.objectives import OBJECTIVES, Objective
 from bertsmith.plots import plot_losses
 from bertsmith.randomness import key_of
-from bertsmith.rows import NUM_SPECIAL, TextRows, TrainingStream, ValidationRows, split_documents
+from bertsmith.rows import (
+    NUM_SPECIAL,
+    VALIDATION_SEED,
+    Rows,
+    TrainingStream,
+    ValidationRows,
+    rows_per_step,
+    split_documents,
+)
 from bertsmith.run_folder import prepare
 from bertsmith.run_settings import RunSettings, TrainingSettings
 from bertsmith.settings import to_dict
@@ -38,10 +46,11 @@ class _Parts:
 
     corpus: Corpus
     objective: Objective
-    rows: TextRows
-    held_out: TextRows | None
+    rows: Rows[Any]
+    held_out: Rows[Any] | None
     rows_per_step: int
     floor: float | None
+    facts: dict[str, float]
 
 
 def pretrain(run: RunSettings, *, overwrite: bool = False) -> dict[str, Any]:
@@ -96,25 +105,31 @@ def _assemble(run: RunSettings) -> _Parts:
     corpus = Corpus(run.data.corpus)
     check(corpus.path, tokens=False)
     training, held_out = split_documents(corpus, run.data.validation)
-    rows = TextRows(corpus, run.data.row_length, training)
+    kind = OBJECTIVES[run.objective.name]
+    row_length = run.data.row_length
+    rows = kind.make_rows(run.objective, corpus, row_length, training, run.training.seed)
+    held_out_rows = None
+    if held_out.size:
+        held_out_rows = kind.make_rows(run.objective, corpus, row_length, held_out, VALIDATION_SEED)
     torch.manual_seed(run.training.seed)
-    encoder = build_encoder(run.encoder, corpus.tokenizer, run.data.row_length)
-    objective = OBJECTIVES[run.objective.name].build(encoder, run.objective, corpus.tokenizer, run.training.seed)
+    encoder = build_encoder(run.encoder, corpus.tokenizer, row_length)
+    objective = kind.build(encoder, run.objective, corpus.tokenizer, run.training.seed)
 
-    rows_per_step = rows.rows_per_step(run.training.tokens_per_step)
+    rows_of_step = rows_per_step(rows, run.training.tokens_per_step)
     num_parts = run.training.gradient_accumulation * int(os.environ.get("WORLD_SIZE", "1"))
-    if rows_per_step % num_parts:
+    if rows_of_step % num_parts:
         raise InputError(
             f"training.gradient_accumulation times the number of processes is {num_parts}, which does not divide the "
-            f"{rows_per_step} rows of a step; change one of them, or training.tokens_per_step"
+            f"{rows_of_step} rows of a step; change one of them, or training.tokens_per_step"
         )
     return _Parts(
         corpus=corpus,
         objective=objective,
         rows=rows,
-        held_out=TextRows(corpus, run.data.row_length, held_out) if held_out.size else None,
-        rows_per_step=rows_per_step,
+        held_out=held_out_rows,
+        rows_per_step=rows_of_step,
         floor=unigram_floor(corpus, held_out) if held_out.size else None,
+        facts=objective.facts(rows),
     )
 
 
@@ -236,7 +251,7 @@ def _greet(run: RunSettings, parts: _Parts, monitor: Monitor) -> None:
     encoder = parts.objective.encoder
     monitor.say(
         f"corpus: {parts.corpus.num_documents:,} documents, {parts.corpus.num_tokens:,} tokens, "
-        f"{len(rows):,} rows an epoch"
+        f"{rows.num_rows(0):,} rows an epoch"
     )
     monitor.say(
         f"encoder: {encoder.config.model_type}, {human(parameter_count(encoder))} parameters · "
@@ -245,6 +260,8 @@ def _greet(run: RunSettings, parts: _Parts, monitor: Monitor) -> None:
     )
     if parts.floor is not None:
         monitor.say(f"unigram floor of the held-out text: {parts.floor:.4f}")
+    for name, value in parts.facts.items():
+        monitor.say(f"{name.replace('_', ' ')}: {value:.4f}")
 
 
 @contextmanager
@@ -264,16 +281,17 @@ def _finish(run: RunSettings, parts: _Parts, trainer: ObjectiveTrainer, folder: 
         "flops": used["flops"],
         "seconds": round(used["seconds"], 2),
         "tokens_per_second": used["tokens"] / used["seconds"],
-        "epochs": used["steps"] * parts.rows_per_step / len(parts.rows),
+        "epochs": used["steps"] * parts.rows_per_step / parts.rows.num_rows(0),
         "loss": last.get("loss"),
         **{name: value for name, value in validation.items() if name.startswith("validation_")},
         "unigram_floor": parts.floor,
+        **parts.facts,
         "parameters": parameter_count(parts.objective.encoder),
         "corpus": parts.corpus.hash,
     }
     summary = {**figures, "machine": machine(trainer.args), "versions": versions()}
     plot_losses(rows, parts.floor, folder / "loss.png")
     card = model_card(to_dict(run), figures)
-    write_model(parts.objective.encoder, parts.corpus.tokenizer, folder / "model", card)
+    write_model(parts.objective, parts.corpus.tokenizer, folder / "model", card)
     write_json(folder / "summary.json", summary)
     return summary

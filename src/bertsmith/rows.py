@@ -1,4 +1,4 @@
-"""From a corpus to training rows: contiguous text of one document, in an order that is a counter.
+"""From a corpus to training rows, in an order that is a counter.
 
 Shapes: D documents, N rows of one epoch, G rows of one optimiser step, C text tokens that fit a row.
 
@@ -7,8 +7,9 @@ without end; windows of it are sorted by length and cut into steps, so that the 
 in one batch and almost nothing is padded, and the steps of a window are shuffled. Nothing is stored but the corpus.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +42,29 @@ class TextRow(NamedTuple):
     epoch: int
     number: int
     """The row's index among all rows; with the epoch and the seed it decides the row's corruption."""
+
+
+Row = TypeVar("Row")
+
+
+class Rows(Protocol[Row]):
+    """The rows that the documents of a corpus give, in each epoch."""
+
+    def num_rows(self, epoch: int) -> int:
+        """Return N, the number of rows of an epoch."""
+
+    def take(self, indices: Ints, epochs: Ints) -> list[Row]:
+        """Return the rows ``indices`` (B,) as the epochs (B,) have them."""
+
+    def lengths(self, indices: Ints, epochs: Ints) -> Ints:
+        """Return the lengths (B,) in tokens, special tokens included, of the rows ``indices`` (B,) of epochs (B,)."""
+
+    def blank(self, number: int) -> Row:
+        """Return a row without text, in which nothing is predicted."""
+
+    @property
+    def mean_length(self) -> float:
+        """Mean length of a row in tokens, special tokens included."""
 
 
 class TextRows(Dataset[TextRow]):
@@ -98,15 +122,19 @@ class TextRows(Dataset[TextRow]):
             )
         ]
 
-    def lengths(self, indices: Ints) -> Ints:
-        """Return the lengths (B,) in tokens, special tokens included, of the rows ``indices`` (B,)."""
+    def num_rows(self, epoch: int) -> int:
+        """Return N, the number of rows of an epoch: the same for all."""
+        return len(self)
+
+    def lengths(self, indices: Ints, epochs: Ints) -> Ints:
+        """Return the lengths (B,) in tokens, special tokens included, of the rows ``indices`` (B,), in any epoch."""
         documents, starts = self._locate(indices)
         lengths: Ints = np.minimum(self._lengths[documents] - starts, self._capacity) + NUM_SPECIAL
         return lengths
 
-    def rows_per_step(self, tokens_per_step: int) -> int:
-        """Return G for steps of so many tokens on average: a multiple of 8, which micro-batches and ranks divide."""
-        return max(1, round(tokens_per_step / self.mean_length / _LEAST_ROWS)) * _LEAST_ROWS
+    def blank(self, number: int) -> TextRow:
+        """Return a row without text, in which nothing is predicted."""
+        return TextRow(np.empty(0, np.int64), 0, number)
 
     @property
     def mean_length(self) -> float:
@@ -119,6 +147,11 @@ class TextRows(Dataset[TextRow]):
         return documents, (indices - self._first_rows[documents]) * self._capacity
 
 
+def rows_per_step(rows: Rows[Any], tokens_per_step: int) -> int:
+    """Return G for steps of so many tokens on average: a multiple of 8, which micro-batches and ranks divide."""
+    return max(1, round(tokens_per_step / rows.mean_length / _LEAST_ROWS)) * _LEAST_ROWS
+
+
 class _Window(NamedTuple):
     """Rows of 64 consecutive optimiser steps, (64, G) each."""
 
@@ -127,7 +160,7 @@ class _Window(NamedTuple):
     lengths: Ints
 
 
-class TrainingStream(Dataset[TextRow]):
+class TrainingStream(Dataset[Row]):
     """The flat sequence of rows that training runs through: epoch after epoch, each in a random order of its own.
 
     Item i belongs to step i // G. It must be read in sequence (``train_sampling_strategy="sequential"``), which makes
@@ -140,22 +173,24 @@ class TrainingStream(Dataset[TextRow]):
         seed: Chooses the order.
     """
 
-    def __init__(self, rows: TextRows, rows_per_step: int, num_steps: int, seed: int) -> None:
+    def __init__(self, rows: Rows[Row], rows_per_step: int, num_steps: int, seed: int) -> None:
         self.rows = rows
         self.rows_per_step = rows_per_step
         self.num_steps = num_steps
         self._seed = seed
         self._cached: tuple[int, _Window] | None = None
+        # Where each epoch begins in the stream, as far as it has been read.
+        self._epoch_starts = [0]
 
     def __len__(self) -> int:
         """Return the number of rows of all steps."""
         return self.num_steps * self.rows_per_step
 
-    def __getitem__(self, index: int) -> TextRow:
+    def __getitem__(self, index: int) -> Row:
         """Return the row at a place of the stream."""
         return self.__getitems__([index])[0]
 
-    def __getitems__(self, indices: Sequence[int]) -> list[TextRow]:
+    def __getitems__(self, indices: Sequence[int]) -> list[Row]:
         """Return the rows at several places of the stream."""
         places = [(index // self.rows_per_step, index % self.rows_per_step) for index in indices]
         found = [self._row_at(step, column) for step, column in places]
@@ -181,12 +216,17 @@ class TrainingStream(Dataset[TextRow]):
 
     def _make_window(self, number: int) -> _Window:
         size = _STEPS_PER_WINDOW * self.rows_per_step
-        epochs, places = np.divmod(np.arange(number * size, (number + 1) * size), len(self.rows))
+        places = np.arange(number * size, (number + 1) * size)
+        while self._epoch_starts[-1] <= places[-1]:
+            self._epoch_starts.append(self._epoch_starts[-1] + self.rows.num_rows(len(self._epoch_starts) - 1))
+        first = bisect_right(self._epoch_starts, int(places[0])) - 1
+        epochs = first + np.searchsorted(self._epoch_starts[first:], places, side="right") - 1
         indices = np.empty(size, dtype=np.int64)
         for epoch in np.unique(epochs).tolist():
             here = epochs == epoch
-            indices[here] = permute(places[here], len(self.rows), self._seed, epoch)
-        lengths = self.rows.lengths(indices)
+            within = places[here] - self._epoch_starts[epoch]
+            indices[here] = permute(within, self.rows.num_rows(epoch), self._seed, epoch)
+        lengths = self.rows.lengths(indices, epochs)
         by_length = np.argsort(lengths, kind="stable").reshape(_STEPS_PER_WINDOW, self.rows_per_step)
         # The seed of the order of steps must not be that of the order of rows.
         steps = permute(np.arange(_STEPS_PER_WINDOW), _STEPS_PER_WINDOW, self._seed, -1, number)
@@ -194,7 +234,7 @@ class TrainingStream(Dataset[TextRow]):
         return _Window(epochs[order], indices[order], lengths[order])
 
 
-class ValidationRows(Dataset[TextRow]):
+class ValidationRows(Dataset[Row]):
     """A fixed sample of the rows of held-out documents, sorted by length, each with a fixed corruption.
 
     Args:
@@ -204,21 +244,22 @@ class ValidationRows(Dataset[TextRow]):
             so that every rank has the same number of batches and no row counts twice.
     """
 
-    def __init__(self, rows: TextRows, most: int, multiple: int = 1) -> None:
+    def __init__(self, rows: Rows[Row], most: int, multiple: int = 1) -> None:
         self.rows = rows
-        indices = permute(np.arange(min(most, len(rows))), len(rows), VALIDATION_SEED)
-        self.indices = indices[np.argsort(rows.lengths(indices), kind="stable")]
+        num_rows = rows.num_rows(0)
+        indices = permute(np.arange(min(most, num_rows)), num_rows, VALIDATION_SEED)
+        self.indices = indices[np.argsort(rows.lengths(indices, np.zeros_like(indices)), kind="stable")]
         self._size = -(-self.indices.size // multiple) * multiple
 
     def __len__(self) -> int:
         """Return the number of rows, empty ones included."""
         return self._size
 
-    def __getitem__(self, place: int) -> TextRow:
+    def __getitem__(self, place: int) -> Row:
         """Return one row."""
         if place >= self.indices.size:
-            return TextRow(np.empty(0, np.int64), 0, -1 - place)
-        return self.rows[int(self.indices[place])]
+            return self.rows.blank(-1 - place)
+        return self.rows.take(self.indices[place : place + 1], np.zeros(1, np.int64))[0]
 
 
 def split_documents(corpus: Corpus, validation: float) -> tuple[Ints, Ints]:

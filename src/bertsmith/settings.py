@@ -6,12 +6,17 @@ unknown key, a wrong type or a value out of range is an :class:`~bertsmith.error
 and, for a misspelt key, the nearest right one.
 """
 
+import ast
 import difflib
+import inspect
 import json
 import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar, dataclass_transform
 
 import yaml
@@ -30,7 +35,23 @@ def settings(cls: type[T]) -> type[T]:
     Checks of values belong in ``__post_init__`` and raise ``ValueError`` with value, expectation and remedy.
     """
     cls.__pydantic_config__ = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)  # type: ignore[attr-defined]
+    for base in filter(is_dataclass, cls.__mro__[1:]):
+        # pydantic reads the string literals of a class, but not those of the classes that it extends.
+        meanings = _meanings(base)
+        for item in fields(base):
+            item.metadata = MappingProxyType({"description": meanings[item.name], **item.metadata})
     return dataclass(frozen=True, kw_only=True)(cls)
+
+
+def _meanings(cls: type[Any]) -> dict[str, str]:
+    """Read the string literal below each field of a settings class."""
+    definition = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+    assert isinstance(definition, ast.ClassDef)
+    return {
+        ast.unparse(above.target): str(ast.literal_eval(below.value))
+        for above, below in pairwise(definition.body)
+        if isinstance(above, ast.AnnAssign) and isinstance(below, ast.Expr)
+    }
 
 
 def validate(cls: type[T], values: Mapping[str, Any], where: str) -> T:
@@ -173,11 +194,12 @@ def describe(cls: type[Any]) -> Iterator[tuple[str, str, str, str]]:
     """Yield (dotted key, type, default, meaning) of every field of a settings class, for help texts."""
     whole = schema(cls)
 
-    def walk(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str, str, str]]:
-        section = _target(node, whole)
+    def walk(section: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str, str, str]]:
         for name, field in section["properties"].items():
             target = _target(field, whole)
-            if "properties" in target:
+            if "oneOf" in target:
+                yield from walk_union(target, f"{prefix}{name}.")
+            elif "properties" in target:
                 yield from walk(target, f"{prefix}{name}.")
             else:
                 # An empty list or section by default has no place in a schema.
@@ -185,7 +207,21 @@ def describe(cls: type[Any]) -> Iterator[tuple[str, str, str, str]]:
                 default = json.dumps(field["default"]) if "default" in field else absent
                 yield prefix + name, _type_text(target), default, " ".join(field.get("description", "").split())
 
-    yield from walk(whole, "")
+    def walk_union(union: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str, str, str]]:
+        """Yield the key that chooses, then each field once, with the choices that have it."""
+        choices = union["discriminator"]["mapping"]
+        tag = prefix + union["discriminator"]["propertyName"]
+        yield tag, "|".join(choices), "required", "Which one."
+        found: dict[tuple[str, str, str, str], list[str]] = {}
+        for choice, reference in choices.items():
+            for row in walk(_target({"$ref": reference}, whole), prefix):
+                if row[0] != tag:
+                    found.setdefault(row, []).append(choice)
+        for (key, kind, default, meaning), names in found.items():
+            of = "" if len(names) == len(choices) else f"({', '.join(names)}) "
+            yield key, kind, default, of + meaning
+
+    yield from walk(_target(whole, whole), "")
 
 
 def _target(node: Mapping[str, Any], whole: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -205,19 +241,24 @@ def _type_text(node: Mapping[str, Any]) -> str:
 
 def _explain(error: ErrorDetails, cls: type[Any]) -> str:
     """Say in one line what is wrong with which key."""
-    path = [str(part) for part in error["loc"]]
+    path, beside = _follow(cls, [str(part) for part in error["loc"]])
     key = ".".join(path)
     found = error.get("input")
     if error["type"] == "unexpected_keyword_argument":
-        hint = nearest(path[-1], _keys_beside(cls, path))
+        hint = nearest(path[-1], beside)
         if not hint.startswith("did"):
             # Perhaps it belongs into another section.
-            elsewhere = {dotted.rpartition(".")[2]: dotted for dotted, *_ in describe(cls)}
+            elsewhere = {dotted.rpartition(".")[2]: dotted for dotted, *_ in describe(cls) if dotted != key}
             found_there = difflib.get_close_matches(path[-1], elsewhere, n=1, cutoff=0.7)
             hint = f"did you mean {elsewhere[found_there[0]]!r}?" if found_there else hint
         return f"unknown key `{key}`; {hint}"
     if error["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return f"`{key}` is missing; it has no default"
+    if error["type"] == "union_tag_not_found":
+        return f"`{key}.{error['ctx']['discriminator'].strip(chr(39))}` is missing; it has no default"
+    if error["type"] == "union_tag_invalid":
+        tag, names = error["ctx"]["tag"], re.findall(r"'([^']+)'", error["ctx"]["expected_tags"])
+        return f"`{key}.{error['ctx']['discriminator'].strip(chr(39))}`: there is no {tag!r}; {nearest(tag, names)}"
     if error["type"] == "value_error":
         message = str(error.get("ctx", {}).get("error", error["msg"]))
         return f"`{key}`: {message}" if key else message
@@ -226,10 +267,20 @@ def _explain(error: ErrorDetails, cls: type[Any]) -> str:
     return f"`{key}`: {error['msg'][0].lower()}{error['msg'][1:]}, found {found!r}"
 
 
-def _keys_beside(cls: type[Any], path: Sequence[str]) -> list[str]:
-    """List the keys that the section holding the last key of ``path`` may have."""
+def _follow(cls: type[Any], path: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Say which key a path of pydantic's means, and which keys may stand beside its last part.
+
+    In a union the path names the choice too, which is no key.
+    """
     whole = schema(cls)
     node = _target(whole, whole)
-    for part in path[:-1]:
+    keys: list[str] = []
+    beside: list[str] = []
+    for part in path:
+        if "oneOf" in node:
+            node = _target({"$ref": node["discriminator"]["mapping"][part]}, whole)
+            continue
+        keys.append(part)
+        beside = list(node.get("properties", {}))
         node = _target(node.get("properties", {}).get(part, {}), whole)
-    return list(node.get("properties", {}))
+    return keys, beside

@@ -1,4 +1,4 @@
-"""Show a training batch as text: which tokens are masked, replaced, kept."""
+"""Show a training batch as text: which tokens are masked, replaced, kept, and what a pair is made of."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,8 @@ from rich.text import Text
 from bertsmith.corpus import Corpus
 from bertsmith.errors import InputError
 from bertsmith.objectives import OBJECTIVES
-from bertsmith.rows import TextRows, TrainingStream, split_documents
+from bertsmith.pairs import KINDS, NO_LABEL, PairRow
+from bertsmith.rows import TrainingStream, rows_per_step, split_documents
 from bertsmith.run_settings import RunSettings
 
 LEGEND = Text.assemble(
@@ -28,29 +29,51 @@ def show(run: RunSettings, num_rows: int = 4) -> Iterator[Text]:
     tokenizer = corpus.tokenizer
     if num_rows < 1:
         raise InputError(f"--rows is {num_rows}; expected at least 1")
-    rows = TextRows(corpus, run.data.row_length, split_documents(corpus, run.data.validation)[0])
-    rows_per_step = rows.rows_per_step(run.training.tokens_per_step)
-    stream = TrainingStream(rows, rows_per_step, -(-num_rows // rows_per_step), run.training.seed)
-    collate = OBJECTIVES[run.objective.name].make_collate(run.objective, tokenizer, run.training.seed)
-    batch = collate(stream.__getitems__(range(num_rows)))
+    kind, seed = OBJECTIVES[run.objective.name], run.training.seed
+    training, _ = split_documents(corpus, run.data.validation)
+    rows = kind.make_rows(run.objective, corpus, run.data.row_length, training, seed)
+    rows_of_step = rows_per_step(rows, run.training.tokens_per_step)
+    stream = TrainingStream(rows, rows_of_step, -(-num_rows // rows_of_step), seed)
+    collate = kind.make_collate(run.objective, tokenizer, seed)
+    taken = stream.__getitems__(range(num_rows))
+    batch = collate(taken)
 
-    shown, positions, targets = (batch[name].numpy() for name in ("input_ids", "positions", "targets"))  # type: ignore[union-attr]
+    shown, positions, targets = (batch[name].numpy() for name in ("input_ids", "positions", "targets"))
     originals = shown.copy()
     originals.ravel()[positions] = targets
     chosen = np.zeros(shown.shape, dtype=bool)
     chosen.ravel()[positions] = True
     continues = collate.vocabulary.continues
     for place in range(num_rows):
-        line = Text()
+        row = taken[place]
+        line = _origin(row, corpus) if isinstance(row, PairRow) else Text()
+        begins = True
         for token, original, is_chosen in zip(
             shown[place].tolist(), originals[place].tolist(), chosen[place].tolist(), strict=True
         ):
             if token == collate.vocabulary.pad_id:
                 break
-            if len(line) and (continues is None or not continues[original]):
+            if not begins and (continues is None or not continues[original]):
                 line.append(" ")
+            begins = False
             line.append_text(_piece(tokenizer, token, original, is_chosen, collate.vocabulary.mask_id))
         yield line
+
+
+_LABELS = {1: "1, the two belong together", 0: "0, they do not", NO_LABEL: "none"}
+
+
+def _origin(row: PairRow, corpus: Corpus) -> Text:
+    """Say where the two segments of a pair are from, and what its label is."""
+    text = f"label {_LABELS[row.label]} · {KINDS[row.kind].replace('_', ' ')} · {_place(row.sentence, corpus)}"
+    if row.negative >= 0:
+        text += f" with {_place(row.negative, corpus)}"
+    return Text(f"{text}\n", "cyan")
+
+
+def _place(sentence: int, corpus: Corpus) -> str:
+    document = corpus.document_of(sentence)
+    return f"document {document} sentence {sentence - corpus.document_sentences(document).start}"
 
 
 def _piece(tokenizer: object, token: int, original: int, is_chosen: bool, mask_id: int) -> Text:

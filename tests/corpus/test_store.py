@@ -73,6 +73,25 @@ def test_lengths_and_counts_agree_with_the_tokens(folder: Path) -> None:
     assert corpus.tokens_counts.tolist() == counts.tolist()
 
 
+def test_many_sentences_at_once_are_as_one_by_one(folder: Path) -> None:
+    corpus = Corpus(folder)
+    some = np.random.default_rng(0).permutation(len(corpus))
+    assert corpus.sentence_lengths(some).tolist() == [len(corpus.sentence(s)) for s in some.tolist()]
+    assert corpus.sentence_counts().tolist() == list(map(len, DOCUMENTS))
+    for d in range(corpus.num_documents):
+        sentences = corpus.document_sentences(d)
+        assert corpus.span(sentences.start, sentences.stop).tolist() == corpus.document(d).tolist()
+    ranges = [corpus.document_sentences(d) for d in range(corpus.num_documents)]
+    firsts, ends = np.asarray([r.start for r in ranges]), np.asarray([r.stop for r in ranges])
+    assert corpus.tokens_between(firsts, ends).tolist() == corpus.document_lengths().tolist()
+    lengths = corpus.sentence_lengths()
+    for wanted in (1, 7, 30):
+        ends = corpus.reach(firsts, np.full(firsts.shape, wanted))
+        for first, end, d in zip(firsts.tolist(), ends.tolist(), range(corpus.num_documents), strict=True):
+            assert lengths[first : end - 1].sum() < wanted
+            assert end > corpus.document_sentences(d).stop or lengths[first:end].sum() >= wanted
+
+
 def test_tokens_are_read_only_views(folder: Path) -> None:
     corpus = Corpus(folder)
     sentence = corpus.sentence(5)

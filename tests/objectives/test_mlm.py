@@ -168,7 +168,7 @@ def test_it_learns_eight_rows_by_heart(tokenizer: Any) -> None:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_model_folder_opens_everywhere(tokenizer: Any, architecture: str, tmp_path: Path) -> None:
     objective = make(tokenizer, architecture).eval()
-    write_model(objective.encoder, tokenizer, tmp_path / "model", "card")
+    write_model(objective, tokenizer, tmp_path / "model", "card")
     opened, report = AutoModelForMaskedLM.from_pretrained(tmp_path / "model", output_loading_info=True)
     assert not report["missing_keys"]
     assert opened.config._attn_implementation == "sdpa"

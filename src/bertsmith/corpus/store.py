@@ -16,6 +16,7 @@ T tokens, S sentences, D documents of one shard; V the vocabulary's size.
 
 import json
 from bisect import bisect_right
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -140,9 +141,56 @@ class Corpus:
         """Return the tokens of each document: (num_documents,) int64, computed at the first call."""
         return self._document_lengths
 
-    def sentence_lengths(self) -> Ints:
-        """Return the tokens of each sentence: (num_sentences,) int64, computed at each call."""
-        return np.concatenate([np.diff(shard.sentences, prepend=0) for shard in self._shards])
+    def sentence_lengths(self, sentences: Ints | None = None) -> Ints:
+        """Return the tokens of the sentences (N,), or of all: int64, computed at each call."""
+        if sentences is None:
+            return np.concatenate([np.diff(shard.sentences, prepend=0) for shard in self._shards])
+        lengths = np.empty(sentences.shape, dtype=np.int64)
+        for shard, here, local in self._by_shard(sentences):
+            lengths[here] = shard.sentences[local] - _token_starts(shard.sentences, local)
+        return lengths
+
+    def sentence_counts(self) -> Ints:
+        """Return the sentences of each document: (num_documents,) int64, computed at each call."""
+        return np.concatenate([np.diff(shard.documents, prepend=0) for shard in self._shards])
+
+    def reach(self, sentences: Ints, num_tokens: Ints) -> Ints:
+        """Say how many sentences it takes to get so many tokens.
+
+        Args:
+            sentences: (N,) where to begin.
+            num_tokens: (N,) how many tokens are wanted, at least 1.
+
+        Returns:
+            (N,) the least e for which the sentences from ``sentences`` up to, not including, e hold that many; it may
+            lie in another document, and where the shard ends before, it is one past the shard's end.
+        """
+        ends = np.empty_like(sentences)
+        for shard, here, local in self._by_shard(sentences):
+            wanted = _token_starts(shard.sentences, local) + num_tokens[here]
+            ends[here] = sentences[here] - local + np.searchsorted(shard.sentences, wanted) + 1
+        return ends
+
+    def tokens_between(self, firsts: Ints, ends: Ints) -> Ints:
+        """Count the tokens (N,) of the sentences from ``firsts`` (N,) up to, not including, ``ends`` (N,).
+
+        ``ends`` must be beyond ``firsts``, and in the same document or one past it.
+        """
+        counts = np.empty_like(firsts)
+        for shard, here, local in self._by_shard(firsts):
+            counts[here] = shard.sentences[local + ends[here] - firsts[here] - 1] - _token_starts(
+                shard.sentences, local
+            )
+        return counts
+
+    def span(self, first: int, end: int) -> Tokens:
+        """Return the token ids of the sentences from ``first`` up to, not including, ``end``, all of one document.
+
+        Raises:
+            IndexError: There is no such sentence.
+        """
+        shard, local = self._locate(first, self._first_sentence)
+        return _slice(shard.tokens, shard.sentences, local, local + end - first)
 
     @cached_property
     def _document_lengths(self) -> Ints:
@@ -167,6 +215,13 @@ class Corpus:
         except Exception as error:  # OSError, ValueError and the library's own, by what is wrong with the files
             reason = str(error).strip().split("\n")[0]
             raise InputError(f"{folder}: the tokenizer cannot be opened ({reason}); {_REBUILD}") from None
+
+    def _by_shard(self, sentences: Ints) -> Iterator[tuple[_Shard, npt.NDArray[np.bool_], Ints]]:
+        """Yield each shard that holds some of the sentences (N,): the shard, which of them, and their places in it."""
+        shards = np.searchsorted(np.asarray(self._first_sentence), sentences, side="right") - 1
+        for k in np.unique(shards).tolist():
+            here = shards == k
+            yield self._shards[k], here, sentences[here] - self._first_sentence[k]
 
     def _shard_file(self, shard: int, name: str) -> Path:
         return self.path / "shards" / f"{shard:05d}" / name
@@ -223,6 +278,12 @@ def _starts(lengths: list[int]) -> list[int]:
 
 def _bounds(ends: Ints, index: int) -> tuple[int, int]:
     return (int(ends[index - 1]) if index else 0), int(ends[index])
+
+
+def _token_starts(sentences: Ints, local: Ints) -> Ints:
+    """Return the first token of sentences of a shard, given where each sentence ends."""
+    starts: Ints = np.where(local > 0, sentences[local - 1], 0)
+    return starts
 
 
 def _slice(tokens: Tokens, sentences: Ints, first: int, last: int) -> Tokens:

@@ -1,11 +1,17 @@
 """The objectives. Adding one: a file here, a line in this table, a test, a row in docs/PAPERS.md."""
 
+from typing import Annotated
+
+from pydantic import Field
+
 from bertsmith.objectives.base import Objective
 from bertsmith.objectives.mlm import MLM, MLMSettings
+from bertsmith.objectives.nsp import NSP, NSPSettings
+from bertsmith.objectives.ssp import SSP, SSPSettings
 
-OBJECTIVES: dict[str, type[MLM]] = {"mlm": MLM}
+OBJECTIVES: dict[str, type[Objective]] = {"mlm": MLM, "nsp": NSP, "ssp": SSP}
 
-ObjectiveSettings = MLMSettings
-"""The settings of any objective; with a second one this becomes a union discriminated by ``name``."""
+ObjectiveSettings = Annotated[MLMSettings | NSPSettings | SSPSettings, Field(discriminator="name")]
+"""The settings of any objective, told apart by ``name``."""
 
-__all__ = ["MLM", "OBJECTIVES", "Objective", "ObjectiveSettings"]
+__all__ = ["MLM", "NSP", "OBJECTIVES", "SSP", "Objective", "ObjectiveSettings"]

@@ -7,12 +7,18 @@ An objective works in our commands and in anybody's own script:
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
+
+from bertsmith.corpus import Corpus
+from bertsmith.encoder import vocabulary_logits
+from bertsmith.rows import Ints, Rows
+from bertsmith.settings import to_dict
 
 
 class ObjectiveConfig(PreTrainedConfig):  # type: ignore[misc]
@@ -40,7 +46,7 @@ class ObjectiveOutput(ModelOutput):  # type: ignore[misc]
     Attributes:
         loss: The training loss, a scalar: the weighted sum over the parts of part / items.
         parts: Sums of each loss part and monitor over the items of the batch, scalars, detached.
-        counts: How many items each part is the sum of; part / count is its mean.
+        counts: How many items each part is the sum of; part / count is its mean. Parts named ``num_...`` are sums.
     """
 
     loss: Tensor | None = None
@@ -52,7 +58,9 @@ class Objective(PreTrainedModel):  # type: ignore[misc]
     """Base of all objectives.
 
     Attributes:
+        Config: Its settings class.
         encoder: The stock transformers masked-language model that is trained and exported.
+        collate: Turns rows into a batch.
         loss_weights: The weight of each part in the loss; parts that are not in it are monitors.
     """
 
@@ -62,7 +70,9 @@ class Objective(PreTrainedModel):  # type: ignore[misc]
     supports_gradient_checkpointing = True
     # Trainer must not think that forward divides by the items of the whole step unless our Trainer says so.
     accepts_loss_kwargs = False
+    Config: ClassVar[type[Any]]
     loss_weights: ClassVar[Mapping[str, float]]
+    collate: Any
 
     def __init__(self, config: ObjectiveConfig, encoder: PreTrainedModel | None = None) -> None:
         super().__init__(config)
@@ -75,6 +85,71 @@ class Objective(PreTrainedModel):  # type: ignore[misc]
         assert encoder.config._attn_implementation == attention, "wrapping changed the encoder's attention"
         # Tied tensors are saved once; without this, loading reports them as missing.
         self._keys_to_ignore_on_save = set(self.all_tied_weights_keys)
+
+    @classmethod
+    def build(cls, encoder: PreTrainedModel, objective: Any, tokenizer: Any, seed: int = 0) -> Self:
+        """Wrap an encoder.
+
+        Args:
+            encoder: A transformers masked-language model.
+            objective: The settings.
+            tokenizer: The tokenizer of the rows.
+            seed: Decides, with epoch and row, how a row is corrupted.
+
+        Raises:
+            InputError: The settings do not fit the tokenizer.
+        """
+        config = ObjectiveConfig(encoder=encoder.config.to_dict(), objective=to_dict(objective))
+        model = cls(config, encoder)
+        model.collate = cls.make_collate(objective, tokenizer, seed)
+        return model
+
+    @staticmethod
+    def make_collate(objective: Any, tokenizer: Any, seed: int) -> Any:
+        """Make the function that turns rows into a batch; arguments and errors as for :meth:`build`."""
+        raise NotImplementedError
+
+    @staticmethod
+    def make_rows(
+        objective: Any, corpus: Corpus, row_length: int, documents: Ints | None = None, seed: int = 0
+    ) -> Rows[Any]:
+        """Make the rows that the objective trains on.
+
+        Args:
+            objective: The settings.
+            corpus: The corpus.
+            row_length: Length of a row in tokens, special tokens included.
+            documents: (D,) indices of the documents; all if not given.
+            seed: Chooses what is random in a row beside its corruption.
+
+        Raises:
+            InputError: The documents have no such rows.
+        """
+        raise NotImplementedError
+
+    def count_items(self, batch: Mapping[str, Tensor]) -> dict[str, float]:
+        """Say how many items each loss part of a batch has."""
+        raise NotImplementedError
+
+    def flops(self, lengths: Ints) -> float:
+        """Count the floating-point operations that training on rows of these lengths (B,) needs."""
+        raise NotImplementedError
+
+    def facts(self, rows: Any) -> dict[str, float]:
+        """Say what is worth knowing about the rows before training on them, by name."""
+        return {}
+
+    def pooler_weights(self) -> dict[str, Tensor]:
+        """Return the weights of the architecture's own pooler, by their names in the model, if this trains them."""
+        return {}
+
+    def head_weights(self) -> dict[str, Tensor]:
+        """Return the weights of what stands on the encoder beside the vocabulary head, by name."""
+        return {}
+
+    def for_pretraining(self) -> PreTrainedModel | None:
+        """Return the architecture's own model with this objective's head; None if it has none such."""
+        return None
 
     def _init_weights(self, module: torch.nn.Module) -> None:
         """Leave the encoder as it is: it was initialised, or loaded, before it was wrapped."""
@@ -105,3 +180,32 @@ class Objective(PreTrainedModel):  # type: ignore[misc]
             items = counts[name].clamp(min=1e-6) if num_items is None else num_items[name]
             total = total + weight * parts[name] / items
         return total
+
+
+def masked_parts(
+    encoder: PreTrainedModel, hidden_BLH: Tensor, positions: Tensor, targets: Tensor
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Predict the chosen tokens with the encoder's own vocabulary head, at their positions only.
+
+    Args:
+        encoder: A masked-language model.
+        hidden_BLH: (B, L, H) what it gives for the corrupted batch.
+        positions: (M,) chosen positions in the flattened batch.
+        targets: (M,) original ids at these positions.
+
+    Returns:
+        Parts ``mlm`` (negative log likelihood, with a gradient) and ``accuracy``, and how many items each has.
+    """
+    chosen_MH = hidden_BLH.flatten(0, 1).index_select(0, positions)
+    logits_MV = vocabulary_logits(encoder, chosen_MH).float()
+    num_chosen = count(targets.numel(), targets)
+    parts = {
+        "mlm": cross_entropy(logits_MV, targets, reduction="sum"),
+        "accuracy": (logits_MV.detach().argmax(-1) == targets).sum(),
+    }
+    return parts, {"mlm": num_chosen, "accuracy": num_chosen}
+
+
+def count(number: int, like: Tensor) -> Tensor:
+    """Make a count on the device of a tensor."""
+    return torch.tensor(float(number), device=like.device)

@@ -24,42 +24,22 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
-from transformers import PreTrainedModel
 
-from bertsmith.encoder import hidden_states, training_flops, vocabulary_logits
-from bertsmith.errors import InputError
-from bertsmith.masking import Vocabulary, choose_tokens, choose_words, corrupt, num_predicted
-from bertsmith.objectives.base import Objective, ObjectiveConfig, ObjectiveOutput
+from bertsmith.corpus import Corpus
+from bertsmith.encoder import hidden_states, training_flops
+from bertsmith.masking import MaskingSettings, Vocabulary, check_unit, mask, num_predicted
+from bertsmith.objectives.base import Objective, ObjectiveOutput, count, masked_parts
 from bertsmith.randomness import RowGenerator
-from bertsmith.rows import NUM_SPECIAL, TextRow
-from bertsmith.settings import settings, to_dict
+from bertsmith.rows import NUM_SPECIAL, Ints, TextRow, TextRows
+from bertsmith.settings import settings
 
 
 @settings
-class MLMSettings:
+class MLMSettings(MaskingSettings):
     """Masked language modelling."""
 
     name: Literal["mlm"] = "mlm"
     """The objective."""
-    mask_prob: float = 0.15
-    """Share of the ordinary tokens of a row to predict; 0.30 to 0.40 is better for larger models."""
-    unit: Literal["token", "word"] = "token"
-    """Choose single tokens, or whole words."""
-    mask_token_share: float = 0.8
-    """Share of the chosen tokens that become [MASK]."""
-    random_token_share: float = 0.1
-    """Share of the chosen tokens that become a random token; the rest stay."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        if not 0 < self.mask_prob < 1:
-            raise ValueError(f"mask_prob is {self.mask_prob}; expected more than 0 and less than 1, usually 0.15")
-        shares = self.mask_token_share, self.random_token_share
-        if min(shares) < 0 or sum(shares) > 1:
-            raise ValueError(
-                f"mask_token_share and random_token_share are {shares}; expected shares that add up to <= 1"
-            )
 
 
 @dataclass(frozen=True)
@@ -84,26 +64,11 @@ class MLMCollator:
             ``positions`` (M,) of the chosen tokens in the flattened batch; ``targets`` (M,) their ids;
             ``cut_words`` () the number of words that had to be cut for an exact count.
         """
-        vocabulary, objective = self.vocabulary, self.objective
-        tokens, mask = assemble(rows, vocabulary)
+        tokens, real = assemble(rows, self.vocabulary)
         random = RowGenerator(self.seed, [row.epoch for row in rows], [row.number for row in rows])
-
-        maskable = ~vocabulary.special[tokens]
-        counts = num_predicted(maskable.sum(axis=1), objective.mask_prob)
-        if objective.unit == "word":
-            assert vocabulary.continues is not None
-            chosen_rows, columns, cut_words = choose_words(maskable, vocabulary.continues[tokens], counts, random)
-        else:
-            (chosen_rows, columns), cut_words = choose_tokens(maskable, counts, random), 0
-        shares = objective.mask_token_share, objective.random_token_share
-        corrupted = corrupt(tokens, chosen_rows, columns, vocabulary, random, shares)
-
         return {
-            "input_ids": torch.from_numpy(corrupted),
-            "attention_mask": None if mask.all() else torch.from_numpy(mask.astype(np.int64)),
-            "positions": torch.from_numpy(chosen_rows * tokens.shape[1] + columns),
-            "targets": torch.from_numpy(tokens[chosen_rows, columns]),
-            "cut_words": torch.tensor(cut_words),
+            **mask(tokens, random, self.vocabulary, self.objective),
+            "attention_mask": None if real.all() else torch.from_numpy(real.astype(np.int64)),
         }
 
 
@@ -114,33 +79,22 @@ class MLM(Objective):
     collate: MLMCollator
     loss_weights: ClassVar[Mapping[str, float]] = {"mlm": 1.0}
 
-    @classmethod
-    def build(cls, encoder: PreTrainedModel, objective: MLMSettings, tokenizer: Any, seed: int = 0) -> "MLM":
-        """Wrap an encoder.
+    @staticmethod
+    def make_rows(
+        objective: MLMSettings, corpus: Corpus, row_length: int, documents: Ints | None = None, seed: int = 0
+    ) -> TextRows:
+        """Make the rows of some documents of a corpus; arguments and errors as for :class:`TextRows`."""
+        return TextRows(corpus, row_length, documents)
 
-        Args:
-            encoder: A transformers masked-language model.
-            objective: The settings.
-            tokenizer: The tokenizer of the rows.
-            seed: Decides, with epoch and row, how a row is corrupted.
+    @staticmethod
+    def make_collate(objective: MLMSettings, tokenizer: Any, seed: int) -> MLMCollator:
+        """Make the function that corrupts rows.
 
         Raises:
             InputError: ``unit: word`` with a vocabulary that does not mark words.
         """
-        config = ObjectiveConfig(encoder=encoder.config.to_dict(), objective=to_dict(objective))
-        model = cls(config, encoder)
-        model.collate = cls.make_collate(objective, tokenizer, seed)
-        return model
-
-    @staticmethod
-    def make_collate(objective: MLMSettings, tokenizer: Any, seed: int) -> MLMCollator:
-        """Make the function that corrupts rows; arguments and errors as for :meth:`build`."""
         vocabulary = Vocabulary.of(tokenizer)
-        if objective.unit == "word" and vocabulary.continues is None:
-            raise InputError(
-                "objective.unit is 'word', but the tokenizer does not mark which tokens continue a word; "
-                "use unit: token, or a WordPiece, Unigram or byte-level BPE tokenizer"
-            )
+        check_unit(objective, vocabulary)
         return MLMCollator(objective, vocabulary, seed)
 
     def forward(
@@ -166,18 +120,10 @@ class MLM(Objective):
             Parts ``mlm`` (negative log likelihood), ``accuracy`` and, for whole words, ``cut_words``.
         """
         hidden_BLH = hidden_states(self.encoder, input_ids, attention_mask)
-        chosen_MH = hidden_BLH.flatten(0, 1).index_select(0, positions)
-        logits_MV = vocabulary_logits(self.encoder, chosen_MH).float()
-
-        parts = {"mlm": cross_entropy(logits_MV, targets, reduction="sum")}
-        counts = {"mlm": _count(targets.numel(), targets)}
+        parts, counts = masked_parts(self.encoder, hidden_BLH, positions, targets)
         loss = self.total(parts, counts, num_items)
-
-        with torch.no_grad():
-            parts["accuracy"] = (logits_MV.argmax(-1) == targets).sum()
-            counts["accuracy"] = counts["mlm"]
-            if cut_words is not None and self.config.objective["unit"] == "word":
-                parts["cut_words"], counts["cut_words"] = cut_words, _count(input_ids.shape[0], targets)
+        if cut_words is not None and self.config.objective["unit"] == "word":
+            parts["cut_words"], counts["cut_words"] = cut_words, count(input_ids.shape[0], targets)
         return ObjectiveOutput(loss=loss, parts={name: part.detach() for name, part in parts.items()}, counts=counts)
 
     def count_items(self, batch: Mapping[str, Tensor]) -> dict[str, float]:
@@ -204,7 +150,3 @@ def assemble(rows: Sequence[TextRow], vocabulary: Vocabulary) -> tuple[np.ndarra
         tokens[place, 1 : lengths[place] - 1] = row.tokens
     tokens[np.arange(len(rows)), lengths - 1] = vocabulary.sep_id
     return tokens, np.arange(length) < lengths[:, None]
-
-
-def _count(number: int, like: Tensor) -> Tensor:
-    return torch.tensor(float(number), device=like.device)

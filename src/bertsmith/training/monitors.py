@@ -92,12 +92,15 @@ class Monitor:
             figures = {k.removeprefix("validation_"): v for k, v in row.items() if k.startswith("validation_")}
             # An objective with a single part has it twice in the row.
             shown = " · ".join(
-                f"{name} {value:.4f}" for name, value in figures.items() if name == "loss" or value != figures["loss"]
+                f"{name} {value:.4f}"
+                for name, value in figures.items()
+                if name == "loss" or (value != figures["loss"] and not name.startswith(_NOT_SHOWN))
             )
             self.say(f"step {row['step']}: validation {shown}")
             return
         self._rate = row.get("tokens_per_second", 0.0)
         parts = {k: v for k, v in row.items() if k not in _NOT_A_PART and (k == "loss" or v != row["loss"])}
+        parts = {k: v for k, v in parts.items() if not k.startswith(_NOT_SHOWN)}
         self._losses = " · ".join(f"{name} {value:.4g}" for name, value in parts.items())
         if not self._has_bar and time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
             self.say(f"step {row['step']} · {self._text(row)}")
@@ -124,6 +127,8 @@ class Monitor:
         )
 
 
+# Kinds of rows are in metrics.jsonl alone: there are too many of them for a line.
+_NOT_SHOWN = ("share_", "num_")
 _NOT_A_PART = ("step", "tokens", "seconds", "flops", "learning_rate", "tokens_per_second", "grad_norm")
 
 

@@ -49,12 +49,19 @@ class PartSums:
             self._sums[name] = self._sums[name] + pair if name in self._sums else pair
 
     def drain(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """Return the mean of each part over everything added, by all ranks, and start anew."""
+        """Return the mean of each part over everything added, by all ranks, and start anew.
+
+        Parts named ``num_...`` are sums; those of which there was no item are absent.
+        """
         if not self._sums:
             return {}
         names = list(self._sums)
         sums = reduce(torch.stack([self._sums.pop(name) for name in names])).tolist()
-        return {name: part / max(count, 1.0) for name, (part, count) in zip(names, sums, strict=True)}
+        return {
+            name: part if name.startswith("num_") else part / count
+            for name, (part, count) in zip(names, sums, strict=True)
+            if count > 0
+        }
 
 
 def _validation(figures: Mapping[str, float]) -> dict[str, float]:
@@ -95,7 +102,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         objective: Objective,
         args: TrainingArguments,
         stream: Stream,
-        validation: ValidationRows | None = None,
+        validation: ValidationRows[Any] | None = None,
         budget: Budget,
         schedule: Callable[[float], float],
         monitor: Monitor,
@@ -254,7 +261,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         return self.accelerator.reduce(values, reduction="sum") if self.args.world_size > 1 else values
 
     def _loss_of(self, means: Mapping[str, float]) -> float:
-        return sum(weight * means[name] for name, weight in self.objective.loss_weights.items())
+        return sum(weight * means.get(name, 0.0) for name, weight in self.objective.loss_weights.items())
 
     def _rate(self) -> float:
         """Return the real tokens per second since the last logged row."""
