@@ -4,6 +4,7 @@ from typing import Literal
 import pytest
 
 from bertsmith.errors import InputError
+from bertsmith.run_settings import RunSettings
 from bertsmith.settings import describe, load, merge, parse_overrides, settings, to_dict, validate
 from bertsmith.training.budget import BudgetSettings
 
@@ -139,3 +140,20 @@ def test_every_key_is_described() -> None:
     assert rows["inner.mode"] == ("fast|slow", '"fast"', "Which way.")
     assert rows["budget.steps"][0] == "number|null"
     assert rows["count"] == ("integer", "3", "How many.")
+
+
+def test_a_union_is_told_apart_by_name() -> None:
+    run = {"data": {"corpus": "c"}, "encoder": {"preset": "tiny"}, "training": {"budget": {"steps": 1}}, "output": "o"}
+    for objective, message in (
+        ({"name": "sssp"}, "`objective.name`: there is no 'sssp'; did you mean 'ssp'"),
+        ({}, "`objective.name` is missing"),
+        ({"name": "ssp", "splt": "half"}, "unknown key `objective.splt`; did you mean 'split'"),
+        ({"name": "nsp", "negatives": "same_document"}, "unknown key `objective.negatives`; there are: labels"),
+        ({"name": "ssp", "split": "third"}, "`objective.split`: input should be 'half', 'gaussian' or 'uniform'"),
+        ({"name": "ssp", "mask_prob": 2.0}, "`objective`: mask_prob is 2.0"),
+    ):
+        with pytest.raises(InputError, match=message):
+            validate(RunSettings, {**run, "objective": objective}, "run.yaml")
+    described = {(key, meaning) for key, _, _, meaning in describe(RunSettings) if key.startswith("objective.")}
+    assert ("objective.mask_token_share", "Share of the chosen tokens that become [MASK].") in described
+    assert any(key == "objective.negatives" and meaning.startswith("(ssp) ") for key, meaning in described)

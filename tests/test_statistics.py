@@ -42,6 +42,12 @@ def test_runs_that_agree_have_an_interval_without_width() -> None:
     assert summarise([0.5, 0.5, 0.5]) == (3, 0.5, 0.0, 0.5, 0.5, 0.0)
 
 
+def test_the_mean_of_equal_scores_has_no_rounding_error() -> None:
+    assert np.std([0.95] * 3, ddof=1) > 0
+    assert summarise([0.95] * 3)[:3] == (3, 0.95, 0.0)
+    assert summarise([0.95] * 3).detectable == 0.0
+
+
 def test_no_runs_are_refused() -> None:
     with pytest.raises(ValueError, match="no scores to summarise; give one per run"):
         summarise([])

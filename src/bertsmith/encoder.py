@@ -6,12 +6,14 @@ Shapes: B rows, L positions, H hidden size, E embedding size, V vocabulary size,
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from huggingface_hub import logging as hub_logging
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrainedModel
 from transformers.utils import logging
@@ -314,12 +316,25 @@ def open_pretrained(load: Any, origin: str, what: str, key: str = "encoder.from_
         raise InputError(f"{key}: {origin} is a file; give the folder of a model")
     if not is_folder and (origin.startswith((".", "/", "~")) or origin.count("/") > 1):
         raise InputError(f"{key}: {origin}: no such folder; give the `model` folder of a run, or a hub id")
+    if not is_folder:
+        _announce_hub(origin)
     try:
         return load(origin, local_files_only=is_folder, **options)
     except Exception as error:  # OSError, ValueError, RuntimeError and safetensors' own, by what is wrong in the folder
+        if not is_folder:
+            raise InputError(
+                f"{key}: {origin} is no folder here, and the hub did not give its {what} either; correct the path or "
+                "the hub id"
+            ) from None
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(":")
-        hint = "is it whole?" if is_folder else "there is no such folder, and the hub did not give it either"
-        raise InputError(f"{key}: cannot open the {what} of {origin}: {first_line}; {hint}") from None
+        raise InputError(f"{key}: cannot open the {what} of {origin}: {first_line}; is it whole?") from None
+
+
+@cache
+def _announce_hub(origin: str) -> None:
+    """Say once that the network is used, which may take its time; what is tried again is not the user's business."""
+    hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    print(f"{origin} is no folder here: asking the hub for it", file=sys.stderr)
 
 
 def parameter_count(module: nn.Module) -> int:

@@ -69,7 +69,7 @@ def validate(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         # Through JSON, because pydantic's strict mode accepts a list for a tuple there but not in Python values.
         return TypeAdapter(cls).validate_json(json.dumps(values, default=str))
     except ValidationError as error:
-        raise InputError(f"{where}: {_explain(error.errors()[0], cls)}") from None
+        raise InputError(f"{where}: {_explain(error.errors(), cls)}") from None
 
 
 def to_dict(value: Any) -> dict[str, Any]:
@@ -239,9 +239,12 @@ def _type_text(node: Mapping[str, Any]) -> str:
     return str(node.get("const", node.get("type", "any")))
 
 
-def _explain(error: ErrorDetails, cls: type[Any]) -> str:
-    """Say in one line what is wrong with which key."""
-    path, beside = _follow(cls, [str(part) for part in error["loc"]])
+def _explain(errors: Sequence[ErrorDetails], cls: type[Any]) -> str:
+    """Say in one line what is wrong with the first key; a misspelt one comes before the one that it leaves missing."""
+    followed = [(one, *_follow(cls, [str(part) for part in one["loc"]])) for one in errors]
+    _, first, _ = min(followed, key=lambda one: one[0]["type"] != "unexpected_keyword_argument")
+    # Where several types may stand, the one that was meant complains of something inside.
+    error, path, beside = max((one for one in followed if one[1][: len(first)] == first), key=lambda one: len(one[1]))
     key = ".".join(path)
     found = error.get("input")
     if error["type"] == "unexpected_keyword_argument":
@@ -264,13 +267,18 @@ def _explain(error: ErrorDetails, cls: type[Any]) -> str:
         return f"`{key}`: {message}" if key else message
     if error["type"] == "dataclass_type":
         return f"`{key}`: expected a section with keys, found {found!r}"
-    return f"`{key}`: {error['msg'][0].lower()}{error['msg'][1:]}, found {found!r}"
+    if error["type"] in ("tuple_type", "list_type"):
+        return f"`{key}`: expected a list, such as '[0, 1]', found {found!r}"
+    # Where several types may stand, each of them has its own complaint.
+    of_key = [one["msg"] for one, its_path, _ in followed if its_path == path]
+    reasons = " or ".join(dict.fromkeys(f"{reason[0].lower()}{reason[1:]}" for reason in of_key))
+    return f"`{key}`: {reasons}, found {found!r}"
 
 
 def _follow(cls: type[Any], path: Sequence[str]) -> tuple[list[str], list[str]]:
     """Say which key a path of pydantic's means, and which keys may stand beside its last part.
 
-    In a union the path names the choice too, which is no key.
+    In a union the path names the choice too, which is no key; keys behind one of several types are not looked up.
     """
     whole = schema(cls)
     node = _target(whole, whole)
@@ -279,6 +287,9 @@ def _follow(cls: type[Any], path: Sequence[str]) -> tuple[list[str], list[str]]:
     for part in path:
         if "oneOf" in node:
             node = _target({"$ref": node["discriminator"]["mapping"][part]}, whole)
+            continue
+        if sum(kind.get("type") != "null" for kind in node.get("anyOf", ())) > 1:
+            node = {}
             continue
         keys.append(part)
         beside = list(node.get("properties", {}))

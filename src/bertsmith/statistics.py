@@ -16,6 +16,9 @@ import numpy.typing as npt
 LEVEL = 0.05
 POWER = 0.8
 
+_ROUNDING = 1e-12
+"""Scores that differ by less, relatively, are equal."""
+
 
 class Summary(NamedTuple):
     """What n runs, alike but for their seeds, say of a score; a single run says nothing of its spread."""
@@ -117,7 +120,10 @@ def examples_interval(
 def _moments(values: Sequence[float]) -> tuple[int, float, float | None]:
     if not values:
         raise ValueError("no scores to summarise; give one per run")
-    return len(values), float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
+    if np.ptp(values) <= _ROUNDING * np.abs(values).max():
+        # The mean of equal values may differ from them in its last digit.
+        return len(values), float(values[0]), 0.0 if len(values) > 1 else None
+    return len(values), float(np.mean(values)), float(np.std(values, ddof=1))
 
 
 def _half_width(n: int, sd: float) -> float:

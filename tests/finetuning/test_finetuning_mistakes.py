@@ -16,7 +16,7 @@ from bertsmith.finetuning import run as run_module
 from bertsmith.finetuning import seed as seed_module
 from bertsmith.finetuning.evaluate import EvaluationSettings, evaluate
 from bertsmith.finetuning.material import fingerprint
-from bertsmith.finetuning.models import build_model
+from bertsmith.finetuning.models import build_model, open_finetuned, open_tokenizer
 from bertsmith.finetuning.objective import TaskObjective
 from bertsmith.finetuning.rows import Collator
 from bertsmith.finetuning.run import finetune
@@ -163,3 +163,74 @@ def test_f1_is_of_the_class_of_the_task(make_run: MakeRun, tmp_path: Path, monke
     settings = validate(EvaluationSettings, {"task": {"name": "MRPC", "data": "anywhere"}}, "test")
     found = [evaluate(str(folder), settings)["validation"] for folder in (model, turned)]
     assert found[0] == found[1]
+
+
+def test_a_question_without_answers_among_answered_ones_is_named(make_run: MakeRun, tmp_path: Path) -> None:
+    for name in ("train", "validation"):
+        write_squad(tmp_path / f"{name}.json", 6, 0)
+    for broken in ("train", "validation"):
+        content = json.loads((tmp_path / f"{broken}.json").read_text())
+        question = content["data"][0]["paragraphs"][0]["qas"][0]
+        del question["answers"]
+        (tmp_path / "broken.json").write_text(json.dumps(content))
+        files = {name: str(tmp_path / f"{name}.json") for name in ("train", "validation")}
+        run = make_run("squad", task={**files, broken: str(tmp_path / "broken.json")})
+        with pytest.raises(InputError, match=f"the {broken} data: 1 of . examples have no answers, .*{question['id']}"):
+            finetune(run)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("trained", "asked"), [("QuestionAnswering", "classification"), ("SequenceClassification", "question_answering")]
+)
+def test_a_head_of_the_same_shape_is_not_taken_for_another(tmp_path: Path, trained: str, asked: Any) -> None:
+    from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification, ModernBertConfig
+
+    config = ModernBertConfig(
+        vocab_size=50,
+        pad_token_id=0,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        num_labels=2,
+    )
+    kind = AutoModelForQuestionAnswering if trained == "QuestionAnswering" else AutoModelForSequenceClassification
+    kind.from_config(config).save_pretrained(tmp_path / "model")
+    with pytest.raises(InputError, match="was fine-tuned for .* and not for"):
+        open_finetuned(str(tmp_path / "model"), asked)
+
+
+def test_a_folder_without_a_tokenizer_is_named(encoder_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(encoder_folder, tmp_path / "model", ignore=shutil.ignore_patterns("tokenizer*", "vocab*"))
+    with pytest.raises(InputError, match="has no tokenizer; put the one it was trained with into the folder"):
+        open_tokenizer(str(tmp_path / "model"))
+
+
+def test_a_value_of_the_wrong_type_for_trainer_is_named(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run(training={"trainer": {"max_grad_norm": "abc"}})
+    with pytest.raises(InputError, match="trainer.max_grad_norm: input should be a valid number.* found 'abc'"):
+        finetune(run)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"training": {"class_weights": "balance"}},
+            "`training.class_weights`: .* 'none' or 'balanced' or input",
+        ),
+        ({"training": {"class_weights": {"a": "x"}}}, "`training.class_weights.a`: input should be a valid number"),
+        ({"seeds": "0,1"}, r"`seeds`: expected a list, such as '\[0, 1\]', found '0,1'"),
+    ],
+)
+def test_mistakes_in_settings_of_several_types(change: dict[str, Any], message: str) -> None:
+    run = {"model": "m", "task": {"name": "python-docs"}, "output": "o"}
+    with pytest.raises(InputError, match=message):
+        validate(FinetuningSettings, {**run, **change}, "run.yaml")
+
+
+def test_a_misspelt_key_comes_before_the_one_it_leaves_missing() -> None:
+    with pytest.raises(InputError, match="unknown key `taks`; did you mean 'task'"):
+        validate(FinetuningSettings, {"model": "m", "taks": {"name": "python-docs"}, "output": "o"}, "run.yaml")

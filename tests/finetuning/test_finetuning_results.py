@@ -208,11 +208,14 @@ def test_labels_are_matched_by_name(finished: Finished, tmp_path: Path) -> None:
 
 def test_a_model_that_does_not_fit_is_refused(finished: Finished) -> None:
     texts, pairs, squad = (finished[name] for name in ("texts", "pairs", "squad"))
-    with pytest.raises(InputError, match="has no trained head for classification .classifier.* bertsmith finetune"):
+    with pytest.raises(
+        InputError,
+        match="was fine-tuned for question answering, and not for classification .classifier.* bertsmith finetune",
+    ):
         evaluate(texts.model, evaluation(texts))
-    with pytest.raises(InputError, match="has no trained head for question answering"):
+    with pytest.raises(InputError, match="and not for question answering"):
         evaluate(str(model_folder(texts)), evaluation(squad))
-    with pytest.raises(InputError, match="has no trained head for classification"):
+    with pytest.raises(InputError, match="was fine-tuned for question answering, and not for classification"):
         evaluate(str(model_folder(squad)), evaluation(texts))
     with pytest.raises(InputError, match="predicts 3 classes, and pairs-.* wants a value"):
         evaluate(str(model_folder(texts)), evaluation(pairs))

@@ -169,7 +169,7 @@ def test_more_seeds_train_only_the_new_ones(make_run: MakeRun, capsys: pytest.Ca
     capsys.readouterr()
     summary = finetune(make_run(seeds=[1, 0]))
     said = capsys.readouterr().err
-    assert "seed 1: best epoch" in said and "seed 0:" not in said
+    assert "seed 1 · best epoch" in said and "seed 0:" not in said
     assert result.stat().st_mtime_ns == before
     assert list(summary["seeds"]) == ["0", "1"]
     assert len(summary["metrics"]["validation"]["accuracy"]["values"]) == 2

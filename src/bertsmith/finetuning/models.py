@@ -41,6 +41,12 @@ _ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout")
 _HEAD_DROPOUT = ("classifier_dropout", "classifier_dropout_prob", "seq_classif_dropout", "qa_dropout")
 
 
+# One of these is in every folder with a tokenizer.
+_TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json"),
+    *("tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
+)
+
 # The first parts of the names of layers that only fine-tuned models have.
 _HEADS = ("classifier", "pre_classifier", "qa_outputs")
 
@@ -131,6 +137,8 @@ def open_tokenizer(origin: str) -> Any:
         InputError: There is none, or it lacks the padding token, or is of another model.
     """
     _check_folder(origin)
+    if Path(origin).is_dir() and not any((Path(origin) / name).exists() for name in _TOKENIZER_FILES):
+        raise InputError(f"model: {origin} has no tokenizer; put the one it was trained with into the folder")
     tokenizer = open_pretrained(AutoTokenizer.from_pretrained, origin, "tokenizer", key="model")
     # From a folder without vocabulary transformers makes a tokenizer that knows nothing but special tokens.
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
@@ -230,8 +238,14 @@ def open_finetuned(origin: str, type: TaskType) -> PreTrainedModel:
     """
     auto = AutoModelForQuestionAnswering if type == "question_answering" else AutoModelForSequenceClassification
     config = open_pretrained(AutoConfig.from_pretrained, origin, "model", key="model")
-    if isinstance(config, PooledConfig) and type == "question_answering":
-        raise InputError(f"{origin}: was fine-tuned for {config.problem_type}, and not for question answering")
+    # The heads of some architectures have the same names and shapes, whatever they were trained for.
+    classes = config.architectures or ()
+    if type != "question_answering" and any(name.endswith("ForQuestionAnswering") for name in classes):
+        raise InputError(f"{origin}: was fine-tuned for question answering, and not for {type}")
+    is_classifier = any(name.endswith("ForSequenceClassification") for name in classes)
+    if type == "question_answering" and (is_classifier or isinstance(config, PooledConfig)):
+        kind = "regression" if config.problem_type == "regression" else "classification"
+        raise InputError(f"{origin}: was fine-tuned for {kind}, and not for question answering")
     model, missing = _open_weights(auto, origin, config)
     if missing:
         raise InputError(

@@ -38,7 +38,7 @@ from bertsmith.finetuning.settings import FinetuningSettings, resolve
 from bertsmith.finetuning.summary import summarise_seeds
 from bertsmith.run_folder import Layout, prepare
 from bertsmith.settings import to_dict
-from bertsmith.tasks import check_submission, load_task
+from bertsmith.tasks import check_submission, load_task, subset
 
 FINETUNING = Layout(
     contents=(
@@ -97,6 +97,14 @@ def load_material(run: FinetuningSettings, console: Console) -> Material:
             f"{task.name} has no training data; score a fine-tuned model on it with bertsmith evaluate MODEL --task "
             f"{task.name}"
         )
+    for name, examples in task.validation.items():
+        if any(example.label is None for example in examples):
+            raise InputError(
+                f"{task.name}, {name}: has no labels, by which the best epoch is chosen; give some that has"
+            )
+    if run.task.examples is not None:
+        # Asked for too many, it says so.
+        subset(task.train, run.task.examples, run.seeds[0])
     tokenizer = open_tokenizer(run.model)
     config = open_pretrained(AutoConfig.from_pretrained, run.model, "model", key="model")
     reading = Reading(

@@ -74,7 +74,7 @@ def train_seed(run: FinetuningSettings, material: Material, seed: int, *, stop: 
         budget = Budget(BudgetSettings(steps=batches.num_steps))
         judge = Judge(run, material, objective, use_bf16(run.training.precision))
         resumed, num_damaged = _find_checkpoint(folder, material.facts, budget, judge)
-        prefix = "" if stop is None else f"seed {seed} · "
+        prefix = f"seed {seed} · "
         with Monitor(folder, int(budget.used["steps"]), prefix=prefix, bar=stop is None) as monitor:
             _greet(run, objective, batches, seed, resumed, monitor)
             if num_damaged:
@@ -85,9 +85,7 @@ def train_seed(run: FinetuningSettings, material: Material, seed: int, *, stop: 
             # The clock of the budget stands still from here on.
             trainer._load_from_checkpoint(str(Path(args.output_dir) / f"checkpoint-{judge.facts['best_step']}"))
             _finish(run, material, objective, judge, budget, batches, seed, folder, machine(args))
-            monitor.say(
-                f"seed {seed}: best epoch {judge.facts['best_step'] / batches.steps_per_epoch:.0f}, {judge.best}"
-            )
+            monitor.say(f"best epoch {judge.facts['best_step'] / batches.steps_per_epoch:.0f}, {judge.best}")
 
 
 def read_result(folder: Path, facts: Mapping[str, str] | None = None) -> dict[str, Any] | None:
@@ -313,7 +311,7 @@ def _greet(
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     start = f"going on from {resumed}" if resumed else "new weights" if run.from_scratch else f"from {run.model}"
     monitor.say(
-        f"seed {seed}: {human(trained)} of {human(parameter_count(model))} parameters trained, {start} · "
+        f"{human(trained)} of {human(parameter_count(model))} parameters trained, {start} · "
         f"{batches.num_steps:,} steps, {batches.steps_per_epoch:,} an epoch"
     )
 

@@ -24,7 +24,21 @@ def load_task(settings: TaskSettings, *, need_train: bool = True) -> TaskData:
     """
     if settings.name == PYTHON_DOCS:
         return load_python_docs(need_train)
-    return load_official(settings, need_train) if settings.name else load_own(settings, need_train)
+    task = load_official(settings, need_train) if settings.name else load_own(settings, need_train)
+    _check_labelled(task)
+    return task
+
+
+def _check_labelled(task: TaskData) -> None:
+    """Refuse training data without labels, and validation data of which only some have them."""
+    for name, examples in {"train": task.train, **task.validation}.items():
+        unlabelled = [example.id for example in examples if example.label is None]
+        if unlabelled and (name == "train" or len(unlabelled) < len(examples)):
+            what = "answers" if task.type == "question_answering" else "label"
+            raise InputError(
+                f"the {name} data: {len(unlabelled):,} of {len(examples):,} examples have no {what}, the first is "
+                f"{unlabelled[0]!r}; fill it in, or take them out"
+            )
 
 
 def subset(examples: list[Example], num: int, seed: int) -> list[Example]:

@@ -4,9 +4,10 @@ import os
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from transformers import TrainingArguments
 
 from bertsmith.errors import InputError
@@ -58,6 +59,7 @@ def make_arguments(own: Mapping[str, Any], given: Mapping[str, Any], refused: Ma
             hint = nearest(name, names)
             hint = hint if hint.startswith("did") else "see transformers.TrainingArguments"
             raise InputError(f"training.trainer: unknown key {name!r}; {hint}")
+        _check_type(name, given[name])
     try:
         args = TrainingArguments(**own, **{**_DEFAULTS, **given})
     except (ValueError, TypeError, ImportError) as error:
@@ -66,6 +68,15 @@ def make_arguments(own: Mapping[str, Any], given: Mapping[str, Any], refused: Ma
         # Without torchrun, Trainer would split every batch over all GPUs in one process.
         args._n_gpu = 1
     return args
+
+
+def _check_type(name: str, value: Any) -> None:
+    try:
+        kind = get_type_hints(TrainingArguments)[name]
+        TypeAdapter(kind, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise InputError(f"training.trainer.{name}: {reason[0].lower()}{reason[1:]}, found {value!r}") from None
 
 
 def use_bf16(precision: str) -> bool:
