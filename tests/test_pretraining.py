@@ -255,6 +255,7 @@ def test_every_kind_of_budget_ends_on_time(
     assert rates[-1] < 0.5 * max(rates)
 
 
+@pytest.mark.slow
 def test_continued_pretraining_starts_from_the_checkpoint(make_run: MakeRun, tmp_path: Path) -> None:
     first = make_run()
     pretrain(first)
@@ -399,6 +400,7 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(
     assert all(value.isfinite().all() and value.abs().max() < 100 for value in good.values())
 
 
+@pytest.mark.slow
 def test_an_easy_first_batch_is_no_divergence(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     original = ObjectiveTrainer._loss_of
     monkeypatch.setattr(

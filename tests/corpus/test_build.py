@@ -38,6 +38,7 @@ def test_the_corpus_is_the_tokenised_text(source: Path, whole: Path) -> None:
     check(whole)
 
 
+@pytest.mark.slow
 def test_neither_workers_nor_place_nor_time_leave_a_trace(source: Path, whole: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     shutil.copy(source, tmp_path / "elsewhere" / source.name)
@@ -199,6 +200,7 @@ def test_no_permission_to_write_is_an_input_error(tmp_path: Path) -> None:
         build([text], tmp_path / "locked" / "out", tiny(), workers=1)
 
 
+@pytest.mark.slow
 def test_unknown_tokens_are_counted(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     words = ["".join(rng.choice(list("abcdefgh"), 4)) for _ in range(50)]

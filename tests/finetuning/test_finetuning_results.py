@@ -210,7 +210,7 @@ def test_a_model_that_does_not_fit_is_refused(finished: Finished) -> None:
     texts, pairs, squad = (finished[name] for name in ("texts", "pairs", "squad"))
     with pytest.raises(
         InputError,
-        match="was fine-tuned for question answering, and not for classification .classifier.* bertsmith finetune",
+        match="has no trained head for classification .classifier.* bertsmith finetune",
     ):
         evaluate(texts.model, evaluation(texts))
     with pytest.raises(InputError, match="and not for question answering"):

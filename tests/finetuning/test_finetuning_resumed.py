@@ -131,6 +131,7 @@ def test_an_interrupted_run_saves_and_a_damaged_checkpoint_is_passed_over(
     assert content(run.output) == whole
 
 
+@pytest.mark.slow
 def test_without_its_best_checkpoint_a_run_starts_anew(
     make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -228,6 +228,7 @@ def test_masked_language_modelling_has_no_other_head(tokenizer: Any, tmp_path: P
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "objective", [{"name": "ssp", "negatives": "same_document"}, {"name": "nsp"}, {"name": "nsp", "labels": "order"}]
 )
