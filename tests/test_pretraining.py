@@ -355,6 +355,7 @@ def test_a_folder_in_use(make_run: MakeRun) -> None:
     pretrain(run)
 
 
+@pytest.mark.slow
 def test_a_changed_corpus_is_noticed(make_run: MakeRun, corpus_folder: Path, text_file: Path, tmp_path: Path) -> None:
     from bertsmith.corpus.build import BuildSettings, build
     from bertsmith.corpus.tokenizer import TokenizerSettings

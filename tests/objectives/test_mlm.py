@@ -152,6 +152,7 @@ def test_settings_out_of_range(wrong: dict[str, float]) -> None:
         MLMSettings(**wrong)
 
 
+@pytest.mark.slow
 def test_it_learns_eight_rows_by_heart(tokenizer: Any) -> None:
     objective = make(tokenizer).train()
     rows = text_rows(tokenizer, [24] * 8)

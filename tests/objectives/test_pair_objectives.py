@@ -158,6 +158,7 @@ def test_micro_batches_add_up_to_the_step(tokenizer: Any, architecture: str) -> 
     assert parts.item() == pytest.approx(whole.item(), abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [NSP, SSP])
 def test_it_learns_eight_rows_by_heart(tokenizer: Any, kind: type[PairObjective]) -> None:
     objective = make(tokenizer, "bert", kind).train()
