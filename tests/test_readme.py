@@ -62,6 +62,11 @@ def test_the_commands_and_the_script(workplace: Path) -> None:
         assert done.returncode == 0, done.stderr
     assert (workplace / "out" / "mine").exists()
 
+    (over_pairs,) = (block for block in blocks("bash") if block.startswith("bertsmith show"))
+    shown, _ = (run(shlex.split(line), workplace) for line in over_pairs.strip().splitlines())
+    assert shown.count("label ") == 4 and "same document" in shown
+    assert (workplace / "out" / "ssp-mini" / "model").exists()
+
     # The demo's model, which these commands begin with, is not trained here.
     shutil.copytree(workplace / "out" / "mlm-mini" / "model", workplace / "out" / "demo" / "mlm" / "model")
     (tuned,) = (block for block in blocks("bash") if block.startswith("bertsmith finetune"))
