@@ -262,7 +262,12 @@ def _pretrain(options: argparse.Namespace) -> None:
     model = Path(run.output) / "model"
     floor = summary["unigram_floor"]
     if floor is not None:
-        print(f"validation loss {summary['validation_loss']:.4f} (unigram floor {floor:.4f})")
+        # The floor is one of masked tokens, not of what an objective adds to their loss.
+        print(f"validation loss of masked tokens {summary['validation_mlm']:.4f} (unigram floor {floor:.4f})")
+    if "validation_pair_accuracy" in summary:
+        by_length = summary.get("length_only_accuracy")
+        known = "" if by_length is None else f" (by length alone {by_length:.4f})"
+        print(f"validation accuracy on pairs {summary['validation_pair_accuracy']:.4f}{known}")
     print(f"model: {model} · figures: {run.output}/summary.json · plot: {run.output}/loss.png")
     print(f"next: bertsmith fill {model} 'A sentence with a [MASK] .'")
 

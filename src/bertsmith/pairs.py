@@ -79,7 +79,6 @@ class _Documents:
         firsts = np.cumsum(counts) - counts
         chosen = slice(None) if documents is None else np.sort(documents)
         self.counts, self.firsts = counts[chosen], firsts[chosen]
-        # In a corpus of which every document is chosen this is `firsts` again.
         self.starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.counts)])
 
     def __len__(self) -> int:
@@ -150,8 +149,8 @@ class SentenceHalves(Dataset[PairRow]):
         same_probability: Share of the rows that stay as they are.
 
     Raises:
-        InputError: The documents have no negatives of this kind, or no sentence that can be split.
-        ValueError: ``row_length`` leaves no room for two tokens.
+        InputError: The documents have no negatives of this kind, or no sentence that can be split, or ``row_length``
+            leaves no room for two tokens.
     """
 
     def __init__(
@@ -171,7 +170,7 @@ class SentenceHalves(Dataset[PairRow]):
         self.row_length = row_length
         self._capacity = row_length - NUM_SPECIAL
         if self._capacity < 2:
-            raise ValueError(f"row_length is {row_length}; expected at least {NUM_SPECIAL + 2}")
+            raise InputError(f"data.row_length is {row_length}; pairs of segments take more, expected at least 5")
         self._documents = _Documents(corpus, documents)
         self._seed = seed
         self._negatives = negatives
@@ -287,7 +286,6 @@ class SentenceHalves(Dataset[PairRow]):
         which, where = random.uniform(_TRIES), random.uniform(_TRIES)
         documents = self._documents.of(sentences)
         kinds = np.full(sentences.size, _OTHER)
-        shape = (sentences.size, _TRIES)
         if self._negatives == "same_document":
             counts = self._documents.counts[documents]
             places = (where * (counts[:, None] - 1)).astype(np.int64)
@@ -300,7 +298,7 @@ class SentenceHalves(Dataset[PairRow]):
         others = self._documents.sentences_in(self._documents.others(documents, which), where)
         if self._negatives == "other_document":
             return others, kinds
-        return np.where(np.broadcast_to(alone[:, None], shape), others, same), kinds
+        return np.where(alone[:, None], others, same), kinds
 
     def _check_negatives(self) -> None:
         if len(self._documents) > 1:
@@ -377,8 +375,7 @@ class SentenceSequences(Dataset[PairRow]):
         short_row_prob: With this probability a chunk fills a random length from 2 to C instead.
 
     Raises:
-        InputError: There is no other document for negatives.
-        ValueError: ``row_length`` leaves no room for two tokens.
+        InputError: There is no other document for negatives, or ``row_length`` leaves no room for two tokens.
     """
 
     def __init__(
@@ -395,7 +392,7 @@ class SentenceSequences(Dataset[PairRow]):
         self.row_length = row_length
         self._capacity = row_length - NUM_SPECIAL
         if self._capacity < 2:
-            raise ValueError(f"row_length is {row_length}; expected at least {NUM_SPECIAL + 2}")
+            raise InputError(f"data.row_length is {row_length}; pairs of segments take more, expected at least 5")
         self._documents = _Documents(corpus, documents)
         self._seed = seed
         self._labels = labels

@@ -13,34 +13,52 @@ from bertsmith.tasks.metrics import MAY_BE_NEGATIVE, is_better
 _LONGEST_NAME = 24
 
 
-def plot_losses(rows: Sequence[Mapping[str, Any]], floor: float | None, path: Path) -> None:
-    """Draw training and validation loss over tokens, with the unigram floor, as a PNG.
+def plot_losses(
+    rows: Sequence[Mapping[str, Any]], floor: float | None, path: Path, length_only_accuracy: float | None = None
+) -> None:
+    """Draw the loss of masked tokens over training tokens, with the unigram floor, and the accuracy on pairs, as a PNG.
 
     Args:
         rows: The rows of metrics.jsonl.
         floor: The loss of the best model that knows token frequencies only, in nats; None without validation.
         path: Where to write.
+        length_only_accuracy: How often the labels of pairs are guessed from their lengths; None if that is not known.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axes = figure.subplots()
-    training = [row for row in rows if "loss" in row]
-    validation = [row for row in rows if "validation_loss" in row]
-    axes.plot([row["tokens"] for row in training], [row["loss"] for row in training], color="#9db4c8", label="training")
+    has_pairs = any("pair_accuracy" in row for row in rows)
+    figure = Figure(figsize=(12, 4.2) if has_pairs else (7, 4.2), layout="constrained")
+    panels = figure.subplots(1, 2 if has_pairs else 1, squeeze=False)[0]
+    _draw_part(panels[0], rows, "mlm", "loss (nats per predicted token)")
+    if floor is not None:
+        panels[0].axhline(floor, color="#c0504d", linestyle="--", label=f"unigram floor {floor:.2f}")
+    if has_pairs:
+        _draw_part(panels[1], rows, "pair_accuracy", "accuracy on pairs")
+        if length_only_accuracy is not None:
+            label = f"by length alone {length_only_accuracy:.2f}"
+            panels[1].axhline(length_only_accuracy, color="#c0504d", linestyle="--", label=label)
+    for axes in panels:
+        axes.legend(frameon=False)
+    figure.savefig(path, dpi=130)
+
+
+def _draw_part(axes: Any, rows: Sequence[Mapping[str, Any]], name: str, label: str) -> None:
+    """Draw a part of the loss, or a monitor, in training and validation."""
+    from matplotlib.ticker import MaxNLocator
+
+    validated = f"validation_{name}"
+    training, validation = ([row for row in rows if key in row] for key in (name, validated))
+    axes.plot([row["tokens"] for row in training], [row[name] for row in training], color="#9db4c8", label="training")
     if validation:
         axes.plot(
-            [row["tokens"] for row in validation], [row["validation_loss"] for row in validation],
-            color="#1f4e79", marker="o", label=f"validation, at the end {validation[-1]['validation_loss']:.2f}",
+            [row["tokens"] for row in validation], [row[validated] for row in validation],
+            color="#1f4e79", marker="o", label=f"validation, at the end {validation[-1][validated]:.2f}",
         )  # fmt: skip
-    if floor is not None:
-        axes.axhline(floor, color="#c0504d", linestyle="--", label=f"unigram floor {floor:.2f}")
-    axes.set(xlabel="training tokens", ylabel="loss (nats per predicted token)")
+    axes.set(xlabel="training tokens", ylabel=label)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    figure.savefig(path, dpi=130)
 
 
 def plot_curves(path: Path, histories: Sequence[Sequence[Mapping[str, Any]]], metric: str) -> None:

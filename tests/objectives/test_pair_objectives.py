@@ -254,6 +254,7 @@ def test_a_run_and_its_continuation(sentences: Corpus, tmp_path: Path, objective
     assert {"validation_mlm", "validation_pair_accuracy", "validation_share_positive"} <= set(last)
     assert last["validation_loss"] == pytest.approx(last["validation_mlm"] + last["validation_pair"])
     assert "length_only_accuracy" in whole
+    assert (tmp_path / "whole" / "loss.png").read_bytes()[:4] == b"\x89PNG"
     exported = export_checkpoint(tmp_path / "whole", tmp_path / "exported", with_head=True)
     assert (exported / "head.safetensors").exists() == (objective["name"] == "ssp")
 
