@@ -97,17 +97,19 @@ class Vocabulary:
         )
 
 
-def check_unit(masking: MaskingSettings, vocabulary: Vocabulary) -> None:
-    """Refuse whole words where the vocabulary marks none.
+def vocabulary_for(masking: MaskingSettings, tokenizer: Any) -> Vocabulary:
+    """Read the vocabulary of a tokenizer for masking as the settings say.
 
     Raises:
-        InputError: They cannot be told from their parts.
+        InputError: It lacks a token that masking needs, or whole words are wanted and it does not mark them.
     """
+    vocabulary = Vocabulary.of(tokenizer)
     if masking.unit == "word" and vocabulary.continues is None:
         raise InputError(
             "objective.unit is 'word', but the tokenizer does not mark which tokens continue a word; "
             "use unit: token, or a WordPiece, Unigram or byte-level BPE tokenizer"
         )
+    return vocabulary
 
 
 def mask(tokens: Ints, random: RowGenerator, vocabulary: Vocabulary, masking: MaskingSettings) -> dict[str, Tensor]:

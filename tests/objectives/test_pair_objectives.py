@@ -19,7 +19,7 @@ from bertsmith.objectives.mlm import MLMSettings
 from bertsmith.objectives.nsp import NSPSettings
 from bertsmith.objectives.pairs import PairObjective
 from bertsmith.objectives.ssp import SSPSettings
-from bertsmith.pairs import KINDS, NO_LABEL, PairRow, blank
+from bertsmith.pairs import KINDS, NO_LABEL, PairRow, PairRows
 from bertsmith.pretraining import pretrain
 from bertsmith.run_settings import load_run
 
@@ -115,7 +115,7 @@ def test_a_batch_without_labels_trains_masked_tokens_alone(tokenizer: Any) -> No
 
 def test_the_layout_of_a_batch(tokenizer: Any) -> None:
     objective = make(tokenizer, mask_prob=0.3)
-    rows = [*pairs(tokenizer, [(4, 3), (6, 0)], [1, NO_LABEL]), blank(-1)]
+    rows = [*pairs(tokenizer, [(4, 3), (6, 0)], [1, NO_LABEL]), PairRows.blank(-1)]
     batch = objective.collate(rows)
     originals = batch["input_ids"].clone()
     originals.view(-1)[batch["positions"]] = batch["targets"]

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from bertsmith.corpus import Corpus
 from bertsmith.encoder import hidden_states, training_flops
-from bertsmith.masking import MaskingSettings, Vocabulary, check_unit, mask, num_predicted
+from bertsmith.masking import MaskingSettings, Vocabulary, mask, num_predicted, vocabulary_for
 from bertsmith.objectives.base import Objective, ObjectiveOutput, count, masked_parts
 from bertsmith.randomness import RowGenerator
 from bertsmith.rows import NUM_SPECIAL, Ints, TextRow, TextRows
@@ -93,9 +93,7 @@ class MLM(Objective):
         Raises:
             InputError: ``unit: word`` with a vocabulary that does not mark words.
         """
-        vocabulary = Vocabulary.of(tokenizer)
-        check_unit(objective, vocabulary)
-        return MLMCollator(objective, vocabulary, seed)
+        return MLMCollator(objective, vocabulary_for(objective, tokenizer), seed)
 
     def forward(
         self,

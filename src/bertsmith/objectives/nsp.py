@@ -21,7 +21,8 @@ from transformers import AutoModelForPreTraining, PreTrainedModel
 from bertsmith.corpus import Corpus
 from bertsmith.masking import MaskingSettings
 from bertsmith.objectives.pairs import PairObjective
-from bertsmith.pairs import Ints, SentenceSequences, check_share
+from bertsmith.pairs import SentenceSequences, check_share
+from bertsmith.rows import Ints
 from bertsmith.settings import settings
 
 # Where the architectures' own models for pre-training keep the layer that judges a pair.

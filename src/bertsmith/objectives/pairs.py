@@ -18,9 +18,9 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from bertsmith.encoder import POOLERS, hidden_states, pretrained_pooler, training_flops
-from bertsmith.masking import MaskingSettings, Vocabulary, check_unit, mask, num_predicted
+from bertsmith.masking import MaskingSettings, Vocabulary, mask, num_predicted, vocabulary_for
 from bertsmith.objectives.base import Objective, ObjectiveConfig, ObjectiveOutput, count, masked_parts
-from bertsmith.pairs import FALLBACKS, KINDS, NO_LABEL, NUM_SPECIAL, PairRow, PairRows, length_only_accuracy
+from bertsmith.pairs import FALLBACKS, KINDS, NO_LABEL, NUM_SPECIAL, PairRow, PairRows
 from bertsmith.randomness import RowGenerator
 
 
@@ -37,17 +37,6 @@ class PairCollator:
     objective: MaskingSettings
     vocabulary: Vocabulary
     seed: int
-
-    @classmethod
-    def make(cls, objective: MaskingSettings, tokenizer: Any, seed: int) -> Self:
-        """Read what is needed of the tokenizer.
-
-        Raises:
-            InputError: ``unit: word`` with a vocabulary that does not mark words.
-        """
-        vocabulary = Vocabulary.of(tokenizer)
-        check_unit(objective, vocabulary)
-        return cls(objective, vocabulary, seed)
 
     def __call__(self, rows: Sequence[PairRow]) -> dict[str, Tensor | None]:
         """Make a batch of B rows.
@@ -94,17 +83,7 @@ class PairObjective(Objective):
 
     @classmethod
     def build(cls, encoder: PreTrainedModel, objective: Any, tokenizer: Any, seed: int = 0) -> Self:
-        """Wrap an encoder; the pooler is that of its checkpoint, where that has one.
-
-        Args:
-            encoder: A transformers masked-language model.
-            objective: The settings.
-            tokenizer: The tokenizer of the rows.
-            seed: Decides, with epoch and row, how a row is corrupted.
-
-        Raises:
-            InputError: ``unit: word`` with a vocabulary that does not mark words.
-        """
+        """Wrap an encoder, as :meth:`Objective.build` does; the pooler is that of its checkpoint, if that has one."""
         model = super().build(encoder, objective, tokenizer, seed)
         pooler = pretrained_pooler(encoder)
         if pooler is not None:
@@ -114,7 +93,7 @@ class PairObjective(Objective):
     @staticmethod
     def make_collate(objective: MaskingSettings, tokenizer: Any, seed: int) -> PairCollator:
         """Make the function that corrupts rows; arguments and errors as for :meth:`build`."""
-        return PairCollator.make(objective, tokenizer, seed)
+        return PairCollator(objective, vocabulary_for(objective, tokenizer), seed)
 
     @property
     def guess_loss(self) -> float:
@@ -203,7 +182,7 @@ class PairObjective(Objective):
         Raises:
             InputError: No row has a label.
         """
-        accuracy = length_only_accuracy(rows)
+        accuracy = rows.length_only_accuracy()
         return {} if np.isnan(accuracy) else {"length_only_accuracy": accuracy}
 
 

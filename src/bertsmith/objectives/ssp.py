@@ -24,7 +24,8 @@ from typing import ClassVar, Literal
 from bertsmith.corpus import Corpus
 from bertsmith.masking import MaskingSettings
 from bertsmith.objectives.pairs import PairObjective
-from bertsmith.pairs import Ints, SentenceHalves, check_share
+from bertsmith.pairs import SentenceHalves, check_share
+from bertsmith.rows import Ints
 from bertsmith.settings import settings
 
 
