@@ -37,12 +37,12 @@ from transformers import (
     TrainingArguments,
 )
 
+from bertsmith.batching import TrainingStream, rows_per_step
 from bertsmith.corpus import Corpus
 from bertsmith.encoder import EncoderSettings, new_config
 from bertsmith.objectives import SSP
 from bertsmith.pairs import NUM_SPECIAL, PairRow, SentenceHalves
 from bertsmith.randomness import permute
-from bertsmith.rows import TrainingStream, rows_per_step
 
 
 class Examples(Dataset[dict[str, Any]]):

@@ -38,6 +38,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from bertsmith.batching import TrainingStream
 from bertsmith.corpus import Corpus
 from bertsmith.corpus.build import BuildSettings, build
 from bertsmith.corpus.tokenizer import TokenizerSettings
@@ -45,7 +46,7 @@ from bertsmith.encoder import EncoderSettings, new_config, training_flops
 from bertsmith.objectives import MLM
 from bertsmith.objectives.mlm import MLMSettings
 from bertsmith.pretraining import pretrain
-from bertsmith.rows import TextRows, TrainingStream
+from bertsmith.rows import TextRows
 from bertsmith.run_settings import RunSettings
 from bertsmith.settings import validate
 from bertsmith.training.monitors import read_metrics

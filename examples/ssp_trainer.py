@@ -9,8 +9,8 @@ import sys
 from transformers import AutoConfig, AutoModelForMaskedLM, Trainer, TrainingArguments
 
 from bertsmith import Corpus
+from bertsmith.batching import TrainingStream
 from bertsmith.objectives import SSP
-from bertsmith.rows import TrainingStream
 
 ROWS_PER_STEP, NUM_STEPS = 32, 20
 

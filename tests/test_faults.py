@@ -99,12 +99,15 @@ def test_killed_five_times_the_result_is_the_same_byte_for_byte(write_run: Write
 
 
 @pytest.mark.slow
-def test_two_ranks_train_like_one(write_run: Write, tmp_path: Path) -> None:
+@pytest.mark.parametrize("batching", ["bucketed", "packed"])
+@pytest.mark.parametrize("objective", ["mlm", "nsp"])
+def test_two_ranks_train_like_one(write_run: Write, tmp_path: Path, objective: str, batching: str) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    no_dropout = ["--encoder.hidden_dropout_prob", "0.0"]
-    assert finish(write_run(one, steps=6), *no_dropout)[0] == 0
+    changes = ["--encoder.hidden_dropout_prob", "0.0", "--training.batching", batching]
+    changes += ["--objective.name", objective, "--data.row_length", "32"]
+    assert finish(write_run(one, steps=6), *changes)[0] == 0
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29517"]
-    command = [*launch, "-m", "bertsmith.cli", "pretrain", str(write_run(two, steps=6)), *no_dropout]
+    command = [*launch, "-m", "bertsmith.cli", "pretrain", str(write_run(two, steps=6)), *changes]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from scipy.stats import ks_2samp, norm
 
+from bertsmith.batching import TrainingStream
 from bertsmith.corpus import Corpus
 from bertsmith.corpus.build import BuildSettings, build
 from bertsmith.corpus.tokenizer import TokenizerSettings
@@ -24,7 +25,6 @@ from bertsmith.pairs import (
 )
 from bertsmith.pairs.halves import split_at
 from bertsmith.pairs.sequences import trim
-from bertsmith.rows import TrainingStream
 from made_up import WORDS, make, make_of
 
 

@@ -86,7 +86,7 @@ def test_the_run_folder(make_run: MakeRun, corpus: Any) -> None:
     rows = [row for row in read_metrics(folder) if "loss" in row]
     assert [row["step"] for row in rows] == list(range(1, 13))
     expected = {"step", "tokens", "seconds", "flops", "loss", "mlm", "accuracy", "learning_rate", "grad_norm"}
-    assert all(set(row) == expected | {"tokens_per_second"} for row in rows)
+    assert all(set(row) == expected | {"density", "tokens_per_second"} for row in rows)
     assert rows[-1]["tokens"] == summary["tokens"] > 12 * 400
     validation = [row for row in read_metrics(folder) if "validation_loss" in row]
     assert [row["step"] for row in validation] == [6, 12]

@@ -1,12 +1,10 @@
-import pickle
 from typing import Any
 
 import numpy as np
 import pytest
-from torch.utils.data import DataLoader
 
 from bertsmith.errors import InputError
-from bertsmith.rows import TextRows, TrainingStream, ValidationRows, split_documents
+from bertsmith.rows import TextRows, ValidationRows, split_documents
 
 
 def rows_by_definition(corpus: Any, row_length: int, documents: Any) -> list[list[int]]:
@@ -25,41 +23,6 @@ def test_rows_cover_every_token_of_every_document_once(corpus: Any) -> None:
     assert rows.lengths(np.arange(len(rows)), np.zeros(len(rows), int)).tolist() == [len(row) + 2 for row in expected]
     assert rows.mean_length == pytest.approx(np.mean([len(row) + 2 for row in expected]))
     assert rows[1].tokens.tolist() == expected[1]
-
-
-def test_each_epoch_holds_every_row_once_in_an_order_of_its_own(corpus: Any) -> None:
-    rows = TextRows(corpus, 32)
-    stream = TrainingStream(rows, 16, -(-3 * len(rows) // 16) + 64, seed=4)
-    seen = stream.__getitems__(range(len(stream)))
-    for epoch in range(2):
-        assert sorted(row.number for row in seen if row.epoch == epoch) == list(range(len(rows)))
-    assert {row.epoch for row in seen} >= {0, 1, 2}
-    orders = [[row.number for row in seen if row.epoch == epoch] for epoch in range(2)]
-    assert orders[0] != orders[1]
-
-
-def test_the_stream_is_the_same_by_items_by_batches_and_in_workers(corpus: Any) -> None:
-    stream = TrainingStream(TextRows(corpus, 32), 12, 8, seed=1)
-    one_by_one = [(row.number, row.epoch) for row in map(stream.__getitem__, range(len(stream)))]
-    for batch_size, workers in ((4, 0), (6, 0), (12, 2)):
-        loader = DataLoader(
-            pickle.loads(pickle.dumps(stream)), batch_size=batch_size, num_workers=workers, collate_fn=list
-        )
-        assert [(row.number, row.epoch) for batch in loader for row in batch] == one_by_one
-
-
-def test_the_lengths_of_a_step_are_those_of_its_rows(corpus: Any) -> None:
-    stream = TrainingStream(TextRows(corpus, 32), 10, 70, seed=1)
-    for step in (0, 13, 69):
-        rows = stream.__getitems__(range(step * 10, step * 10 + 10))
-        assert stream.lengths_of_step(step).tolist() == [len(row.tokens) + 2 for row in rows]
-
-
-def test_almost_nothing_is_padded(corpus: Any) -> None:
-    stream = TrainingStream(TextRows(corpus, 128), 16, 128, seed=0)
-    lengths = np.stack([stream.lengths_of_step(step) for step in range(64)])
-    assert lengths.min() < 40 < 120 < lengths.max()  # so there is something to sort
-    assert lengths.sum() / (lengths.max(axis=1) * 16).sum() > 0.97
 
 
 def test_documents_are_held_out_for_good(corpus: Any) -> None:

@@ -18,10 +18,14 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrainedModel
 from transformers.utils import logging
 
+from bertsmith.attention import OFFSET_POSITIONS, packed_arguments
+from bertsmith.batching import Packing
 from bertsmith.errors import InputError
 from bertsmith.settings import nearest, settings
 
-Architecture = Literal["bert", "roberta", "electra", "ernie", "distilbert", "albert", "modernbert"]
+Architecture = Literal[
+    "bert", "roberta", "electra", "ernie", "distilbert", "albert", "modernbert", "deberta", "deberta-v2", "mpnet"
+]
 Preset = Literal["tiny", "mini", "small", "medium", "base", "large"]
 
 # layers, hidden size, attention heads; the feed-forward size is four times the hidden size. Tiny, mini, medium and base
@@ -46,6 +50,9 @@ VOCABULARY_HEADS: dict[str, tuple[str, ...]] = {
     "distilbert": ("vocab_transform", "activation", "vocab_layer_norm", "vocab_projector"),
     "albert": ("predictions",),
     "modernbert": ("head", "decoder"),
+    "deberta": ("cls",),
+    "deberta-v2": ("cls",),
+    "mpnet": ("lm_head",),
 }
 
 
@@ -54,6 +61,7 @@ POOLERS: dict[str, str] = {
     "bert": "pooler.dense",
     "ernie": "pooler.dense",
     "roberta": "pooler.dense",
+    "mpnet": "pooler.dense",
     "albert": "pooler",
 }
 
@@ -142,11 +150,20 @@ def new_config(encoder: EncoderSettings, tokenizer: Any, row_length: int) -> Any
             embedding = min(128, hidden)
             sizes |= {"intermediate_size": 4 * hidden, "embedding_size": embedding}
             sizes |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        case "deberta" | "deberta-v2":
+            # What the name stands for is off by default.
+            sizes |= {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False}
+            if architecture == "deberta-v2":
+                sizes |= {"position_buckets": 256, "norm_rel_ebd": "layer_norm", "share_att_key": True}
+            sizes |= {"intermediate_size": 4 * hidden}
+            sizes |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
         case _:
             sizes |= {"intermediate_size": 4 * hidden}
             sizes |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    if architecture in OFFSET_POSITIONS:
+        sizes |= {"max_position_embeddings": 512 + tokenizer.pad_token_id + 1}
     if architecture == "roberta":
-        sizes |= {"max_position_embeddings": 512 + tokenizer.pad_token_id + 1, "type_vocab_size": 1}
+        sizes |= {"type_vocab_size": 1}
         sizes |= {"bos_token_id": tokenizer.cls_token_id, "eos_token_id": tokenizer.sep_token_id}
     if row_length > 512 and "max_position_embeddings" not in encoder.config and architecture != "modernbert":
         raise InputError(
@@ -157,11 +174,31 @@ def new_config(encoder: EncoderSettings, tokenizer: Any, row_length: int) -> Any
 
 
 def hidden_states(
-    model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None = None
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    token_type_ids: Tensor | None = None,
+    packing: Packing | None = None,
 ) -> Tensor:
-    """Run the encoder: (B, L) token ids -> (B, L, H); token types count where the model has two of them."""
-    types = {} if getattr(model.config, "type_vocab_size", 1) < 2 else {"token_type_ids": token_type_ids}
-    hidden: Tensor = model.base_model(input_ids=input_ids, attention_mask=attention_mask, **types).last_hidden_state
+    """Run the encoder; token types count where the model has two of them.
+
+    Args:
+        model: A masked-language model.
+        input_ids: (B, L) token ids, or (1, T) of a packed batch.
+        attention_mask: (B, L) 1 for real tokens; None where nothing is padded.
+        token_type_ids: Of the shape of ``input_ids``; None for zeros.
+        packing: Where the rows of a packed batch are; None for others.
+
+    Returns:
+        (B, L, H), or (1, T, H).
+
+    Raises:
+        ValueError: A packed batch meets a model that is not packed, or the other way round.
+    """
+    arguments = packed_arguments(model, packing)
+    if getattr(model.config, "type_vocab_size", 1) > 1:
+        arguments["token_type_ids"] = token_type_ids
+    hidden: Tensor = model.base_model(input_ids=input_ids, attention_mask=attention_mask, **arguments).last_hidden_state
     return hidden
 
 
@@ -195,8 +232,7 @@ def pretrained_pooler(model: PreTrainedModel) -> dict[str, Tensor] | None:
 def num_positions(config: Any) -> int:
     """Say how long a row a model can take, in tokens."""
     positions = int(config.max_position_embeddings)
-    # RoBERTa numbers positions from pad_token_id + 1.
-    return positions - config.pad_token_id - 1 if config.model_type == "roberta" else positions
+    return positions - config.pad_token_id - 1 if config.model_type in OFFSET_POSITIONS else positions
 
 
 def training_flops(config: Any, lengths: npt.NDArray[np.int64], num_predicted: int) -> float:
@@ -228,6 +264,8 @@ def _load(origin: str, overrides: dict[str, Any], tokenizer: Any, row_length: in
         raise InputError(
             f"encoder.from_pretrained: {origin} is of architecture {config.model_type!r}; bertsmith trains {known}"
         )
+    if config.to_dict().get("legacy") is False:
+        raise InputError(f"encoder.from_pretrained: {origin} has a vocabulary head (legacy: false) that is not known")
     _check_tokenizer(origin, tokenizer)
     _check_fields(overrides, list(config.to_dict()), config.model_type)
     _check_positions(config, row_length)

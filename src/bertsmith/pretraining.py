@@ -12,6 +12,8 @@ import torch
 from transformers import TrainingArguments
 from transformers.utils import logging
 
+from bertsmith.attention import choose_batching
+from bertsmith.batching import Batching, TrainingStream, rows_per_step
 from bertsmith.corpus import Corpus, check
 from bertsmith.encoder import build_encoder, parameter_count, training_flops
 from bertsmith.errors import InputError
@@ -24,9 +26,7 @@ from bertsmith.rows import (
     NUM_SPECIAL,
     VALIDATION_SEED,
     Rows,
-    TrainingStream,
     ValidationRows,
-    rows_per_step,
     split_documents,
 )
 from bertsmith.run_folder import prepare
@@ -35,7 +35,7 @@ from bertsmith.settings import to_dict
 from bertsmith.training import checkpoints
 from bertsmith.training.arguments import machine, make_arguments, use_bf16, versions
 from bertsmith.training.budget import Budget, learning_rate_factor
-from bertsmith.training.monitors import Monitor, human, read_metrics
+from bertsmith.training.monitors import Monitor, human, mean_density, read_metrics
 from bertsmith.training.running import train
 from bertsmith.training.trainer import ObjectiveTrainer, Pace
 
@@ -80,10 +80,15 @@ def pretrain(run: RunSettings, *, overwrite: bool = False) -> dict[str, Any]:
             prepare(folder, to_dict(run), overwrite)
         # The other ranks look for a checkpoint when the first has cleared the folder, and it touches them after that.
         args.distributed_state.wait_for_everyone()
-        resumed, damaged = _find_checkpoint(folder, parts.corpus, budget)
+        resumed, damaged, begun = _find_checkpoint(folder, parts.corpus, budget)
         args.distributed_state.wait_for_everyone()
         with Monitor(folder, int(budget.used["steps"]), active=is_main) as monitor:
-            _greet(run, parts, monitor)
+            batching, note = choose_batching(begun or run.training.batching, parts.objective.encoder)
+            if batching == "packed":
+                parts.objective.pack()
+            _greet(run, parts, batching, monitor)
+            if note:
+                monitor.say(f"note: {note}")
             for path in damaged:
                 monitor.say(f"{path}: damaged, so the run goes on from an older checkpoint")
                 if is_main:
@@ -91,7 +96,7 @@ def pretrain(run: RunSettings, *, overwrite: bool = False) -> dict[str, Any]:
                     path.rename(path.with_name(f"damaged-{path.name}"))
             if resumed is not None:
                 monitor.say(f"going on from {resumed}")
-            trainer, pace = _make_trainer(run, parts, budget, monitor, args, num_steps)
+            trainer, pace = _make_trainer(run, parts, batching, budget, monitor, args, num_steps)
             if not budget.spent:
                 train(trainer, pace, monitor, resumed)
             else:
@@ -148,11 +153,14 @@ def unigram_floor(corpus: Corpus, held_out: np.ndarray[Any, np.dtype[np.int64]])
     return float(-(counts[ordinary] * np.log(rest / rest.sum())).sum() / max(1, counts[ordinary].sum()))
 
 
-def _find_checkpoint(folder: Path, corpus: Corpus, budget: Budget) -> tuple[Path | None, list[Path]]:
-    """Find the checkpoint to resume, and the damaged ones; set the budget to what it had used."""
+def _find_checkpoint(folder: Path, corpus: Corpus, budget: Budget) -> tuple[Path | None, list[Path], Batching | None]:
+    """Find the checkpoint to resume, the damaged ones, and how its rows went into batches, which decides their order.
+
+    The budget is set to what it had used.
+    """
     found = checkpoints.newest_whole(folder / "checkpoints")
     if found is None:
-        return None, []
+        return None, [], None
     path, facts, damaged = found
     if facts["corpus"] != corpus.hash:
         raise InputError(
@@ -160,11 +168,17 @@ def _find_checkpoint(folder: Path, corpus: Corpus, budget: Budget) -> tuple[Path
             "bring the old one back, or start over with --overwrite"
         )
     budget.used.update(facts["used"])
-    return path, damaged
+    return path, damaged, facts["batching"]
 
 
 def _make_trainer(
-    run: RunSettings, parts: _Parts, budget: Budget, monitor: Monitor, args: TrainingArguments, num_steps: int
+    run: RunSettings,
+    parts: _Parts,
+    batching: Batching,
+    budget: Budget,
+    monitor: Monitor,
+    args: TrainingArguments,
+    num_steps: int,
 ) -> tuple[ObjectiveTrainer, Pace]:
     validation = None
     if parts.held_out is not None:
@@ -180,13 +194,13 @@ def _make_trainer(
     trainer = ObjectiveTrainer(
         objective=parts.objective,
         args=args,
-        stream=TrainingStream(parts.rows, parts.rows_per_step, num_steps, run.training.seed),
+        stream=TrainingStream(parts.rows, parts.rows_per_step, num_steps, run.training.seed, batching),
         validation=validation,
         budget=budget,
         schedule=lambda share: learning_rate_factor(share, run.training.warmup, run.training.schedule),
         monitor=monitor,
         pace=pace,
-        facts={"corpus": parts.corpus.hash},
+        facts={"corpus": parts.corpus.hash, "batching": batching},
         keep_checkpoints=run.training.keep_checkpoints,
     )
     # Every rank needs its own dropout; Trainer seeds all of them alike.
@@ -246,7 +260,7 @@ def _use_compile(training: TrainingSettings, on_gpu: bool) -> bool:
     return on_gpu and not short
 
 
-def _greet(run: RunSettings, parts: _Parts, monitor: Monitor) -> None:
+def _greet(run: RunSettings, parts: _Parts, batching: Batching, monitor: Monitor) -> None:
     rows = parts.rows
     encoder = parts.objective.encoder
     monitor.say(
@@ -255,7 +269,7 @@ def _greet(run: RunSettings, parts: _Parts, monitor: Monitor) -> None:
     )
     monitor.say(
         f"encoder: {encoder.config.model_type}, {human(parameter_count(encoder))} parameters · "
-        f"{parts.rows_per_step} rows of {rows.mean_length:.0f} tokens a step · "
+        f"{parts.rows_per_step} rows of {rows.mean_length:.0f} tokens a step, {batching} · "
         f"{'bf16' if use_bf16(run.training.precision) else 'fp32'}"
     )
     if parts.floor is not None:
@@ -282,6 +296,7 @@ def _finish(run: RunSettings, parts: _Parts, trainer: ObjectiveTrainer, folder: 
         "seconds": round(used["seconds"], 2),
         "tokens_per_second": used["tokens"] / used["seconds"],
         "epochs": used["steps"] * parts.rows_per_step / parts.rows.num_rows(0),
+        "density": mean_density(rows),
         "loss": last.get("loss"),
         **{name: value for name, value in validation.items() if name.startswith("validation_")},
         "unigram_floor": parts.floor,

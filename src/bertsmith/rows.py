@@ -1,13 +1,8 @@
-"""From a corpus to training rows, in an order that is a counter.
+"""From a corpus to rows: row k of epoch e is a pure function of (corpus, settings, seed, e, k), and nothing is stored.
 
-Shapes: D documents, N rows of one epoch, G rows of one optimiser step, C text tokens that fit a row.
-
-Row k of epoch e is a pure function of (corpus, settings, seed, e, k). The training stream runs through the epochs
-without end; windows of it are sorted by length and cut into steps, so that the short rows at the ends of documents meet
-in one batch and almost nothing is padded, and the steps of a window are shuffled. Nothing is stored but the corpus.
+Shapes: D documents, N rows of one epoch, C text tokens that fit a row.
 """
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -24,11 +19,8 @@ Ints = npt.NDArray[np.int64]
 NUM_SPECIAL = 2
 """A row of text is [CLS] text [SEP]."""
 
-_STEPS_PER_WINDOW = 64
 VALIDATION_SEED = 0x5EED
 """Chooses the held-out documents and rows, and their corruption: the same in every run."""
-
-_LEAST_ROWS = 8
 
 
 class TextRow(NamedTuple):
@@ -71,7 +63,8 @@ class TextRows(Dataset[TextRow]):
     """The rows of some documents of a corpus: each document cut into blocks of C tokens, its last block shorter.
 
     Items are the rows as epoch 0 has them, so a loader that runs over them again sees the same corruption; to train for
-    more than one epoch, wrap them in a :class:`TrainingStream`.
+    more than one epoch, wrap them in a :class:`TrainingStream` of
+    :mod:`bertsmith.batching`.
 
     Source: the DOC-SENTENCES format of RoBERTa (arXiv 1907.11692, section 4.2).
 
@@ -145,93 +138,6 @@ class TextRows(Dataset[TextRow]):
         """Find the document (its place in ``documents``) and the first token of rows."""
         documents = np.searchsorted(self._first_rows, indices, side="right") - 1
         return documents, (indices - self._first_rows[documents]) * self._capacity
-
-
-def rows_per_step(rows: Rows[Any], tokens_per_step: int) -> int:
-    """Return G for steps of so many tokens on average: a multiple of 8, which micro-batches and ranks divide."""
-    return max(1, round(tokens_per_step / rows.mean_length / _LEAST_ROWS)) * _LEAST_ROWS
-
-
-class _Window(NamedTuple):
-    """Rows of 64 consecutive optimiser steps, (64, G) each."""
-
-    epochs: Ints
-    indices: Ints
-    lengths: Ints
-
-
-class TrainingStream(Dataset[Row]):
-    """The flat sequence of rows that training runs through: epoch after epoch, each in a random order of its own.
-
-    Item i belongs to step i // G. It must be read in sequence (``train_sampling_strategy="sequential"``), which makes
-    batches independent of how a step is split into micro-batches, ranks and workers.
-
-    Args:
-        rows: The rows of one epoch.
-        rows_per_step: G.
-        num_steps: How many steps the stream is long.
-        seed: Chooses the order.
-    """
-
-    def __init__(self, rows: Rows[Row], rows_per_step: int, num_steps: int, seed: int) -> None:
-        self.rows = rows
-        self.rows_per_step = rows_per_step
-        self.num_steps = num_steps
-        self._seed = seed
-        self._cached: tuple[int, _Window] | None = None
-        # Where each epoch begins in the stream, as far as it has been read.
-        self._epoch_starts = [0]
-
-    def __len__(self) -> int:
-        """Return the number of rows of all steps."""
-        return self.num_steps * self.rows_per_step
-
-    def __getitem__(self, index: int) -> Row:
-        """Return the row at a place of the stream."""
-        return self.__getitems__([index])[0]
-
-    def __getitems__(self, indices: Sequence[int]) -> list[Row]:
-        """Return the rows at several places of the stream."""
-        places = [(index // self.rows_per_step, index % self.rows_per_step) for index in indices]
-        found = [self._row_at(step, column) for step, column in places]
-        return self.rows.take(
-            np.asarray([row for row, _ in found], np.int64), np.asarray([epoch for _, epoch in found], np.int64)
-        )
-
-    def lengths_of_step(self, step: int) -> Ints:
-        """Return the lengths (G,) in tokens of the rows of one optimiser step."""
-        lengths: Ints = self._window(step // _STEPS_PER_WINDOW).lengths[step % _STEPS_PER_WINDOW]
-        return lengths
-
-    def _row_at(self, step: int, column: int) -> tuple[int, int]:
-        window = self._window(step // _STEPS_PER_WINDOW)
-        place = (step % _STEPS_PER_WINDOW, column)
-        return int(window.indices[place]), int(window.epochs[place])
-
-    def _window(self, number: int) -> _Window:
-        """Make window ``number``, or take it from the cache: the stream is read in sequence."""
-        if self._cached is None or self._cached[0] != number:
-            self._cached = (number, self._make_window(number))
-        return self._cached[1]
-
-    def _make_window(self, number: int) -> _Window:
-        size = _STEPS_PER_WINDOW * self.rows_per_step
-        places = np.arange(number * size, (number + 1) * size)
-        while self._epoch_starts[-1] <= places[-1]:
-            self._epoch_starts.append(self._epoch_starts[-1] + self.rows.num_rows(len(self._epoch_starts) - 1))
-        first = bisect_right(self._epoch_starts, int(places[0])) - 1
-        epochs = first + np.searchsorted(self._epoch_starts[first:], places, side="right") - 1
-        indices = np.empty(size, dtype=np.int64)
-        for epoch in np.unique(epochs).tolist():
-            here = epochs == epoch
-            within = places[here] - self._epoch_starts[epoch]
-            indices[here] = permute(within, self.rows.num_rows(epoch), self._seed, epoch)
-        lengths = self.rows.lengths(indices, epochs)
-        by_length = np.argsort(lengths, kind="stable").reshape(_STEPS_PER_WINDOW, self.rows_per_step)
-        # The seed of the order of steps must not be that of the order of rows.
-        steps = permute(np.arange(_STEPS_PER_WINDOW), _STEPS_PER_WINDOW, self._seed, -1, number)
-        order = by_length[steps]
-        return _Window(epochs[order], indices[order], lengths[order])
 
 
 class ValidationRows(Dataset[Row]):

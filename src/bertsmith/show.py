@@ -5,11 +5,12 @@ from collections.abc import Iterator
 import numpy as np
 from rich.text import Text
 
+from bertsmith.batching import TrainingStream, rows_per_step
 from bertsmith.corpus import Corpus
 from bertsmith.errors import InputError
 from bertsmith.objectives import OBJECTIVES
 from bertsmith.pairs import KINDS, NO_LABEL, PairRow
-from bertsmith.rows import TrainingStream, rows_per_step, split_documents
+from bertsmith.rows import split_documents
 from bertsmith.run_settings import RunSettings
 
 LEGEND = Text.assemble(

@@ -92,7 +92,9 @@ def save_encoder(folder: Path, tokenizer: Any, architecture: str = "bert") -> Pa
     for name, value in sizes.items():
         if name in known:
             setattr(made, name, value)
-    AutoModel.from_config(AutoConfig.for_model(**made.to_dict())).save_pretrained(folder)
+    # DeBERTa copies its size when it is made.
+    values = {name: value for name, value in made.to_dict().items() if name != "pooler_hidden_size"}
+    AutoModel.from_config(AutoConfig.for_model(**values)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

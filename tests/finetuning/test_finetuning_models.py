@@ -10,6 +10,7 @@ import torch
 from finetuning_helpers import LABELS, save_encoder
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
+from bertsmith.attention import BODIES
 from bertsmith.encoder import Architecture
 from bertsmith.errors import InputError
 from bertsmith.finetuning.models import build_model, freeze, layer_depths, open_finetuned, pool, save_model, takes_types
@@ -69,6 +70,36 @@ def test_batches_give_the_logits_of_single_rows(encoders: Encoders, tokenizer: A
             np.testing.assert_allclose(logits, expected[0].numpy(), atol=1e-4, err_msg=f"{type} {pooling}")
 
 
+@pytest.mark.parametrize("architecture", BODIES)
+def test_packed_batches_give_the_loss_and_gradient_of_padded_ones(
+    encoders: Encoders, tokenizer: Any, architecture: str
+) -> None:
+    kinds: list[tuple[Any, Any]] = [("classification", "cls"), ("classification", "mean"), ("regression", "max")]
+    for type, pooling in [*kinds, ("question_answering", "cls")]:
+        targets: list[Any] = [(0, 0)] * 9 if type == "question_answering" else [0.5 if type == "regression" else 1] * 9
+        rows = [
+            row._replace(target=target) for row, target in zip(pairs_of_all_lengths(tokenizer), targets, strict=True)
+        ]
+        found = []
+        for is_packed in (False, True):
+            torch.manual_seed(0)
+            model = build_model(encoders(architecture), type=type, labels=LABELS, pooling=pooling, dropout=0.0)
+            objective = TaskObjective(model, type, Collator(tokenizer.pad_token_id, takes_types(model), 8))
+            if is_packed:
+                objective.pack()
+            output = objective(**objective.collate([rows]))
+            output.loss.backward()
+            gradients = [value.grad for value in model.parameters() if value.grad is not None]
+            found.append((output.loss.item(), gradients, *predict(objective, rows)))
+        (loss, gradients, logits, mean), (packed_loss, packed_gradients, packed_logits, packed_mean) = found
+        assert packed_loss == pytest.approx(loss, abs=1e-5)
+        assert packed_mean == pytest.approx(mean, abs=1e-5)
+        for one, other in zip(gradients, packed_gradients, strict=True):
+            torch.testing.assert_close(other, one, atol=1e-5, rtol=1e-4)
+        for one, other in zip(logits, packed_logits, strict=True):
+            np.testing.assert_allclose(other, one, atol=1e-5)
+
+
 def test_pooling_equals_numpy_and_does_not_see_padding() -> None:
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(3, 6, 4, generator=generator)
@@ -117,7 +148,7 @@ def dropout_rates(model: Any) -> tuple[set[float], set[float], set[float]]:
     return encoder, attention, head
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", BODIES)
 def test_dropout_reaches_encoder_attention_and_head(encoders: Encoders, architecture: str) -> None:
     rates = {"dropout": 0.3, "attention_dropout": 0.2}
     for pooling in ("cls", "mean"):

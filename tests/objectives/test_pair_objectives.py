@@ -25,7 +25,7 @@ from bertsmith.run_settings import load_run
 
 ARCHITECTURES = get_args(Architecture)
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-POOLED = ("bert", "ernie", "roberta", "albert")
+POOLED = ("bert", "ernie", "roberta", "albert", "mpnet")
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,7 @@ def test_bucketed_rows_give_the_logits_of_single_ones(tokenizer: Any, architectu
 
     def logits(some: list[PairRow]) -> torch.Tensor:
         batch = objective.collate(some)
-        return objective.pair_logits(hidden_states(objective.encoder, *(batch[key] for key in INPUTS)))
+        return objective.pair_logits(hidden_states(objective.encoder, *(batch[key] for key in INPUTS))[:, 0])
 
     torch.testing.assert_close(logits(rows), torch.cat([logits([row]) for row in rows]), atol=1e-5, rtol=0)
 
@@ -202,7 +202,7 @@ def test_an_exported_nsp_head_judges_as_ours_with_classes_turned_round(
     stock, report = AutoModelForPreTraining.from_pretrained(tmp_path / "model", output_loading_info=True)
     assert not report["missing_keys"]
     batch = objective.collate(pairs(tokenizer, LENGTHS, [1, 0, 0, 1]))
-    ours = objective.pair_logits(hidden_states(objective.encoder, *(batch[key] for key in INPUTS)))
+    ours = objective.pair_logits(hidden_states(objective.encoder, *(batch[key] for key in INPUTS))[:, 0])
     theirs = stock.eval()(**{key: batch[key] for key in INPUTS})
     found = theirs.sop_logits if architecture == "albert" else theirs.seq_relationship_logits
     torch.testing.assert_close(found.flip(1), ours, atol=1e-5, rtol=0)
@@ -231,14 +231,25 @@ def test_masked_language_modelling_has_no_other_head(tokenizer: Any, tmp_path: P
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "objective", [{"name": "ssp", "negatives": "same_document"}, {"name": "nsp"}, {"name": "nsp", "labels": "order"}]
+    ("objective", "batching"),
+    [
+        ({"name": "ssp", "negatives": "same_document"}, "bucketed"),
+        ({"name": "ssp", "negatives": "other_document"}, "packed"),
+        ({"name": "nsp"}, "packed"),
+        ({"name": "nsp", "labels": "order"}, "bucketed"),
+    ],
 )
-def test_a_run_and_its_continuation(sentences: Corpus, tmp_path: Path, objective: dict[str, Any]) -> None:
+def test_a_run_and_its_continuation(
+    sentences: Corpus, tmp_path: Path, objective: dict[str, Any], batching: str
+) -> None:
     run = {
         "data": {"corpus": str(sentences.path), "row_length": 64, "validation": 0.1},
         "encoder": {"preset": "tiny"},
         "objective": objective,
-        "training": {"budget": {"steps": 6}, "tokens_per_step": 512, "learning_rate": 1e-3, "schedule": "constant"},
+        "training": {
+            **{"budget": {"steps": 6}, "tokens_per_step": 512, "learning_rate": 1e-3, "schedule": "constant"},
+            "batching": batching,
+        },
         "output": str(tmp_path / "whole"),
     }
     (tmp_path / "run.yaml").write_text(json.dumps(run))
@@ -254,6 +265,7 @@ def test_a_run_and_its_continuation(sentences: Corpus, tmp_path: Path, objective
     assert {"validation_mlm", "validation_pair_accuracy", "validation_share_positive"} <= set(last)
     assert last["validation_loss"] == pytest.approx(last["validation_mlm"] + last["validation_pair"])
     assert "length_only_accuracy" in whole
+    assert 0.9 < whole["density"] <= 1
     assert (tmp_path / "whole" / "loss.png").read_bytes()[:4] == b"\x89PNG"
     exported = export_checkpoint(tmp_path / "whole", tmp_path / "exported", with_head=True)
     assert (exported / "head.safetensors").exists() == (objective["name"] == "ssp")

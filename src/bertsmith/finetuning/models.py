@@ -91,7 +91,13 @@ class PooledClassifier(PreTrainedModel):  # type: ignore[misc]
         """Leave all as it is: the encoder was initialised, or loaded, before it was wrapped."""
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cu_seq_lens_q: Tensor | None = None,
+        max_length_q: int | None = None,
     ) -> SequenceClassifierOutput:
         """Classify a batch.
 
@@ -99,12 +105,21 @@ class PooledClassifier(PreTrainedModel):  # type: ignore[misc]
             input_ids: (B, L) token ids.
             attention_mask: (B, L) 1 for real tokens; None where nothing is padded.
             token_type_ids: (B, L) for encoders that have them.
+            position_ids: Of a packed batch, as are the others; see :class:`bertsmith.batching.Packing`.
+            cu_seq_lens_q: See there.
+            max_length_q: See there.
 
         Returns:
             ``logits`` (B, C).
         """
-        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        hidden_BLH = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **types).last_hidden_state
+        inputs = {
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+            "cu_seq_lens_q": cu_seq_lens_q,
+            "max_length_q": max_length_q,
+        }
+        given = {name: value for name, value in inputs.items() if value is not None}
+        hidden_BLH = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **given).last_hidden_state
         pooled_BH = pool(hidden_BLH, attention_mask, self.config.pooling)
         return SequenceClassifierOutput(logits=self.classifier(self.dropout(pooled_BH)))
 

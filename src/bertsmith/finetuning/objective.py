@@ -9,10 +9,13 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
+from bertsmith.attention import packed_arguments, unpacked_states
+from bertsmith.batching import Packing, real_positions
 from bertsmith.finetuning.rows import Collator, Row
 from bertsmith.objectives.base import Objective, ObjectiveConfig, ObjectiveOutput
 from bertsmith.tasks.examples import TaskType
@@ -61,21 +64,23 @@ class TaskObjective(Objective):
         attention_mask: Tensor | None,
         token_type_ids: Tensor | None,
         targets: Tensor,
+        packing: Packing | None = None,
         num_items: Mapping[str, float] | None = None,
     ) -> ObjectiveOutput:
         """Compute the loss of a batch.
 
         Args:
-            input_ids: (B, L) token ids.
+            input_ids: (B, L) token ids, or (1, T) of a packed batch.
             attention_mask: (B, L) 1 for real tokens; None where nothing is padded.
-            token_type_ids: (B, L), None for a model without token types.
+            token_type_ids: Of the shape of ``input_ids``; None for a model without token types.
             targets: (B,) classes or values, or (B, 2) positions.
+            packing: Where the rows of a packed batch are; None for others.
             num_items: See :meth:`Objective.total`.
 
         Returns:
             The part ``task``; for classification also the monitor ``accuracy``.
         """
-        logits = self.logits(input_ids, attention_mask, token_type_ids)
+        logits = self.logits(input_ids, attention_mask, token_type_ids, packing)
         parts = {"task": self._loss(logits, targets)}
         counts = {"task": self._weigh(targets)}
         loss = self.total(parts, counts, num_items)
@@ -84,10 +89,22 @@ class TaskObjective(Objective):
             counts["accuracy"] = torch.tensor(float(len(targets)), device=targets.device)
         return ObjectiveOutput(loss=loss, parts={name: part.detach() for name, part in parts.items()}, counts=counts)
 
-    def logits(self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None) -> Tensor:
+    def logits(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        token_type_ids: Tensor | None,
+        packing: Packing | None = None,
+    ) -> Tensor:
         """Run the model: (B, C) class scores, (B,) values, or (B, L, 2) scores of first and last tokens, in fp32."""
-        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        outputs = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **types)
+        arguments = packed_arguments(self.encoder, packing)
+        if token_type_ids is not None:
+            arguments["token_type_ids"] = token_type_ids
+        if packing is not None:
+            # Packed attention heeds no mask; it is for what comes after the encoder.
+            attention_mask = real_positions(packing)
+        with unpacked_states(self.encoder, packing):
+            outputs = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **arguments)
         if self._type == "question_answering":
             scores_BL2 = torch.stack((outputs.start_logits, outputs.end_logits), dim=-1).float()
             if attention_mask is None:
@@ -159,7 +176,7 @@ def predict(
     done = 0
     for places in batches_by_length(lengths, _TOKENS_PER_BATCH.get(device.type, 4096)):
         batch = objective.collate([[rows[place] for place in places]])
-        inputs: dict[str, Any] = {k: None if v is None else v.to(device) for k, v in batch.items()}
+        inputs = send_to_device(batch, device)
         targets = inputs.pop("targets")
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
             logits = objective.logits(**inputs)

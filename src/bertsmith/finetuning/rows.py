@@ -1,22 +1,23 @@
-"""From examples to batches: tokens of one length side by side, so that hardly any padding is computed.
+"""From examples to batches without padding: rows of one length side by side, or all of a batch end to end.
 
 Shapes: N rows, B rows of a batch, L positions of the longest of them.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
+from bertsmith.batching import pack
 from bertsmith.errors import InputError
 from bertsmith.randomness import permute
 from bertsmith.tasks.examples import Example
 
-Batching = Literal["bucketed", "shuffled"]
+Batching = Literal["bucketed", "packed", "shuffled"]
 Ints = npt.NDArray[np.int64]
 
 _BATCHES_PER_WINDOW = 64
@@ -109,7 +110,7 @@ class Batches(Dataset[list[Row]]):
 
     An epoch of N rows has ceil(N / batch size) steps of as equal a number of rows as possible, in an order that is a
     pure function of seed and epoch. With ``bucketed``, windows of 64 batches are sorted by length before they are
-    divided, and their batches then shuffled.
+    divided, and their batches then shuffled; otherwise any rows are side by side.
 
     Args:
         rows: The training rows.
@@ -172,7 +173,7 @@ class Batches(Dataset[list[Row]]):
         """Put the rows of an epoch into batches."""
         order = permute(np.arange(len(self._rows)), len(self._rows), self._seed, epoch)
         batches: list[Ints] = np.array_split(order, self.steps_per_epoch)
-        if self._batching == "shuffled":
+        if self._batching != "bucketed":
             return batches
         arranged = []
         for start in range(0, self.steps_per_epoch, _BATCHES_PER_WINDOW):
@@ -186,43 +187,46 @@ class Batches(Dataset[list[Row]]):
         return arranged
 
 
+@dataclass(frozen=True)
 class Collator:
-    """Lays rows side by side, padded to the longest.
+    """Lays rows side by side, padded to the longest, or end to end.
 
     Args:
         pad_id: The padding token.
         takes_types: Whether the model is given token types.
         multiple: The length is filled up to a multiple of this, where the model can take that many tokens.
         longest: How many it can take.
+        packed: Lay the rows end to end.
     """
 
-    def __init__(self, pad_id: int, takes_types: bool, multiple: int = 1, longest: int = 2**31) -> None:
-        self._pad_id = pad_id
-        self._takes_types = takes_types
-        self._multiple = multiple
-        self._longest = longest
+    pad_id: int
+    takes_types: bool
+    multiple: int = 1
+    longest: int = 2**31
+    packed: bool = False
 
-    def __call__(self, micro_batches: Sequence[Sequence[Row]]) -> dict[str, Tensor | None]:
-        """Make a batch of all rows of some micro-batches.
+    def __call__(self, micro_batches: Sequence[Sequence[Row]]) -> dict[str, Any]:
+        """Make a batch of all rows of some micro-batches; a packed one is as :func:`bertsmith.batching.pack` says.
 
         Returns:
             ``input_ids`` (B, L), ``attention_mask`` (B, L) or None where nothing is padded, ``token_type_ids`` (B, L)
-            or None, and ``targets``: (B,) classes or values, or (B, 2) positions.
+            or None, and ``targets``: (B,) classes or values, or (B, 2) positions in the row.
         """
         rows = [row for rows in micro_batches for row in rows]
         lengths = np.asarray([len(row.tokens) for row in rows])
         longest = int(lengths.max())
-        length = max(longest, min(-(-longest // self._multiple) * self._multiple, self._longest))
-        tokens = np.full((len(rows), length), self._pad_id, dtype=np.int64)
+        length = max(longest, min(-(-longest // self.multiple) * self.multiple, self.longest))
+        tokens = np.full((len(rows), length), self.pad_id, dtype=np.int64)
         types = np.zeros((len(rows), length), dtype=np.int64)
         for place, row in enumerate(rows):
             tokens[place, : lengths[place]] = row.tokens
             types[place, : lengths[place]] = row.types
         mask = np.arange(length) < lengths[:, None]
         targets = torch.tensor([row.target for row in rows])
-        return {
+        batch = {
             "input_ids": torch.from_numpy(tokens),
             "attention_mask": None if mask.all() else torch.from_numpy(mask.astype(np.int64)),
-            "token_type_ids": torch.from_numpy(types) if self._takes_types else None,
+            "token_type_ids": torch.from_numpy(types) if self.takes_types else None,
             "targets": targets.float() if targets.is_floating_point() else targets,
         }
+        return pack(batch) if self.packed else batch

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Mapping
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from transformers import TrainingArguments
 
+from bertsmith.attention import choose_batching
 from bertsmith.encoder import parameter_count
 from bertsmith.errors import InputError
 from bertsmith.files import locked, synchronise, write_json
@@ -19,7 +21,7 @@ from bertsmith.finetuning.judge import Judge
 from bertsmith.finetuning.material import Material, class_weights
 from bertsmith.finetuning.models import build_model, freeze, layer_depths, save_model, takes_types
 from bertsmith.finetuning.objective import TaskObjective
-from bertsmith.finetuning.rows import Batches, Collator
+from bertsmith.finetuning.rows import Batches, Batching, Collator
 from bertsmith.finetuning.settings import FinetuningSettings
 from bertsmith.tasks import subset
 from bertsmith.tasks.examples import Predictions
@@ -157,13 +159,20 @@ def assemble(run: FinetuningSettings, material: Material, seed: int) -> tuple[Ta
         class_weights(training.class_weights, task, chosen),
         max(abs(example.label) for example in chosen) if task.type == "regression" else 0.0,  # type: ignore[arg-type]
     )
+    batching: Batching = "shuffled"
+    if training.batching != "shuffled":
+        batching, note = choose_batching(training.batching, model)
+        if note:
+            print(f"note: {note}", file=sys.stderr)
+    if batching == "packed":
+        objective.pack()
     assert training.batch_size is not None and training.epochs is not None
     batches = Batches(
         [row for example in chosen for row in material.training[places[example.id]]],
         batch_size=training.batch_size,
         num_epochs=training.epochs,
         seed=seed,
-        batching=training.batching,
+        batching=batching,
         accumulation=training.gradient_accumulation,
     )
     return objective, batches

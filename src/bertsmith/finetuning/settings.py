@@ -59,8 +59,9 @@ class FinetuningTrainingSettings:
     """Examples (or windows of long contexts) an optimiser step."""
     gradient_accumulation: int = 1
     """Micro-batches a step; more need less memory and change nothing else."""
-    batching: Batching = "bucketed"
-    """bucketed puts texts of one length together, so that hardly any padding is computed; shuffled does not."""
+    batching: Batching | Literal["auto"] = "auto"
+    """bucketed puts texts of one length side by side, so that hardly any padding is computed; packed lays those of a
+    batch end to end, so that none is; shuffled pads; auto is packed on a GPU and bucketed on a CPU."""
     learning_rate: float | None = None
     """Peak learning rate, that of the head."""
     layer_decay: float | None = None

@@ -6,7 +6,7 @@ An objective works in our commands and in anybody's own script:
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from bertsmith.attention import use_packed_attention
 from bertsmith.corpus import Corpus
 from bertsmith.encoder import vocabulary_logits
 from bertsmith.rows import Ints, Rows
@@ -60,7 +61,7 @@ class Objective(PreTrainedModel):  # type: ignore[misc]
     Attributes:
         Config: Its settings class.
         encoder: The stock transformers masked-language model that is trained and exported.
-        collate: Turns rows into a batch.
+        collate: Turns rows into a batch; a dataclass with a field ``packed``.
         loss_weights: The weight of each part in the loss; parts that are not in it are monitors.
     """
 
@@ -103,6 +104,15 @@ class Objective(PreTrainedModel):  # type: ignore[misc]
         model = cls(config, encoder)
         model.collate = cls.make_collate(objective, tokenizer, seed)
         return model
+
+    def pack(self) -> None:
+        """Train on packed batches from now on: no padding is computed, and no row sees another.
+
+        Raises:
+            ValueError: The encoder's architecture, or this GPU, has no attention for them.
+        """
+        use_packed_attention(self.encoder)
+        self.collate = replace(self.collate, packed=True)
 
     @staticmethod
     def make_collate(objective: Any, tokenizer: Any, seed: int) -> Any:
@@ -189,7 +199,7 @@ def masked_parts(
 
     Args:
         encoder: A masked-language model.
-        hidden_BLH: (B, L, H) what it gives for the corrupted batch.
+        hidden_BLH: (B, L, H) what it gives for the corrupted batch, or (1, T, H) for a packed one.
         positions: (M,) chosen positions in the flattened batch.
         targets: (M,) original ids at these positions.
 

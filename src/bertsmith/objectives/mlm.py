@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bertsmith.batching import Packing, pack
 from bertsmith.corpus import Corpus
 from bertsmith.encoder import hidden_states, training_flops
 from bertsmith.masking import MaskingSettings, Vocabulary, mask, num_predicted, vocabulary_for
@@ -50,14 +51,16 @@ class MLMCollator:
         objective: The settings.
         vocabulary: The tokenizer's facts.
         seed: The seed of the run.
+        packed: Lay the rows end to end.
     """
 
     objective: MLMSettings
     vocabulary: Vocabulary
     seed: int
+    packed: bool = False
 
-    def __call__(self, rows: Sequence[TextRow]) -> dict[str, Tensor | None]:
-        """Make a batch of B rows.
+    def __call__(self, rows: Sequence[TextRow]) -> dict[str, Any]:
+        """Make a batch of B rows; a packed one is what :func:`bertsmith.batching.pack` makes of it.
 
         Returns:
             ``input_ids`` (B, L) corrupted; ``attention_mask`` (B, L), or None where no row is padded;
@@ -66,10 +69,11 @@ class MLMCollator:
         """
         tokens, real = assemble(rows, self.vocabulary)
         random = RowGenerator(self.seed, [row.epoch for row in rows], [row.number for row in rows])
-        return {
+        batch = {
             **mask(tokens, random, self.vocabulary, self.objective),
             "attention_mask": None if real.all() else torch.from_numpy(real.astype(np.int64)),
         }
+        return pack(batch) if self.packed else batch
 
 
 class MLM(Objective):
@@ -102,26 +106,29 @@ class MLM(Objective):
         positions: Tensor,
         targets: Tensor,
         cut_words: Tensor | None = None,
+        packing: Packing | None = None,
         num_items: Mapping[str, float] | None = None,
     ) -> ObjectiveOutput:
         """Predict the chosen tokens.
 
         Args:
-            input_ids: (B, L) corrupted token ids.
+            input_ids: (B, L) corrupted token ids, or (1, T) of a packed batch.
             attention_mask: (B, L) 1 for real tokens; None where nothing is padded.
             positions: (M,) chosen positions in the flattened batch.
             targets: (M,) original ids at these positions.
             cut_words: () words that were cut.
+            packing: Where the rows of a packed batch are; None for others.
             num_items: See :meth:`Objective.total`.
 
         Returns:
             Parts ``mlm`` (negative log likelihood), ``accuracy`` and, for whole words, ``cut_words``.
         """
-        hidden_BLH = hidden_states(self.encoder, input_ids, attention_mask)
+        hidden_BLH = hidden_states(self.encoder, input_ids, attention_mask, packing=packing)
         parts, counts = masked_parts(self.encoder, hidden_BLH, positions, targets)
         loss = self.total(parts, counts, num_items)
         if cut_words is not None and self.config.objective["unit"] == "word":
-            parts["cut_words"], counts["cut_words"] = cut_words, count(input_ids.shape[0], targets)
+            num_rows = input_ids.shape[0] if packing is None else packing["cu_seq_lens_q"].numel() - 2
+            parts["cut_words"], counts["cut_words"] = cut_words, count(num_rows, targets)
         return ObjectiveOutput(loss=loss, parts={name: part.detach() for name, part in parts.items()}, counts=counts)
 
     def count_items(self, batch: Mapping[str, Tensor]) -> dict[str, float]:

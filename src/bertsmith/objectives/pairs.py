@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
+from bertsmith.batching import Packing, first_of_rows, pack
 from bertsmith.encoder import POOLERS, hidden_states, pretrained_pooler, training_flops
 from bertsmith.masking import MaskingSettings, Vocabulary, mask, num_predicted, vocabulary_for
 from bertsmith.objectives.base import Objective, ObjectiveConfig, ObjectiveOutput, count, masked_parts
@@ -32,14 +33,16 @@ class PairCollator:
         objective: The settings.
         vocabulary: The tokenizer's facts.
         seed: The seed of the run.
+        packed: Lay the rows end to end.
     """
 
     objective: MaskingSettings
     vocabulary: Vocabulary
     seed: int
+    packed: bool = False
 
-    def __call__(self, rows: Sequence[PairRow]) -> dict[str, Tensor | None]:
-        """Make a batch of B rows.
+    def __call__(self, rows: Sequence[PairRow]) -> dict[str, Any]:
+        """Make a batch of B rows; a packed one is what :func:`bertsmith.batching.pack` makes of it.
 
         Returns:
             ``input_ids`` (B, L) corrupted; ``token_type_ids`` (B, L) 0 up to the first [SEP], then 1;
@@ -49,13 +52,14 @@ class PairCollator:
         """
         tokens, types, real = assemble(rows, self.vocabulary)
         random = RowGenerator(self.seed, [row.epoch for row in rows], [row.number for row in rows])
-        return {
+        batch = {
             **mask(tokens, random, self.vocabulary, self.objective),
             "token_type_ids": torch.from_numpy(types),
             "attention_mask": None if real.all() else torch.from_numpy(real.astype(np.int64)),
             "pair_targets": torch.tensor([row.label for row in rows]),
             "kinds": torch.tensor([row.kind for row in rows]),
         }
+        return pack(batch) if self.packed else batch
 
 
 class PairObjective(Objective):
@@ -110,27 +114,29 @@ class PairObjective(Objective):
         pair_targets: Tensor,
         kinds: Tensor,
         cut_words: Tensor | None = None,
+        packing: Packing | None = None,
         num_items: Mapping[str, float] | None = None,
     ) -> ObjectiveOutput:
         """Predict the chosen tokens, and whether the segments belong together.
 
         Args:
-            input_ids: (B, L) corrupted token ids.
-            token_type_ids: (B, L) 0 for the first segment, 1 for the second.
+            input_ids: (B, L) corrupted token ids, or (1, T) of a packed batch.
+            token_type_ids: Of the same shape, 0 for the first segment, 1 for the second.
             attention_mask: (B, L) 1 for real tokens; None where nothing is padded.
             positions: (M,) chosen positions in the flattened batch.
             targets: (M,) original ids at these positions.
             pair_targets: (B,) 1, 0, or -100 for rows without a label.
             kinds: (B,) what the rows are.
             cut_words: () words that were cut.
+            packing: Where the rows of a packed batch are; None for others.
             num_items: See :meth:`Objective.total`.
 
         Returns:
             Parts ``mlm`` and ``pair`` (negative log likelihoods), ``accuracy``, ``pair_accuracy``, ``share_...`` of
             each kind of pair, and ``num_...`` of each fallback; for whole words also ``cut_words``.
         """
-        hidden_BLH = hidden_states(self.encoder, input_ids, attention_mask, token_type_ids)
-        logits_B2 = self.pair_logits(hidden_BLH)
+        hidden_BLH = hidden_states(self.encoder, input_ids, attention_mask, token_type_ids, packing)
+        logits_B2 = self.pair_logits(first_of_rows(hidden_BLH, packing))
 
         parts, counts = masked_parts(self.encoder, hidden_BLH, positions, targets)
         parts["pair"] = cross_entropy(logits_B2, pair_targets, ignore_index=NO_LABEL, reduction="sum")
@@ -144,12 +150,12 @@ class PairObjective(Objective):
             name = f"num_{kind}" if kind in FALLBACKS else f"share_{kind}"
             parts[name], counts[name] = (kinds == KINDS.index(kind)).sum(), num_rows
         if cut_words is not None and self.config.objective["unit"] == "word":
-            parts["cut_words"], counts["cut_words"] = cut_words, count(input_ids.shape[0], targets)
+            parts["cut_words"], counts["cut_words"] = cut_words, count(len(kinds), targets)
         return ObjectiveOutput(loss=loss, parts={name: part.detach() for name, part in parts.items()}, counts=counts)
 
-    def pair_logits(self, hidden_BLH: Tensor) -> Tensor:
-        """Judge pairs by the hidden states of their first token: (B, L, H) -> (B, 2), for the labels 0 and 1."""
-        pooled_BH = torch.tanh(self.pooler(hidden_BLH[:, 0]))
+    def pair_logits(self, first_BH: Tensor) -> Tensor:
+        """Judge pairs by the hidden states of their first token: (B, H) -> (B, 2), for the labels 0 and 1."""
+        pooled_BH = torch.tanh(self.pooler(first_BH))
         logits: Tensor = self.head(self.dropout(pooled_BH)).float()
         return logits
 

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +144,15 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return rows
+
+
+def mean_density(rows: Sequence[Mapping[str, float]]) -> float | None:
+    """Compute the share of real tokens in all batches from the logged rows of a run; None if there is none."""
+    training = [row for row in rows if "density" in row]
+    tokens = [row["tokens"] for row in training]
+    gained = [now - before for before, now in zip([0.0, *tokens], tokens, strict=False)]
+    slots = sum(gain / row["density"] for gain, row in zip(gained, training, strict=True))
+    return tokens[-1] / slots if slots else None
 
 
 def _board(folder: Path, resumed_step: int) -> Any:

@@ -21,6 +21,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from bertsmith.batching import num_real_tokens
 from bertsmith.errors import InputError
 from bertsmith.objectives import Objective
 from bertsmith.rows import VALIDATION_SEED, ValidationRows
@@ -159,7 +160,11 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
     ) -> Any:
         """Run the objective and add its parts to the sums."""
         outputs = model(**inputs, num_items=num_items_in_batch)
-        self._sums["training" if model.training else "validation"].add(outputs["parts"], outputs["counts"])
+        sums = self._sums["training" if model.training else "validation"]
+        sums.add(outputs["parts"], outputs["counts"])
+        if model.training:
+            slots = inputs["input_ids"].numel()
+            sums.add({"density": num_real_tokens(inputs)}, {"density": torch.tensor(slots, device=self.args.device)})
         # Gradients are averaged over ranks, while the loss is already a share of the whole step's.
         loss = outputs["loss"] * self.args.world_size
         return (loss, outputs) if return_outputs else loss

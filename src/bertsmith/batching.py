@@ -1,0 +1,222 @@
+"""Short rows in batches without padding: length buckets, or packed flat rows; in an order that is a counter.
+
+The training stream runs through the epochs of the rows without end. Windows of it, 64 optimiser steps long, are sorted
+by length and divided among their steps:
+
+    bucketed   rows of one length side by side, each step a rectangle of its own length, hardly padded; the steps of a
+               window are shuffled. For CPUs, and for models whose attention cannot be packed.
+    packed     all rows of a batch end to end in one flat row, with attention inside each of them only (see
+               :mod:`bertsmith.attention`). Every step gets the same mixture of lengths, so that all are of one size.
+
+Shapes: B rows of a batch, L positions of the longest of them, T positions of a flat row, G rows of one optimiser step.
+"""
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from bertsmith.randomness import RowGenerator, permute
+from bertsmith.rows import Ints, Row, Rows
+
+Batching = Literal["bucketed", "packed"]
+
+_STEPS_PER_WINDOW = 64
+_LEAST_ROWS = 8
+_GOLDEN_RATIO = (5**0.5 - 1) / 2
+
+_MULTIPLE = 64
+"""Flat rows are filled up to a multiple of so many tokens: tensor cores like it, and there are few shapes."""
+
+
+class Packing(TypedDict):
+    """Where the rows of a packed batch are, by the names that transformers' models pass on to their attention."""
+
+    position_ids: Tensor
+    """(1, T) positions from 0 in each row; 0 where the flat row is filled up."""
+    cu_seq_lens_q: Tensor
+    """(B + 2,) int32: where each row begins, then where the filling begins and ends."""
+    max_length_q: int
+    """No row is longer; a multiple of 64, so that it seldom changes."""
+
+
+def pack(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay the rows of a padded batch end to end.
+
+    Args:
+        batch: ``input_ids`` (B, L), ``attention_mask`` (B, L) or None; where there are such, ``token_type_ids`` (B, L)
+            or None and ``positions`` (M,) in the flattened batch; and anything else, which stays as it is.
+
+    Returns:
+        The same with ``input_ids`` and ``token_type_ids`` (1, T), ``positions`` in the flat row, ``attention_mask``
+        None and ``packing``, a :class:`Packing`.
+    """
+    num_rows, length = batch["input_ids"].shape
+    mask = batch["attention_mask"]
+    real = torch.ones(num_rows, length, dtype=torch.bool) if mask is None else mask.bool()
+    bounds = torch.zeros(num_rows + 2, dtype=torch.int64)
+    bounds[1:-1] = real.sum(1).cumsum(0)
+    bounds[-1] = -(-bounds[-2] // _MULTIPLE) * _MULTIPLE
+
+    def flat(values: Tensor) -> Tensor:
+        row = torch.zeros(1, int(bounds[-1]), dtype=values.dtype)
+        row[0, : bounds[-2]] = values[real]
+        return row
+
+    packed = {name: flat(batch[name]) for name in ("input_ids", "token_type_ids") if batch.get(name) is not None}
+    if "positions" in batch:
+        rows, columns = batch["positions"] // length, batch["positions"] % length
+        packed["positions"] = bounds[rows] + columns
+    packing = Packing(
+        position_ids=flat(torch.arange(length).expand(num_rows, length)),
+        cu_seq_lens_q=bounds.int(),
+        max_length_q=-(-length // _MULTIPLE) * _MULTIPLE,
+    )
+    return {**batch, **packed, "attention_mask": None, "packing": packing}
+
+
+def unpack(flat_1TX: Tensor, packing: Packing) -> Tensor:
+    """Lay the rows of a flat row below each other again: (1, T, X) -> (B, L, X) with L = ``max_length_q``, 0 beyond."""
+    starts, real_BL = packing["cu_seq_lens_q"][:-2, None], real_positions(packing)
+    places_BL = starts + torch.arange(packing["max_length_q"], device=starts.device)
+    rows_BLX = flat_1TX[0, places_BL.clamp(max=flat_1TX.shape[1] - 1)]
+    return rows_BLX.masked_fill(~real_BL.unsqueeze(-1), 0.0)
+
+
+def real_positions(packing: Packing) -> Tensor:
+    """Say which positions (B, L) of the unpacked rows are real, L = ``max_length_q``."""
+    lengths = packing["cu_seq_lens_q"].diff()[:-1, None]
+    real: Tensor = torch.arange(packing["max_length_q"], device=lengths.device) < lengths
+    return real
+
+
+def first_of_rows(hidden_BLH: Tensor, packing: Packing | None) -> Tensor:
+    """Take the first position of every row, packed or not: (B, L, H) or (1, T, H) -> (B, H)."""
+    if packing is None:
+        return hidden_BLH[:, 0]
+    return hidden_BLH[0].index_select(0, packing["cu_seq_lens_q"][:-2])
+
+
+def num_real_tokens(batch: Mapping[str, Any]) -> Tensor:
+    """Count the tokens of a batch that are not padding: a scalar, on the batch's device."""
+    packing, mask = batch.get("packing"), batch["attention_mask"]
+    if packing is not None:
+        bound: Tensor = packing["cu_seq_lens_q"][-2]
+        return bound
+    ids: Tensor = batch["input_ids"]
+    return torch.tensor(ids.numel(), device=ids.device) if mask is None else mask.sum()
+
+
+def rows_per_step(rows: Rows[Any], tokens_per_step: int) -> int:
+    """Return G for steps of so many tokens on average: a multiple of 8, which micro-batches and ranks divide."""
+    return max(1, round(tokens_per_step / rows.mean_length / _LEAST_ROWS)) * _LEAST_ROWS
+
+
+class _Window(NamedTuple):
+    """Rows of 64 consecutive optimiser steps, (64, G) each."""
+
+    epochs: Ints
+    indices: Ints
+    lengths: Ints
+
+
+class TrainingStream(Dataset[Row]):
+    """The flat sequence of rows that training runs through: epoch after epoch, each in a random order of its own.
+
+    Item i belongs to step i // G. It must be read in sequence (``train_sampling_strategy="sequential"``), which makes
+    batches independent of how a step is split into micro-batches, ranks and workers.
+
+    Args:
+        rows: The rows of one epoch.
+        rows_per_step: G.
+        num_steps: How many steps the stream is long.
+        seed: Chooses the order.
+        batching: Which rows go together in a step.
+    """
+
+    def __init__(
+        self, rows: Rows[Row], rows_per_step: int, num_steps: int, seed: int, batching: Batching = "bucketed"
+    ) -> None:
+        self.rows = rows
+        self.rows_per_step = rows_per_step
+        self.num_steps = num_steps
+        self._seed = seed
+        self._batching = batching
+        self._cached: tuple[int, _Window] | None = None
+        # Where each epoch begins in the stream, as far as it has been read.
+        self._epoch_starts = [0]
+
+    def __len__(self) -> int:
+        """Return the number of rows of all steps."""
+        return self.num_steps * self.rows_per_step
+
+    def __getitem__(self, index: int) -> Row:
+        """Return the row at a place of the stream."""
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Row]:
+        """Return the rows at several places of the stream."""
+        places = [(index // self.rows_per_step, index % self.rows_per_step) for index in indices]
+        found = [self._row_at(step, column) for step, column in places]
+        return self.rows.take(
+            np.asarray([row for row, _ in found], np.int64), np.asarray([epoch for _, epoch in found], np.int64)
+        )
+
+    def lengths_of_step(self, step: int) -> Ints:
+        """Return the lengths (G,) in tokens of the rows of one optimiser step."""
+        lengths: Ints = self._window(step // _STEPS_PER_WINDOW).lengths[step % _STEPS_PER_WINDOW]
+        return lengths
+
+    def _row_at(self, step: int, column: int) -> tuple[int, int]:
+        window = self._window(step // _STEPS_PER_WINDOW)
+        place = (step % _STEPS_PER_WINDOW, column)
+        return int(window.indices[place]), int(window.epochs[place])
+
+    def _window(self, number: int) -> _Window:
+        """Make window ``number``, or take it from the cache: the stream is read in sequence."""
+        if self._cached is None or self._cached[0] != number:
+            self._cached = (number, self._make_window(number))
+        return self._cached[1]
+
+    def _make_window(self, number: int) -> _Window:
+        size = _STEPS_PER_WINDOW * self.rows_per_step
+        places = np.arange(number * size, (number + 1) * size)
+        while self._epoch_starts[-1] <= places[-1]:
+            self._epoch_starts.append(self._epoch_starts[-1] + self.rows.num_rows(len(self._epoch_starts) - 1))
+        first = bisect_right(self._epoch_starts, int(places[0])) - 1
+        epochs = first + np.searchsorted(self._epoch_starts[first:], places, side="right") - 1
+        indices = np.empty(size, dtype=np.int64)
+        for epoch in np.unique(epochs).tolist():
+            here = epochs == epoch
+            within = places[here] - self._epoch_starts[epoch]
+            indices[here] = permute(within, self.rows.num_rows(epoch), self._seed, epoch)
+        lengths = self.rows.lengths(indices, epochs)
+        divide = _buckets if self._batching == "bucketed" else _even_mixtures
+        order = divide(np.argsort(lengths, kind="stable"), self._seed, number)
+        return _Window(epochs[order], indices[order], lengths[order])
+
+
+def _buckets(by_length: Ints, seed: int, number: int) -> Ints:
+    """Divide what is sorted by length into the 64 steps of a window, (64, G), neighbours together."""
+    # The seed of the order of steps must not be that of the order of rows.
+    steps = permute(np.arange(_STEPS_PER_WINDOW), _STEPS_PER_WINDOW, seed, -1, number)
+    buckets: Ints = by_length.reshape(_STEPS_PER_WINDOW, -1)[steps]
+    return buckets
+
+
+def _even_mixtures(by_length: Ints, seed: int, number: int) -> Ints:
+    """Divide what is sorted by length into the 64 steps of a window, (64, G), each with one of every 64 neighbours.
+
+    Any part of a step has an even mixture too, so that micro-batches and ranks have equal work.
+    """
+    neighbours = by_length.reshape(-1, _STEPS_PER_WINDOW)
+    num_groups = len(neighbours)
+    draws = RowGenerator(seed, [-1 - number] * num_groups, range(num_groups)).uniform(_STEPS_PER_WINDOW)
+    mixtures = np.take_along_axis(neighbours, np.argsort(draws, axis=1), axis=1).T
+    # Multiples of the golden ratio are spread evenly, however many of them are taken.
+    spread: Ints = mixtures[:, np.argsort(np.argsort(np.arange(num_groups) * _GOLDEN_RATIO % 1))]
+    return spread

@@ -1,0 +1,195 @@
+"""Packed batches against padded ones, for every architecture that can be packed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM
+
+from bertsmith.attention import BODIES, NAME, choose_batching, packed_attention
+from bertsmith.batching import pack
+from bertsmith.encoder import EncoderSettings, build_encoder, hidden_states
+from bertsmith.export import write_model
+from bertsmith.objectives import MLM, NSP, SSP
+from bertsmith.pairs import KINDS, NO_LABEL, PairRow
+from bertsmith.rows import TextRow
+
+LENGTHS = [3, 61, 17, 30, 1, 44]
+# Windows that end inside a row, for the architecture that has them.
+LOCAL = {"modernbert": {"local_attention": 16, "layer_types": ["full_attention", "sliding_attention"]}}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(corpus: Any) -> Any:
+    return corpus.tokenizer
+
+
+def text_rows(tokenizer: Any, lengths: list[int] = LENGTHS) -> list[TextRow]:
+    rng = np.random.default_rng(3)
+    return [TextRow(rng.integers(5, len(tokenizer), n), 0, number) for number, n in enumerate(lengths)]
+
+
+def pair_rows(tokenizer: Any) -> list[PairRow]:
+    rng = np.random.default_rng(3)
+    rows = []
+    for number, (first, second, label) in enumerate([(10, 12, 1), (29, 5, 0), (7, 0, NO_LABEL), (3, 30, 1)]):
+        tokens = (rng.integers(5, len(tokenizer), n) for n in (first, second))
+        kind = KINDS.index({1: "positive", 0: "other_document", NO_LABEL: "one_sentence"}[label])
+        rows.append(PairRow(*tokens, label, kind, number, -1, 0, number))
+    return rows
+
+
+def make(kind: Any, architecture: str, tokenizer: Any, is_packed: bool = True) -> Any:
+    torch.manual_seed(0)
+    config = LOCAL.get(architecture, {})
+    settings = EncoderSettings(preset="tiny", architecture=architecture, config=config)  # type: ignore[arg-type]
+    objective = kind.build(build_encoder(settings, tokenizer, 64), kind.Config(), tokenizer, seed=5).eval()
+    # New weights are small, and so would differences be.
+    for parameter in objective.parameters():
+        parameter.data.mul_(2.0)
+    if is_packed:
+        objective.pack()
+    return objective
+
+
+def states_of(objective: Any, batch: Any) -> Any:
+    """The last hidden states of the real tokens of a batch, (n, H)."""
+    inputs = {name: batch.get(name) for name in ("input_ids", "attention_mask", "token_type_ids", "packing")}
+    hidden = hidden_states(objective.encoder, **inputs)
+    if inputs["packing"] is not None:
+        return hidden[0, : batch["packing"]["cu_seq_lens_q"][-2]]
+    return hidden[batch["attention_mask"].bool()]
+
+
+@pytest.mark.parametrize("kind", [MLM, NSP, SSP])
+@pytest.mark.parametrize("architecture", BODIES)
+def test_packed_equals_padded(tokenizer: Any, architecture: str, kind: Any) -> None:
+    rows = text_rows(tokenizer) if kind is MLM else pair_rows(tokenizer)
+    found = []
+    for is_packed in (False, True):
+        objective = make(kind, architecture, tokenizer, is_packed)
+        batch = objective.collate(rows)
+        output = objective(**batch)
+        output.loss.backward()
+        gradients = {name: value.grad for name, value in objective.named_parameters() if value.grad is not None}
+        found.append((output, states_of(objective, batch), gradients))
+    (padded, states, gradients), (packed, packed_states, packed_gradients) = found
+    torch.testing.assert_close(packed_states, states, atol=1e-5, rtol=1e-5)
+    assert packed.loss.item() == pytest.approx(padded.loss.item(), abs=1e-5)
+    assert set(packed.parts) == set(padded.parts)
+    for name in padded.parts:
+        assert packed.parts[name].item() == pytest.approx(padded.parts[name].item(), rel=1e-6, abs=2e-5), name
+        assert packed.counts[name].item() == padded.counts[name].item(), name
+    assert gradients.keys() == packed_gradients.keys()
+    for name, gradient in gradients.items():
+        assert (packed_gradients[name] - gradient).abs().max() < 1e-5 * max(1.0, gradient.abs().max().item()), name
+
+
+@pytest.mark.parametrize("architecture", BODIES)
+def test_no_token_sees_another_row(tokenizer: Any, architecture: str) -> None:
+    objective = make(MLM, architecture, tokenizer)
+    batch = objective.collate(text_rows(tokenizer))
+    first, second = batch["packing"]["cu_seq_lens_q"][2:4].tolist()
+    with torch.no_grad():
+        before = states_of(objective, batch)
+        batch["input_ids"][0, first + 1 : second - 1] = 7
+        after = states_of(objective, batch)
+        batch["input_ids"][0, batch["packing"]["cu_seq_lens_q"][-2] :] = 7  # the filling
+        filled = states_of(objective, batch)
+    assert not torch.equal(before[first:second], after[first:second])
+    others = torch.cat((torch.arange(first), torch.arange(second, len(before))))
+    assert torch.equal(before[others], after[others])
+    assert torch.equal(after, filled)
+
+
+@pytest.mark.parametrize("window", [None, 4])
+def test_attention_equals_softmax_by_hand(window: int | None) -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(1, 2, 20, 8, generator=generator, dtype=torch.double) for _ in range(3))
+    bounds = torch.tensor([0, 9, 9, 14, 20], dtype=torch.int32)  # one segment is empty
+    found, weights = packed_attention(
+        torch.nn.Identity(),
+        *(query, key, value, None),
+        scaling=0.3,
+        sliding_window=window,
+        cu_seq_lens_q=bounds,
+        max_length_q=64,
+    )
+    assert weights is None
+    for start, end in [(0, 9), (9, 14), (14, 20)]:
+        for place in range(start, end):
+            seen = [k for k in range(start, end) if window is None or abs(k - place) < window]
+            for head in range(2):
+                scores = 0.3 * key[0, head, seen] @ query[0, head, place]
+                expected = scores.softmax(0) @ value[0, head, seen]
+                torch.testing.assert_close(found[0, place, head], expected)
+
+
+def test_attention_dropout_works_in_packed_batches(tokenizer: Any) -> None:
+    settings = EncoderSettings(preset="tiny", config={"attention_probs_dropout_prob": 0.5})
+    objective = MLM.build(build_encoder(settings, tokenizer, 64), MLM.Config(), tokenizer).train()
+    objective.pack()
+    batch = objective.collate(text_rows(tokenizer))
+    assert objective(**batch).loss != objective(**batch).loss
+
+
+def test_packed_and_padded_are_not_mixed_up(tokenizer: Any) -> None:
+    objective = make(MLM, "bert", tokenizer, is_packed=False)
+    padded = objective.collate(text_rows(tokenizer))
+    with pytest.raises(ValueError, match=r"call pack\(\)"):
+        objective(**pack(padded))
+    objective.pack()
+    with pytest.raises(ValueError, match=r"call pack\(\)"):
+        objective(**padded)
+    # The model that an objective wraps refuses by itself: a padded batch would see its padding, without a word.
+    with pytest.raises(ValueError, match="packed batches only"):
+        objective.encoder(input_ids=padded["input_ids"], attention_mask=padded["attention_mask"])
+
+
+@pytest.mark.parametrize("architecture", BODIES)
+def test_what_is_saved_does_not_know_of_packing(tokenizer: Any, architecture: str, tmp_path: Path) -> None:
+    objective = make(MLM, architecture, tokenizer)
+    write_model(objective, tokenizer, tmp_path / "model", "card")
+    objective.save_pretrained(tmp_path / "checkpoint")
+    for path in tmp_path.rglob("*.json"):
+        assert NAME not in path.read_text(), path
+    opened = AutoModelForMaskedLM.from_pretrained(tmp_path / "model")
+    assert opened.config._attn_implementation == "sdpa"
+    json.loads((tmp_path / "model" / "config.json").read_text())
+    batch = make(MLM, architecture, tokenizer, is_packed=False).collate(text_rows(tokenizer))
+    theirs = hidden_states(opened.eval(), batch["input_ids"], batch["attention_mask"])[batch["attention_mask"].bool()]
+    torch.testing.assert_close(theirs, states_of(objective, pack(batch)), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["deberta", "deberta-v2", "mpnet"])
+def test_other_architectures_are_bucketed(tokenizer: Any, architecture: str) -> None:
+    objective = make(MLM, architecture, tokenizer, is_packed=False)
+    batching, note = choose_batching("packed", objective.encoder)
+    assert batching == "bucketed"
+    assert note and architecture in note
+    with pytest.raises(ValueError, match="use bucketed ones"):
+        objective.pack()
+
+
+def test_a_cpu_is_bucketed_unless_it_is_told_otherwise(tokenizer: Any) -> None:
+    encoder = make(MLM, "bert", tokenizer, is_packed=False).encoder
+    expected = "packed" if torch.cuda.is_available() else "bucketed"
+    assert choose_batching("auto", encoder) == (expected, None)
+    assert choose_batching("packed", encoder) == ("packed", None)
+    assert choose_batching("bucketed", encoder) == ("bucketed", None)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("architecture", BODIES)
+def test_the_kernel_of_a_gpu_equals_the_cpu(tokenizer: Any, architecture: str) -> None:
+    objective = make(MLM, architecture, tokenizer).to("cuda")
+    batch = objective.collate(text_rows(tokenizer))
+    on_cpu = states_of(make(MLM, architecture, tokenizer), batch)
+    packing = {name: v.to("cuda") if torch.is_tensor(v) else v for name, v in batch["packing"].items()}
+    inputs = {"input_ids": batch["input_ids"].to("cuda"), "attention_mask": None, "packing": packing}
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        on_gpu = states_of(objective, inputs)
+    assert (on_gpu.float().cpu() - on_cpu).abs().mean() < 0.03 * on_cpu.abs().mean()

@@ -1,0 +1,125 @@
+import pickle
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from bertsmith.batching import Batching, TrainingStream, first_of_rows, num_real_tokens, pack, unpack
+from bertsmith.corpus import Corpus
+from bertsmith.corpus.build import BuildSettings, build
+from bertsmith.corpus.tokenizer import TokenizerSettings
+from bertsmith.objectives import MLM, SSP
+from bertsmith.pairs import SentenceHalves
+from bertsmith.rows import TextRows
+
+BOTH = pytest.mark.parametrize("batching", get_args(Batching))
+
+
+@BOTH
+def test_each_epoch_holds_every_row_once_in_an_order_of_its_own(corpus: Any, batching: Batching) -> None:
+    rows = TextRows(corpus, 32)
+    stream = TrainingStream(rows, 16, -(-3 * len(rows) // 16) + 64, seed=4, batching=batching)
+    seen = stream.__getitems__(range(len(stream)))
+    for epoch in range(2):
+        assert sorted(row.number for row in seen if row.epoch == epoch) == list(range(len(rows)))
+    assert {row.epoch for row in seen} >= {0, 1, 2}
+    orders = [[row.number for row in seen if row.epoch == epoch] for epoch in range(2)]
+    assert orders[0] != orders[1]
+    other = TrainingStream(rows, 16, 64, seed=5, batching=batching)
+    assert [row.number for row in other.__getitems__(range(64))] != [row.number for row in seen[:64]]
+
+
+@BOTH
+def test_the_stream_is_the_same_by_items_by_batches_and_in_workers(corpus: Any, batching: Batching) -> None:
+    stream = TrainingStream(TextRows(corpus, 32), 12, 8, seed=1, batching=batching)
+    one_by_one = [(row.number, row.epoch) for row in map(stream.__getitem__, range(len(stream)))]
+    for batch_size, workers in ((4, 0), (6, 0), (12, 2)):
+        loader = DataLoader(
+            pickle.loads(pickle.dumps(stream)), batch_size=batch_size, num_workers=workers, collate_fn=list
+        )
+        assert [(row.number, row.epoch) for batch in loader for row in batch] == one_by_one
+
+
+@BOTH
+def test_the_lengths_of_a_step_are_those_of_its_rows(corpus: Any, batching: Batching) -> None:
+    stream = TrainingStream(TextRows(corpus, 32), 10, 70, seed=1, batching=batching)
+    for step in (0, 13, 69):
+        rows = stream.__getitems__(range(step * 10, step * 10 + 10))
+        assert stream.lengths_of_step(step).tolist() == [len(row.tokens) + 2 for row in rows]
+
+
+def test_almost_nothing_is_padded_in_buckets(corpus: Any) -> None:
+    stream = TrainingStream(TextRows(corpus, 128), 16, 128, seed=0)
+    lengths = np.stack([stream.lengths_of_step(step) for step in range(64)])
+    assert lengths.min() < 40 < 120 < lengths.max()  # so there is something to sort
+    assert lengths.sum() / (lengths.max(axis=1) * 16).sum() > 0.97
+
+
+def test_even_mixtures_are_of_one_size_down_to_parts_of_a_step(sentences: Corpus) -> None:
+    stream = TrainingStream(SentenceHalves(sentences, 64), 256, 64, seed=0, batching="packed")
+    lengths = np.stack([stream.lengths_of_step(step) for step in range(64)])
+    assert lengths.std() > 10  # so there is something to even out
+    # Any order that does not look at lengths would give 16 and 8 times this.
+    assert lengths.sum(axis=1).std() < lengths.std()
+    assert lengths.reshape(64, 4, 64).sum(axis=2).std() < 2 * lengths.std()
+
+
+@pytest.fixture(scope="module")
+def pairs_of_wikipedia(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    folder = tmp_path_factory.mktemp("wikipedia") / "corpus"
+    settings = BuildSettings(tokenizer=TokenizerSettings(vocab_size=4096, sample_bytes=2**20))
+    build([str(shared_data / "corpora" / "en_wiki_small.txt")], folder, settings, workers=2)
+    return Corpus(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.shared_data
+@pytest.mark.parametrize(("row_length", "least"), [(128, 0.96), (512, 0.98)])
+def test_density_on_wikipedia(pairs_of_wikipedia: Corpus, row_length: int, least: float) -> None:
+    objective = SSP.Config()
+    rows = SSP.make_rows(objective, pairs_of_wikipedia, row_length)
+    collate = SSP.make_collate(objective, pairs_of_wikipedia.tokenizer, 0)
+    for batching, at_least in (("bucketed", 0.98), ("packed", least)):
+        stream = TrainingStream(rows, 64, 64, seed=0, batching=batching)  # type: ignore[arg-type]
+        real = slots = 0
+        for step in range(64):
+            batch = collate(stream.__getitems__(range(step * 64, (step + 1) * 64)))
+            batch = pack(batch) if batching == "packed" else batch
+            real += int(num_real_tokens(batch))
+            slots += batch["input_ids"].numel()
+        assert real / slots >= at_least, batching
+
+
+def test_packing_and_unpacking(corpus: Any) -> None:
+    rows = TextRows(corpus, 32).take(np.asarray([0, 3, 4, 9]), np.zeros(4, np.int64))
+    padded = MLM.make_collate(MLM.Config(mask_prob=0.3), corpus.tokenizer, 0)(rows)
+    packed = pack({**padded, "token_type_ids": padded["input_ids"] % 2, "kept": 5})
+    lengths = [len(row.tokens) + 2 for row in rows]
+    packing = packed["packing"]
+    total = sum(lengths)
+    assert packed["input_ids"].shape == (1, -(-total // 64) * 64)
+    assert packing["cu_seq_lens_q"].tolist() == [0, *np.cumsum(lengths), packed["input_ids"].shape[1]]
+    assert packing["cu_seq_lens_q"].dtype == torch.int32
+    assert packing["max_length_q"] == 64
+    positions = packing["position_ids"][0].tolist()
+    assert positions[:total] == [k for length in lengths for k in range(length)]
+    assert set(positions[total:]) <= {0}
+    flat = [token for row, n in zip(padded["input_ids"].tolist(), lengths, strict=True) for token in row[:n]]
+    assert packed["input_ids"][0, :total].tolist() == flat
+    assert torch.equal(packed["token_type_ids"][0, :total], packed["input_ids"][0, :total] % 2)
+    assert packed["attention_mask"] is None and packed["kept"] == 5
+    assert num_real_tokens(packed) == num_real_tokens(padded) == total
+
+    originals = padded["input_ids"].view(-1)[padded["positions"]]
+    assert torch.equal(packed["input_ids"][0, packed["positions"]], originals)
+    assert torch.equal(packed["targets"], padded["targets"])
+
+    states = packed["input_ids"].unsqueeze(-1).float()
+    again = unpack(states, packing)[..., 0].long()
+    for row, original, length in zip(again, padded["input_ids"], lengths, strict=True):
+        assert torch.equal(row[:length], original[:length])
+        assert not row[length:].any()
+    assert torch.equal(first_of_rows(states, packing), first_of_rows(padded["input_ids"].unsqueeze(-1).float(), None))
