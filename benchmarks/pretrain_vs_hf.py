@@ -38,7 +38,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from bertsmith.batching import TrainingStream
+from bertsmith.batching import TrainingStream, rows_per_step
 from bertsmith.corpus import Corpus
 from bertsmith.corpus.build import BuildSettings, build
 from bertsmith.corpus.tokenizer import TokenizerSettings
@@ -196,8 +196,7 @@ def measure(corpus: Corpus, options: argparse.Namespace) -> dict[str, list[float
 def guard(corpus: Corpus, options: argparse.Namespace) -> str:
     """Train on the same rows and masks by our head at K positions and by the stock full head; compare the losses."""
     rows = TextRows(corpus, options.row_length)
-    batch = max(1, options.tokens_per_step // options.row_length)
-    stream = TrainingStream(rows, batch, options.guard, seed=0)
+    stream = TrainingStream(rows, rows_per_step(rows, options.tokens_per_step), options.guard, seed=0)
     config = config_of(corpus, options)
     finals = {}
     for name in ("ours", "stock"):
@@ -206,7 +205,7 @@ def guard(corpus: Corpus, options: argparse.Namespace) -> str:
         optimizer = torch.optim.AdamW(objective.parameters(), lr=5e-4, fused=True)
         losses = []
         for step in range(options.guard):
-            inputs = objective.collate(stream.__getitems__(range(step * batch, (step + 1) * batch)))
+            inputs = objective.collate([stream[step]])
             if name == "ours":
                 loss = objective(**inputs).loss
             else:

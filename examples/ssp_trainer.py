@@ -23,12 +23,13 @@ def main(corpus_folder: str, out: str) -> None:
 
     settings = SSP.Config(negatives="same_document", split="gaussian", short_row_prob=0.1)
     objective = SSP.build(encoder, settings, corpus.tokenizer)
-    # A stream gives new splits, negatives and masks in every epoch; it must be read in sequence.
+    # A stream gives new splits, negatives and masks in every epoch; it is read in sequence, an item being a whole batch
+    # of pairs of one length.
     rows = TrainingStream(SSP.make_rows(settings, corpus, row_length=128), ROWS_PER_STEP, NUM_STEPS, seed=0)
 
     args = TrainingArguments(
         out,
-        per_device_train_batch_size=ROWS_PER_STEP,
+        per_device_train_batch_size=1,
         max_steps=NUM_STEPS,
         learning_rate=1e-3,
         logging_steps=5,

@@ -7,7 +7,18 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from bertsmith.batching import Batching, TrainingStream, first_of_rows, num_real_tokens, pack, unpack
+from bertsmith.batching import (
+    Batching,
+    TrainingStream,
+    _buckets,
+    first_of_rows,
+    flatten,
+    least_rows,
+    num_real_tokens,
+    pack,
+    rows_per_step,
+    unpack,
+)
 from bertsmith.corpus import Corpus
 from bertsmith.corpus.build import BuildSettings, build
 from bertsmith.corpus.tokenizer import TokenizerSettings
@@ -21,41 +32,64 @@ BOTH = pytest.mark.parametrize("batching", get_args(Batching))
 @BOTH
 def test_each_epoch_holds_every_row_once_in_an_order_of_its_own(corpus: Any, batching: Batching) -> None:
     rows = TextRows(corpus, 32)
-    stream = TrainingStream(rows, 16, -(-3 * len(rows) // 16) + 64, seed=4, batching=batching)
-    seen = stream.__getitems__(range(len(stream)))
+    stream = TrainingStream(rows, 16, -(-3 * len(rows) // 16) + 128, seed=4, batching=batching)
+    seen = [row for step in range(len(stream)) for row in stream[step]]
     for epoch in range(2):
         assert sorted(row.number for row in seen if row.epoch == epoch) == list(range(len(rows)))
     assert {row.epoch for row in seen} >= {0, 1, 2}
     orders = [[row.number for row in seen if row.epoch == epoch] for epoch in range(2)]
     assert orders[0] != orders[1]
-    other = TrainingStream(rows, 16, 64, seed=5, batching=batching)
-    assert [row.number for row in other.__getitems__(range(64))] != [row.number for row in seen[:64]]
+    other = TrainingStream(rows, 16, 4, seed=5, batching=batching)
+    assert [row.number for row in other[0]] != [row.number for row in stream[0]]
 
 
 @BOTH
-def test_the_stream_is_the_same_by_items_by_batches_and_in_workers(corpus: Any, batching: Batching) -> None:
-    stream = TrainingStream(TextRows(corpus, 32), 12, 8, seed=1, batching=batching)
-    one_by_one = [(row.number, row.epoch) for row in map(stream.__getitem__, range(len(stream)))]
-    for batch_size, workers in ((4, 0), (6, 0), (12, 2)):
-        loader = DataLoader(
-            pickle.loads(pickle.dumps(stream)), batch_size=batch_size, num_workers=workers, collate_fn=list
-        )
-        assert [(row.number, row.epoch) for batch in loader for row in batch] == one_by_one
+@pytest.mark.parametrize("num_parts", [1, 3, 8])
+def test_parts_and_workers_change_nothing(corpus: Any, batching: Batching, num_parts: int) -> None:
+    steps = TrainingStream(TextRows(corpus, 32), 16, 8, seed=1, batching=batching)
+    expected = [[(row.number, row.epoch) for row in steps[step]] for step in range(8)]
+    stream = TrainingStream(TextRows(corpus, 32), 16, 8, seed=1, batching=batching, num_parts=num_parts)
+    for workers in (0, 2):
+        loader = DataLoader(pickle.loads(pickle.dumps(stream)), num_workers=workers, collate_fn=flatten)
+        parts = [[(row.number, row.epoch) for row in rows] for rows in loader]
+        assert len(parts) == 8 * num_parts
+        assert all(parts)
+        joined = [sum(parts[step * num_parts : (step + 1) * num_parts], []) for step in range(8)]
+        assert joined == expected
+
+
+def test_more_parts_than_rows(corpus: Any) -> None:
+    with pytest.raises(ValueError, match="num_parts is 9; expected at most 8"):
+        TrainingStream(TextRows(corpus, 32), 16, 8, seed=1, num_parts=9)
 
 
 @BOTH
 def test_the_lengths_of_a_step_are_those_of_its_rows(corpus: Any, batching: Batching) -> None:
-    stream = TrainingStream(TextRows(corpus, 32), 10, 70, seed=1, batching=batching)
-    for step in (0, 13, 69):
-        rows = stream.__getitems__(range(step * 10, step * 10 + 10))
-        assert stream.lengths_of_step(step).tolist() == [len(row.tokens) + 2 for row in rows]
+    stream = TrainingStream(TextRows(corpus, 32), 16, 140, seed=1, batching=batching)
+    for step in (0, 13, 139):
+        assert stream.lengths_of_step(step).tolist() == [len(row.tokens) + 2 for row in stream[step]]
 
 
-def test_almost_nothing_is_padded_in_buckets(corpus: Any) -> None:
-    stream = TrainingStream(TextRows(corpus, 128), 16, 128, seed=0)
-    lengths = np.stack([stream.lengths_of_step(step) for step in range(64)])
-    assert lengths.min() < 40 < 120 < lengths.max()  # so there is something to sort
-    assert lengths.sum() / (lengths.max(axis=1) * 16).sum() > 0.97
+def test_almost_nothing_is_padded_in_buckets_and_all_are_of_one_size(sentences: Corpus) -> None:
+    for rows, mean in ((TextRows(sentences, 128), 32), (SentenceHalves(sentences, 64), 64)):
+        stream = TrainingStream(rows, mean, 128, seed=0)
+        steps = [stream.lengths_of_step(step) for step in range(128)]
+        assert max(lengths.max() for lengths in steps) > 2 * min(lengths.max() for lengths in steps)
+        slots = [lengths.max() * lengths.size for lengths in steps]
+        assert sum(lengths.sum() for lengths in steps) / sum(slots) > 0.97
+        assert max(slots) < 1.15 * np.mean(slots)
+        assert min(lengths.size for lengths in steps) >= least_rows(mean)
+
+
+@pytest.mark.parametrize("mean", [8, 16, 72])
+@pytest.mark.parametrize("values", [[7], [2, 512], [2] * 99 + [512], [512] * 99 + [2], list(range(2, 513))])
+def test_any_lengths_can_be_divided(values: list[int], mean: int) -> None:
+    size = 128 * mean
+    lengths = np.resize(np.asarray(values), size)
+    order, bounds = _buckets(lengths, 3, 0)
+    assert sorted(order.tolist()) == list(range(size))
+    assert bounds[0] == 0 and bounds[-1] == size
+    assert np.diff(bounds).min() >= least_rows(mean)
 
 
 def test_even_mixtures_are_of_one_size_down_to_parts_of_a_step(sentences: Corpus) -> None:
@@ -83,11 +117,10 @@ def test_density_on_wikipedia(pairs_of_wikipedia: Corpus, row_length: int, least
     rows = SSP.make_rows(objective, pairs_of_wikipedia, row_length)
     collate = SSP.make_collate(objective, pairs_of_wikipedia.tokenizer, 0)
     for batching, at_least in (("bucketed", 0.98), ("packed", least)):
-        stream = TrainingStream(rows, 64, 64, seed=0, batching=batching)  # type: ignore[arg-type]
+        stream = TrainingStream(rows, rows_per_step(rows, 4096), 128, seed=0, batching=batching)  # type: ignore[arg-type]
         real = slots = 0
-        for step in range(64):
-            batch = collate(stream.__getitems__(range(step * 64, (step + 1) * 64)))
-            batch = pack(batch) if batching == "packed" else batch
+        for step in range(128):
+            batch = pack(collate([stream[step]])) if batching == "packed" else collate([stream[step]])
             real += int(num_real_tokens(batch))
             slots += batch["input_ids"].numel()
         assert real / slots >= at_least, batching

@@ -209,19 +209,23 @@ def test_a_finished_run_stays_as_it_is_and_a_larger_budget_extends_it(make_run: 
 
 
 @pytest.mark.slow
-def test_accumulation_changes_nothing(make_run: MakeRun, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("objective", "batching"), [("mlm", "bucketed"), ("nsp", "bucketed"), ("nsp", "packed")])
+def test_accumulation_changes_nothing(make_run: MakeRun, tmp_path: Path, objective: str, batching: str) -> None:
     no_dropout = {"config": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}}
     trained = []
-    for parts in (1, 8):
+    for parts in (1, 3, 8):
         run = make_run(
             encoder=no_dropout, output=str(tmp_path / str(parts)),
-            training={"gradient_accumulation": parts, "tokens_per_step": 800, "budget": {"steps": 4}},
+            objective={"name": objective}, training={"batching": batching} | {
+                "gradient_accumulation": parts, "tokens_per_step": 800, "budget": {"steps": 4},
+            },
         )  # fmt: skip
         pretrain(run)
         trained.append((weights(run.output), [row["loss"] for row in read_metrics(Path(run.output)) if "loss" in row]))
-    assert trained[0][1] == pytest.approx(trained[1][1], abs=1e-5)
-    for name, value in trained[0][0].items():
-        torch.testing.assert_close(value, trained[1][0][name], atol=2e-5, rtol=0)
+    for other in trained[1:]:
+        assert trained[0][1] == pytest.approx(other[1], abs=1e-5)
+        for name, value in trained[0][0].items():
+            torch.testing.assert_close(value, other[0][name], atol=2e-5, rtol=0)
 
 
 @pytest.mark.slow
@@ -303,7 +307,7 @@ def test_a_real_checkpoint_goes_on(text_file: Path, tmp_path: Path, make_run: Ma
         ({"training": {"trainer": {"max_steps": 3}}}, "trainer.max_steps: bertsmith sets this itself"),
         ({"training": {"trainer": {"warmup_steps": 3}}}, "warmup_steps: use training.warmup instead"),
         ({"training": {"trainer": {"optim": "adamwx"}}}, "training.trainer: .*adamwx"),
-        ({"training": {"gradient_accumulation": 3}}, "is 3, which does not divide the 16 rows of a step"),
+        ({"training": {"gradient_accumulation": 9}}, "is 9, more than the 8 rows that a step may have"),
         ({"encoder": {"config": {"num_attention_heads": 3}}}, "encoder: no model can be made"),
         ({"encoder": {"config": {"model_type": "gpt2"}}}, "'model_type' is set by bertsmith itself"),
         ({"training": {"trainer": {"adam_beta3": 3}}}, "unknown key 'adam_beta3'; did you mean 'adam_beta"),

@@ -1,14 +1,15 @@
 """Short rows in batches without padding: length buckets, or packed flat rows; in an order that is a counter.
 
-The training stream runs through the epochs of the rows without end. Windows of it, 64 optimiser steps long, are sorted
+The training stream runs through the epochs of the rows without end. Windows of it, 128 optimiser steps long, are sorted
 by length and divided among their steps:
 
-    bucketed   rows of one length side by side, each step a rectangle of its own length, hardly padded; the steps of a
-               window are shuffled. For CPUs, and for models whose attention cannot be packed.
+    bucketed   rows of one length side by side, hardly padded; fewer of them the longer they are, so that all steps are
+               of one size. The steps of a window are shuffled. For CPUs, and for models that cannot be packed.
     packed     all rows of a batch end to end in one flat row, with attention inside each of them only (see
-               :mod:`bertsmith.attention`). Every step gets the same mixture of lengths, so that all are of one size.
+               :mod:`bertsmith.attention`). Every step has the same number of rows and the same mixture of lengths.
 
-Shapes: B rows of a batch, L positions of the longest of them, T positions of a flat row, G rows of one optimiser step.
+Shapes: B rows of a batch, L positions of the longest of them, T positions of a flat row, G rows of an optimiser step on
+average.
 """
 
 from bisect import bisect_right
@@ -25,12 +26,20 @@ from bertsmith.rows import Ints, Row, Rows
 
 Batching = Literal["bucketed", "packed"]
 
-_STEPS_PER_WINDOW = 64
+_STEPS_PER_WINDOW = 128
 _LEAST_ROWS = 8
+_CUTS = 4
+"""How often rows are cut into steps, each time by the lengths to which they were padded the time before."""
+
 _GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 _MULTIPLE = 64
 """Flat rows are filled up to a multiple of so many tokens: tensor cores like it, and there are few shapes."""
+
+
+def flatten(items: Sequence[Row | list[Row]]) -> list[Row]:
+    """Give the rows of single rows or of micro-batches, whichever a data loader brings."""
+    return [row for item in items for row in (item if isinstance(item, list) else [item])]
 
 
 class Packing(TypedDict):
@@ -112,75 +121,92 @@ def num_real_tokens(batch: Mapping[str, Any]) -> Tensor:
 
 
 def rows_per_step(rows: Rows[Any], tokens_per_step: int) -> int:
-    """Return G for steps of so many tokens on average: a multiple of 8, which micro-batches and ranks divide."""
+    """Return G for steps of so many tokens on average: a multiple of 8."""
     return max(1, round(tokens_per_step / rows.mean_length / _LEAST_ROWS)) * _LEAST_ROWS
 
 
+def least_rows(rows_per_step: int) -> int:
+    """Say how many rows every step has at least, if its rows are long: its parts must not be more."""
+    return max(_LEAST_ROWS, rows_per_step // 16)
+
+
 class _Window(NamedTuple):
-    """Rows of 64 consecutive optimiser steps, (64, G) each."""
+    """The rows of 128 consecutive optimiser steps."""
 
     epochs: Ints
+    """(128 G,)"""
     indices: Ints
+    """(128 G,)"""
     lengths: Ints
+    """(128 G,)"""
+    bounds: Ints
+    """(129,) where each step begins, and where the last ends."""
 
 
-class TrainingStream(Dataset[Row]):
-    """The flat sequence of rows that training runs through: epoch after epoch, each in a random order of its own.
+class TrainingStream(Dataset[list[Row]]):
+    """What training runs through: epoch after epoch of the rows, each in a random order of its own, in micro-batches.
 
-    Item i belongs to step i // G. It must be read in sequence (``train_sampling_strategy="sequential"``), which makes
-    batches independent of how a step is split into micro-batches, ranks and workers.
+    An item is a micro-batch. It must be read in sequence (``train_sampling_strategy="sequential"``), one item a batch
+    (``per_device_train_batch_size=1``), so that the order is independent of workers and, but for where steps are
+    divided, of micro-batches and ranks.
 
     Args:
         rows: The rows of one epoch.
-        rows_per_step: G.
+        rows_per_step: G, on average.
         num_steps: How many steps the stream is long.
         seed: Chooses the order.
         batching: Which rows go together in a step.
+        num_parts: Into how many micro-batches a step is divided, those of all ranks together.
+
+    Raises:
+        ValueError: A step can have fewer rows than parts.
     """
 
     def __init__(
-        self, rows: Rows[Row], rows_per_step: int, num_steps: int, seed: int, batching: Batching = "bucketed"
+        self,
+        rows: Rows[Row],
+        rows_per_step: int,
+        num_steps: int,
+        seed: int,
+        batching: Batching = "bucketed",
+        num_parts: int = 1,
     ) -> None:
+        least = least_rows(rows_per_step)
+        if num_parts > least:
+            raise ValueError(f"num_parts is {num_parts}; expected at most {least}, the rows that a step may have")
         self.rows = rows
         self.rows_per_step = rows_per_step
         self.num_steps = num_steps
         self._seed = seed
         self._batching = batching
+        self._num_parts = num_parts
         self._cached: tuple[int, _Window] | None = None
         # Where each epoch begins in the stream, as far as it has been read.
         self._epoch_starts = [0]
 
     def __len__(self) -> int:
-        """Return the number of rows of all steps."""
-        return self.num_steps * self.rows_per_step
+        """Return the number of micro-batches of all steps."""
+        return self.num_steps * self._num_parts
 
-    def __getitem__(self, index: int) -> Row:
-        """Return the row at a place of the stream."""
-        return self.__getitems__([index])[0]
-
-    def __getitems__(self, indices: Sequence[int]) -> list[Row]:
-        """Return the rows at several places of the stream."""
-        places = [(index // self.rows_per_step, index % self.rows_per_step) for index in indices]
-        found = [self._row_at(step, column) for step, column in places]
-        return self.rows.take(
-            np.asarray([row for row, _ in found], np.int64), np.asarray([epoch for _, epoch in found], np.int64)
-        )
+    def __getitem__(self, number: int) -> list[Row]:
+        """Return the rows of a micro-batch."""
+        step, part = divmod(number, self._num_parts)
+        window, places = self._places(step)
+        chosen = np.array_split(np.arange(places.start, places.stop), self._num_parts)[part]
+        return self.rows.take(window.indices[chosen], window.epochs[chosen])
 
     def lengths_of_step(self, step: int) -> Ints:
-        """Return the lengths (G,) in tokens of the rows of one optimiser step."""
-        lengths: Ints = self._window(step // _STEPS_PER_WINDOW).lengths[step % _STEPS_PER_WINDOW]
-        return lengths
+        """Return the lengths (B,) in tokens of the rows of one optimiser step."""
+        window, places = self._places(step)
+        return window.lengths[places]
 
-    def _row_at(self, step: int, column: int) -> tuple[int, int]:
-        window = self._window(step // _STEPS_PER_WINDOW)
-        place = (step % _STEPS_PER_WINDOW, column)
-        return int(window.indices[place]), int(window.epochs[place])
-
-    def _window(self, number: int) -> _Window:
-        """Make window ``number``, or take it from the cache: the stream is read in sequence."""
+    def _places(self, step: int) -> tuple[_Window, slice]:
+        """Find the window of a step, and its rows there; windows are kept, for the stream is read in sequence."""
+        number, place = divmod(step, _STEPS_PER_WINDOW)
         if self._cached is None or self._cached[0] != number:
             self._cached = (number, self._make_window(number))
-        return self._cached[1]
+        window = self._cached[1]
+        return window, slice(*window.bounds[place : place + 2].tolist())
 
     def _make_window(self, number: int) -> _Window:
         size = _STEPS_PER_WINDOW * self.rows_per_step
@@ -196,27 +222,48 @@ class TrainingStream(Dataset[Row]):
             indices[here] = permute(within, self.rows.num_rows(epoch), self._seed, epoch)
         lengths = self.rows.lengths(indices, epochs)
         divide = _buckets if self._batching == "bucketed" else _even_mixtures
-        order = divide(np.argsort(lengths, kind="stable"), self._seed, number)
-        return _Window(epochs[order], indices[order], lengths[order])
+        order, bounds = divide(lengths, self._seed, number)
+        return _Window(epochs[order], indices[order], lengths[order], bounds)
 
 
-def _buckets(by_length: Ints, seed: int, number: int) -> Ints:
-    """Divide what is sorted by length into the 64 steps of a window, (64, G), neighbours together."""
+def _buckets(lengths: Ints, seed: int, number: int) -> tuple[Ints, Ints]:
+    """Divide the rows of a window into 128 steps of one length each, the fewer the longer they are.
+
+    Returns:
+        The places (128 G,) of the rows in their new order, and where each step begins there (129,).
+    """
+    by_length = np.argsort(-lengths, kind="stable")
+    bounds = _cut(lengths[by_length])
     # The seed of the order of steps must not be that of the order of rows.
     steps = permute(np.arange(_STEPS_PER_WINDOW), _STEPS_PER_WINDOW, seed, -1, number)
-    buckets: Ints = by_length.reshape(_STEPS_PER_WINDOW, -1)[steps]
-    return buckets
+    order = np.concatenate([by_length[bounds[step] : bounds[step + 1]] for step in steps.tolist()])
+    return order, np.concatenate([np.zeros(1, np.int64), np.cumsum(np.diff(bounds)[steps])])
 
 
-def _even_mixtures(by_length: Ints, seed: int, number: int) -> Ints:
-    """Divide what is sorted by length into the 64 steps of a window, (64, G), each with one of every 64 neighbours.
+def _cut(lengths: Ints) -> Ints:
+    """Cut rows, the longest first, into 128 steps of as nearly as many positions each: where they begin (129,)."""
+    steps = np.arange(_STEPS_PER_WINDOW + 1)
+    # No step may have too few rows: where there are few, because they are long, the next one gives way.
+    floor = least_rows(lengths.size // _STEPS_PER_WINDOW) * steps
+    padded = bounds = lengths
+    for _ in range(_CUTS):
+        totals = np.concatenate([np.zeros(1, np.int64), np.cumsum(padded)])
+        bounds = np.searchsorted(totals, totals[-1] * steps / _STEPS_PER_WINDOW).astype(np.int64)
+        bounds = np.maximum.accumulate(bounds - floor) + floor
+        bounds = np.minimum(bounds, lengths.size - floor[::-1])
+        padded = np.repeat(lengths[bounds[:-1]], np.diff(bounds))
+    return bounds
+
+
+def _even_mixtures(lengths: Ints, seed: int, number: int) -> tuple[Ints, Ints]:
+    """Divide the rows of a window into 128 steps, each with one of every 128 neighbours in length, as `_buckets` does.
 
     Any part of a step has an even mixture too, so that micro-batches and ranks have equal work.
     """
-    neighbours = by_length.reshape(-1, _STEPS_PER_WINDOW)
+    neighbours = np.argsort(lengths, kind="stable").reshape(-1, _STEPS_PER_WINDOW)
     num_groups = len(neighbours)
     draws = RowGenerator(seed, [-1 - number] * num_groups, range(num_groups)).uniform(_STEPS_PER_WINDOW)
     mixtures = np.take_along_axis(neighbours, np.argsort(draws, axis=1), axis=1).T
     # Multiples of the golden ratio are spread evenly, however many of them are taken.
-    spread: Ints = mixtures[:, np.argsort(np.argsort(np.arange(num_groups) * _GOLDEN_RATIO % 1))]
-    return spread
+    spread = mixtures[:, np.argsort(np.argsort(np.arange(num_groups) * _GOLDEN_RATIO % 1))]
+    return spread.ravel(), np.arange(_STEPS_PER_WINDOW + 1) * num_groups

@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 from transformers.utils import logging
 
 from bertsmith.attention import choose_batching
-from bertsmith.batching import Batching, TrainingStream, rows_per_step
+from bertsmith.batching import Batching, TrainingStream, least_rows, rows_per_step
 from bertsmith.corpus import Corpus, check
 from bertsmith.encoder import build_encoder, parameter_count, training_flops
 from bertsmith.errors import InputError
@@ -121,11 +121,11 @@ def _assemble(run: RunSettings) -> _Parts:
     objective = kind.build(encoder, run.objective, corpus.tokenizer, run.training.seed)
 
     rows_of_step = rows_per_step(rows, run.training.tokens_per_step)
-    num_parts = run.training.gradient_accumulation * int(os.environ.get("WORLD_SIZE", "1"))
-    if rows_of_step % num_parts:
+    num_parts, least = _num_parts(run.training), least_rows(rows_of_step)
+    if num_parts > least:
         raise InputError(
-            f"training.gradient_accumulation times the number of processes is {num_parts}, which does not divide the "
-            f"{rows_of_step} rows of a step; change one of them, or training.tokens_per_step"
+            f"training.gradient_accumulation times the number of processes is {num_parts}, more than the {least} rows "
+            "that a step may have; lower it, or raise training.tokens_per_step"
         )
     return _Parts(
         corpus=corpus,
@@ -136,6 +136,11 @@ def _assemble(run: RunSettings) -> _Parts:
         floor=unigram_floor(corpus, held_out) if held_out.size else None,
         facts=objective.facts(rows),
     )
+
+
+def _num_parts(training: TrainingSettings) -> int:
+    """Say into how many micro-batches a step is divided, those of all ranks together."""
+    return training.gradient_accumulation * int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def unigram_floor(corpus: Corpus, held_out: np.ndarray[Any, np.dtype[np.int64]]) -> float:
@@ -191,10 +196,11 @@ def _make_trainer(
         save_minutes=run.training.checkpoint_minutes,
         monitor=monitor,
     )
+    num_parts = _num_parts(run.training)
     trainer = ObjectiveTrainer(
         objective=parts.objective,
         args=args,
-        stream=TrainingStream(parts.rows, parts.rows_per_step, num_steps, run.training.seed, batching),
+        stream=TrainingStream(parts.rows, parts.rows_per_step, num_steps, run.training.seed, batching, num_parts),
         validation=validation,
         budget=budget,
         schedule=lambda share: learning_rate_factor(share, run.training.warmup, run.training.schedule),
@@ -221,16 +227,15 @@ _REFUSED = {
 def _training_arguments(run: RunSettings, parts: _Parts, budget: Budget) -> tuple[TrainingArguments, int]:
     """Make Trainer's arguments, and the number of steps that the run cannot exceed."""
     training = run.training
-    least = np.full(parts.rows_per_step, NUM_SPECIAL + 1)
+    least = np.full(least_rows(parts.rows_per_step), NUM_SPECIAL + 1)
     num_steps = budget.bound_on_steps(float(least.sum()), training_flops(parts.objective.encoder.config, least, 0))
     on_gpu = torch.cuda.is_available()
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    micro_batch = parts.rows_per_step // training.gradient_accumulation // world_size
     own: dict[str, Any] = {
         "output_dir": str(Path(run.output) / "checkpoints"),
         "max_steps": num_steps,
-        "per_device_train_batch_size": micro_batch,
-        "per_device_eval_batch_size": micro_batch,
+        # An item of the stream is a whole micro-batch.
+        "per_device_train_batch_size": 1,
+        "per_device_eval_batch_size": -(-parts.rows_per_step // _num_parts(training)),
         "gradient_accumulation_steps": training.gradient_accumulation,
         "learning_rate": training.learning_rate,
         "weight_decay": training.weight_decay,

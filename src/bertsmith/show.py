@@ -1,6 +1,7 @@
 """Show a training batch as text: which tokens are masked, replaced, kept, and what a pair is made of."""
 
 from collections.abc import Iterator
+from itertools import chain, islice
 
 import numpy as np
 from rich.text import Text
@@ -34,9 +35,10 @@ def show(run: RunSettings, num_rows: int = 4) -> Iterator[Text]:
     training, _ = split_documents(corpus, run.data.validation)
     rows = kind.make_rows(run.objective, corpus, run.data.row_length, training, seed)
     rows_of_step = rows_per_step(rows, run.training.tokens_per_step)
-    stream = TrainingStream(rows, rows_of_step, -(-num_rows // rows_of_step), seed)
+    stream = TrainingStream(rows, rows_of_step, num_rows, seed)
     collate = kind.make_collate(run.objective, tokenizer, seed)
-    taken = stream.__getitems__(range(num_rows))
+    steps = (stream[step] for step in range(num_rows))
+    taken = list(islice(chain.from_iterable(steps), num_rows))
     batch = collate(taken)
 
     shown, positions, targets = (batch[name].numpy() for name in ("input_ids", "positions", "targets"))

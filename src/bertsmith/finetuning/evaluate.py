@@ -222,7 +222,7 @@ def embed(model: PreTrainedModel, rows: Sequence[Row], collate: Collator, poolin
     """Compute an embedding (N, H) of each row: the pooled last hidden states of an encoder."""
     found: list[Any] = [None] * len(rows)
     for places in batches_by_length(np.asarray([len(row.tokens) for row in rows]), 4096):
-        batch = collate([[rows[place] for place in places]])
+        batch = collate([rows[place] for place in places])
         inputs = {k: v.to(model.device) for k, v in batch.items() if k != "targets" and v is not None}
         hidden_BLH = model(**inputs).last_hidden_state
         pooled_BH = pool(hidden_BLH, inputs.get("attention_mask"), pooling)

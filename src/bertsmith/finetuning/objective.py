@@ -175,7 +175,7 @@ def predict(
     loss = items = 0.0
     done = 0
     for places in batches_by_length(lengths, _TOKENS_PER_BATCH.get(device.type, 4096)):
-        batch = objective.collate([[rows[place] for place in places]])
+        batch = objective.collate([rows[place] for place in places])
         inputs = send_to_device(batch, device)
         targets = inputs.pop("targets")
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
-from bertsmith.batching import pack
+from bertsmith.batching import flatten, pack
 from bertsmith.errors import InputError
 from bertsmith.randomness import permute
 from bertsmith.tasks.examples import Example
@@ -205,14 +205,14 @@ class Collator:
     longest: int = 2**31
     packed: bool = False
 
-    def __call__(self, micro_batches: Sequence[Sequence[Row]]) -> dict[str, Any]:
-        """Make a batch of all rows of some micro-batches; a packed one is as :func:`bertsmith.batching.pack` says.
+    def __call__(self, items: Sequence[Row | list[Row]]) -> dict[str, Any]:
+        """Make a batch of B rows, or of micro-batches; a packed one is as :func:`bertsmith.batching.pack` says.
 
         Returns:
             ``input_ids`` (B, L), ``attention_mask`` (B, L) or None where nothing is padded, ``token_type_ids`` (B, L)
             or None, and ``targets``: (B,) classes or values, or (B, 2) positions in the row.
         """
-        rows = [row for rows in micro_batches for row in rows]
+        rows = flatten(items)
         lengths = np.asarray([len(row.tokens) for row in rows])
         longest = int(lengths.max())
         length = max(longest, min(-(-longest // self.multiple) * self.multiple, self.longest))

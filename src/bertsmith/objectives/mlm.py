@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bertsmith.batching import Packing, pack
+from bertsmith.batching import Packing, flatten, pack
 from bertsmith.corpus import Corpus
 from bertsmith.encoder import hidden_states, training_flops
 from bertsmith.masking import MaskingSettings, Vocabulary, mask, num_predicted, vocabulary_for
@@ -59,14 +59,15 @@ class MLMCollator:
     seed: int
     packed: bool = False
 
-    def __call__(self, rows: Sequence[TextRow]) -> dict[str, Any]:
-        """Make a batch of B rows; a packed one is what :func:`bertsmith.batching.pack` makes of it.
+    def __call__(self, items: Sequence[TextRow | list[TextRow]]) -> dict[str, Any]:
+        """Make a batch of B rows, which may come in micro-batches; for packed ones see :mod:`bertsmith.batching`.
 
         Returns:
             ``input_ids`` (B, L) corrupted; ``attention_mask`` (B, L), or None where no row is padded;
             ``positions`` (M,) of the chosen tokens in the flattened batch; ``targets`` (M,) their ids;
             ``cut_words`` () the number of words that had to be cut for an exact count.
         """
+        rows = flatten(items)
         tokens, real = assemble(rows, self.vocabulary)
         random = RowGenerator(self.seed, [row.epoch for row in rows], [row.number for row in rows])
         batch = {

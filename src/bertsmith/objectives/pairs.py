@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from bertsmith.batching import Packing, first_of_rows, pack
+from bertsmith.batching import Packing, first_of_rows, flatten, pack
 from bertsmith.encoder import POOLERS, hidden_states, pretrained_pooler, training_flops
 from bertsmith.masking import MaskingSettings, Vocabulary, mask, num_predicted, vocabulary_for
 from bertsmith.objectives.base import Objective, ObjectiveConfig, ObjectiveOutput, count, masked_parts
@@ -41,8 +41,8 @@ class PairCollator:
     seed: int
     packed: bool = False
 
-    def __call__(self, rows: Sequence[PairRow]) -> dict[str, Any]:
-        """Make a batch of B rows; a packed one is what :func:`bertsmith.batching.pack` makes of it.
+    def __call__(self, items: Sequence[PairRow | list[PairRow]]) -> dict[str, Any]:
+        """Make a batch of B rows, which may come in micro-batches; for packed ones see :mod:`bertsmith.batching`.
 
         Returns:
             ``input_ids`` (B, L) corrupted; ``token_type_ids`` (B, L) 0 up to the first [SEP], then 1;
@@ -50,6 +50,7 @@ class PairCollator:
             flattened batch; ``targets`` (M,) their ids; ``pair_targets`` (B,) 1, 0, or -100 for none; ``kinds`` (B,)
             indices into :data:`~bertsmith.pairs.KINDS`; ``cut_words`` () the words that had to be cut.
         """
+        rows = flatten(items)
         tokens, types, real = assemble(rows, self.vocabulary)
         random = RowGenerator(self.seed, [row.epoch for row in rows], [row.number for row in rows])
         batch = {
