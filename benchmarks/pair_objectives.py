@@ -1,8 +1,8 @@
 """What objectives over pairs do for masked language modelling at equal tokens: MLM, MLM + SSP, MLM + HNP.
 
-    python benchmarks/pair_objectives.py --corpus FOLDER [--preset mini] [--tokens 2e6] [--out results.md]
+    python benchmarks/pair_objectives.py --corpus FOLDER [--model FOLDER | --preset mini] [--tokens 2e6] [--out FILE]
 
-Every arm trains a new model on the same number of tokens. Their own validation losses do not compare, because rows of
+Every arm trains a new model, or goes on from the same one, on the same number of tokens. Their own validation losses do not compare, because rows of
 text and pairs of sentence halves differ in how much context they give; so the masked-language loss of every model is
 taken on the same held-out rows of both kinds, with the same masks. The corpus is one that ``bertsmith corpus build``
 made.
@@ -43,7 +43,9 @@ def train(arm: str, seed: int, options: argparse.Namespace) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         values = {
             "data": {"corpus": str(options.corpus), "row_length": options.row_length, "validation": VALIDATION},
-            "encoder": {"preset": options.preset, "architecture": options.architecture},
+            "encoder": {"from_pretrained": options.model}
+            if options.model
+            else {"preset": options.preset, "architecture": options.architecture},
             "objective": ARMS[arm],
             "training": {
                 "budget": {"tokens": options.tokens},
@@ -83,6 +85,7 @@ def masked_loss(model: str, kind: type[Objective], corpus: Corpus, row_length: i
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, required=True, help="a built corpus")
+    parser.add_argument("--model", help="go on from this model instead of a new one")
     parser.add_argument("--preset", default="mini")
     parser.add_argument("--architecture", default="modernbert")
     parser.add_argument("--row-length", type=int, default=128)
@@ -103,8 +106,10 @@ def main() -> None:
     given = [
         f"--{name.replace('_', '-')} {' '.join(map(str, value)) if isinstance(value, list) else value}"
         for name, value in vars(options).items()
-        if value != parser.get_default(name) and name not in ("corpus", "out")
+        if value != parser.get_default(name) and name not in ("corpus", "model", "out")
     ]
+    if options.model:
+        given.append("--model MODEL")
     corpus = Corpus(options.corpus)
     names = list(next(iter(found.values())))
     lines = [
@@ -113,7 +118,7 @@ def main() -> None:
         f"Machine: {cpu_name()}; torch {torch.__version__}.",
         f"Command: `{' '.join(['python benchmarks/pair_objectives.py --corpus CORPUS', *given])}`",
         f"Corpus: {corpus.num_documents:,} documents, {corpus.num_tokens:,} tokens, vocabulary {corpus.vocab_size:,}. "
-        f"Model: {options.architecture} {options.preset}; {options.tokens:,.0f} tokens an arm. Mean over seeds "
+        f"Model: {'MODEL' if options.model else f'{options.architecture} {options.preset}'}; {options.tokens:,.0f} tokens an arm. Mean over seeds "
         f"{', '.join(map(str, options.seeds))}, by seed in brackets; held-out documents.",
         "",
         f"| arm | {' | '.join(names)} |",

@@ -1,13 +1,14 @@
-"""Training on sentence pairs: length-bucketed batches against padded ones, and against transformers' own.
+"""Training on sentence pairs: bucketed and packed batches against padded ones, and against transformers' own.
 
     python benchmarks/pairs.py --corpus FOLDER [--preset mini] [--row-length 128] [--rounds 3] [--out results.md]
 
-Three forms, interleaved A-B-C-A-B-C-..., each round with a fresh model under the stock transformers.Trainer:
+Four forms, interleaved A-B-C-D-A-B-C-D-..., each round with a fresh model under the stock transformers.Trainer:
 
     B-padded  BertForPreTraining with its full vocabulary head, the same kind of pairs in random order, stock collator,
               padded to the longest of a batch
     padded    ours (head at the masked positions only), pairs in random order, padded to the longest of a batch
-    ours      ours, pairs of one length in a batch
+    bucketed  ours, pairs of one length in a batch, what `bertsmith pretrain` does on a CPU
+    packed    ours, the pairs of a batch end to end, what it does on a GPU
 
 The rate is real tokens per second, data loading and optimiser included, after warm-up steps. The corpus is one that
 ``bertsmith corpus build`` made. Also printed: the share of real tokens in the batches, and how fast rows are made.
@@ -20,9 +21,9 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from bertsmith.batching import TrainingStream, rows_per_step
+from bertsmith.batching import Batching, TrainingStream, rows_per_step
 from bertsmith.corpus import Corpus
 from bertsmith.encoder import EncoderSettings, new_config
 from bertsmith.objectives import SSP
@@ -66,19 +67,19 @@ class Examples(Dataset[dict[str, Any]]):
 
 
 def training(
-    model: Any, rows: Any, collate: Any, batch: int, lengths: np.ndarray[Any, Any], options: argparse.Namespace
+    model: Any, rows: Any, collate: Any, batch: int, tokens: Sequence[int], options: argparse.Namespace
 ) -> float:
-    """Train; return real tokens per second. ``lengths`` (steps, batch) are those of the rows."""
+    """Train on batches of so many items and, step by step, real tokens; return real tokens per second."""
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
-            output_dir=folder, max_steps=len(lengths), per_device_train_batch_size=batch, learning_rate=5e-4,
+            output_dir=folder, max_steps=len(tokens), per_device_train_batch_size=batch, learning_rate=5e-4,
             report_to="none", save_strategy="no", logging_strategy="no", disable_tqdm=True, seed=0,
             use_cpu=not torch.cuda.is_available(), train_sampling_strategy="sequential",
             dataloader_pin_memory=torch.cuda.is_available(), bf16=options.bf16,
         )  # fmt: skip
         Trainer(model=model, args=arguments, train_dataset=rows, data_collator=collate, callbacks=[clock]).train()
-    return float(lengths[options.warmup :].sum()) / (clock.times[-1] - clock.times[options.warmup - 1])
+    return sum(tokens[options.warmup :]) / (clock.times[-1] - clock.times[options.warmup - 1])
 
 
 def measure(corpus: Corpus, options: argparse.Namespace) -> tuple[dict[str, list[float]], dict[str, float], float]:
@@ -87,42 +88,47 @@ def measure(corpus: Corpus, options: argparse.Namespace) -> tuple[dict[str, list
     halves = SSP.make_rows(settings, corpus, options.row_length)
     assert isinstance(halves, SentenceHalves)
     batch, steps = rows_per_step(halves, options.tokens_per_step), options.warmup + options.steps
-    stream = TrainingStream(halves, batch, steps, seed=0)
+    streams = {name: TrainingStream(halves, batch, steps, 0, name) for name in get_args(Batching)}
     order = permute(np.arange(batch * steps), len(halves), 0)
     began = time.perf_counter()
     random_rows = halves.take(order, np.zeros_like(order))
     made = sum(len(row.first) + len(row.second) + NUM_SPECIAL for row in random_rows) / (time.perf_counter() - began)
 
-    sorted_lengths = np.stack([stream.lengths_of_step(step) for step in range(steps)])
-    random_lengths = halves.lengths(order, np.zeros_like(order)).reshape(steps, batch)
+    lengths = {name: [stream.lengths_of_step(step) for step in range(steps)] for name, stream in streams.items()}
+    lengths["padded"] = lengths["B-padded"] = list(halves.lengths(order, np.zeros_like(order)).reshape(steps, batch))
+    tokens = {name: [int(step.sum()) for step in of_steps] for name, of_steps in lengths.items()}
     encoder = EncoderSettings(preset=options.preset)
     config = new_config(encoder, corpus.tokenizer, options.row_length)
 
-    def ours(rows: Any, lengths: np.ndarray[Any, Any]) -> Callable[[], float]:
-        def round_() -> float:
-            torch.manual_seed(0)
-            objective = SSP.build(AutoModelForMaskedLM.from_config(config), settings, corpus.tokenizer)
-            return training(objective, rows, objective.collate, batch, lengths, options)
+    def ours(name: str) -> float:
+        torch.manual_seed(0)
+        objective = SSP.build(AutoModelForMaskedLM.from_config(config), settings, corpus.tokenizer)
+        if name == "packed":
+            objective.pack()
+        if name == "padded":
+            return training(objective, random_rows, objective.collate, batch, tokens[name], options)
+        return training(objective, streams[name], objective.collate, 1, tokens[name], options)
 
-        return round_
-
-    def peer() -> float:
+    def peer(name: str) -> float:
         torch.manual_seed(0)
         examples = Examples(random_rows, corpus.tokenizer)
         collate = DataCollatorForLanguageModeling(tokenizer=corpus.tokenizer)
-        return training(AutoModelForPreTraining.from_config(config), examples, collate, batch, random_lengths, options)
+        return training(AutoModelForPreTraining.from_config(config), examples, collate, batch, tokens[name], options)
 
-    forms = {"B-padded": peer, "padded": ours(random_rows, random_lengths), "ours": ours(stream, sorted_lengths)}
+    forms = {"B-padded": peer, "padded": ours, "bucketed": ours, "packed": ours}
     rates: dict[str, list[float]] = {name: [] for name in forms}
     for number in range(options.rounds):
         for name, run in forms.items():
-            rates[name].append(run())
+            rates[name].append(run(name))
             print(f"round {number + 1}: {name:9} {rates[name][-1]:10,.0f} real tokens/s", flush=True)
 
-    def density(lengths: np.ndarray[Any, Any]) -> float:
-        return float(lengths.sum() / (lengths.max(axis=1) * batch).sum())
+    def slots(name: str) -> int:
+        if name == "packed":
+            # As many as the next multiple of 64.
+            return sum(-(-total // 64) * 64 for total in tokens[name])
+        return sum(int(step.max()) * step.size for step in lengths[name])
 
-    densities = {name: density(sorted_lengths if name == "ours" else random_lengths) for name in forms}
+    densities = {name: sum(tokens[name]) / slots(name) for name in forms}
     return rates, densities, made
 
 
@@ -142,6 +148,7 @@ def main() -> None:
     rates, densities, made = measure(corpus, options)
 
     medians = {name: statistics.median(values) for name, values in rates.items()}
+    ours = "packed" if torch.cuda.is_available() else "bucketed"
     processor = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
     arguments = [
         f"--{name.replace('_', '-')} {value}"
@@ -159,12 +166,12 @@ def main() -> None:
         f"{options.tokens_per_step} tokens a step; {options.steps} steps after {options.warmup} of warm-up, "
         f"{options.rounds} rounds.",
         "",
-        "| form | real tokens in a batch | real tokens/s, median (min–max) | ours / this |",
+        f"| form | real tokens in a batch | real tokens/s, median (min–max) | {ours} / this |",
         "|---|---|---|---|",
     ]
     for name, values in rates.items():
         spread = f"{medians[name]:,.0f} ({min(values):,.0f}–{max(values):,.0f})"
-        lines.append(f"| {name} | {densities[name]:.3f} | {spread} | {medians['ours'] / medians[name]:.2f} |")
+        lines.append(f"| {name} | {densities[name]:.3f} | {spread} | {medians[ours] / medians[name]:.2f} |")
     lines += ["", f"Rows are made at {made / 1e6:.2f} M tokens/s by one process."]
     text = "\n".join(lines)
     print(text)
