@@ -2,10 +2,10 @@
 
     python benchmarks/pair_objectives.py --corpus FOLDER [--model FOLDER | --preset mini] [--tokens 2e6] [--out FILE]
 
-Every arm trains a new model, or goes on from the same one, on the same number of tokens. Their own validation losses do not compare, because rows of
-text and pairs of sentence halves differ in how much context they give; so the masked-language loss of every model is
-taken on the same held-out rows of both kinds, with the same masks. The corpus is one that ``bertsmith corpus build``
-made.
+Every arm trains a new model, or goes on from the same one, on the same number of tokens. Their own validation losses do
+not compare, because rows of text and pairs of sentence halves differ in how much context they give; so the
+masked-language loss of every model is taken on the same held-out rows of both kinds, with the same masks. The corpus is
+one that ``bertsmith corpus build`` made.
 """
 
 import argparse
@@ -112,13 +112,14 @@ def main() -> None:
         given.append("--model MODEL")
     corpus = Corpus(options.corpus)
     names = list(next(iter(found.values())))
+    model = "MODEL" if options.model else f"{options.architecture} {options.preset}"
     lines = [
         f"# Objectives over pairs at equal tokens, {datetime.date.today()}",
         "",
         f"Machine: {cpu_name()}; torch {torch.__version__}.",
         f"Command: `{' '.join(['python benchmarks/pair_objectives.py --corpus CORPUS', *given])}`",
         f"Corpus: {corpus.num_documents:,} documents, {corpus.num_tokens:,} tokens, vocabulary {corpus.vocab_size:,}. "
-        f"Model: {'MODEL' if options.model else f'{options.architecture} {options.preset}'}; {options.tokens:,.0f} tokens an arm. Mean over seeds "
+        f"Model: {model}; {options.tokens:,.0f} tokens an arm. Mean over seeds "
         f"{', '.join(map(str, options.seeds))}, by seed in brackets; held-out documents.",
         "",
         f"| arm | {' | '.join(names)} |",

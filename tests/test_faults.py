@@ -13,6 +13,8 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
+from bertsmith.corpus import Corpus
+
 Write = Callable[..., Path]
 FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth")
 
@@ -101,10 +103,12 @@ def test_killed_five_times_the_result_is_the_same_byte_for_byte(write_run: Write
 @pytest.mark.slow
 @pytest.mark.parametrize("batching", ["bucketed", "packed"])
 @pytest.mark.parametrize("objective", ["mlm", "nsp"])
-def test_two_ranks_train_like_one(write_run: Write, tmp_path: Path, objective: str, batching: str) -> None:
+def test_two_ranks_train_like_one(
+    write_run: Write, tmp_path: Path, sentences: Corpus, objective: str, batching: str
+) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     changes = ["--encoder.hidden_dropout_prob", "0.0", "--training.batching", batching]
-    changes += ["--objective.name", objective, "--data.row_length", "32"]
+    changes += ["--objective.name", objective, "--data.corpus", str(sentences.path)]
     assert finish(write_run(one, steps=6), *changes)[0] == 0
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29517"]
     command = [*launch, "-m", "bertsmith.cli", "pretrain", str(write_run(two, steps=6)), *changes]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from bertsmith.corpus import Corpus
 from bertsmith.errors import Failed, InputError, Interrupted
 from bertsmith.pretraining import pretrain
 from bertsmith.run_settings import RunSettings, load_run
@@ -210,12 +211,14 @@ def test_a_finished_run_stays_as_it_is_and_a_larger_budget_extends_it(make_run: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("objective", "batching"), [("mlm", "bucketed"), ("nsp", "bucketed"), ("nsp", "packed")])
-def test_accumulation_changes_nothing(make_run: MakeRun, tmp_path: Path, objective: str, batching: str) -> None:
+def test_accumulation_changes_nothing(
+    make_run: MakeRun, tmp_path: Path, sentences: Corpus, objective: str, batching: str
+) -> None:
     no_dropout = {"config": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}}
     trained = []
     for parts in (1, 3, 8):
         run = make_run(
-            encoder=no_dropout, output=str(tmp_path / str(parts)),
+            data={"corpus": str(sentences.path)}, encoder=no_dropout, output=str(tmp_path / str(parts)),
             objective={"name": objective}, training={"batching": batching} | {
                 "gradient_accumulation": parts, "tokens_per_step": 800, "budget": {"steps": 4},
             },

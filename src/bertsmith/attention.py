@@ -11,14 +11,14 @@ Shapes: T positions of the flat row, A heads, D size of a head, N segments (exam
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
-from bertsmith.batching import Batching, Packing, unpack
+from bertsmith.batching import Batching, BatchingChoice, Packing, unpack
 
 NAME = "bertsmith_packed"
 
@@ -47,7 +47,7 @@ def hindrance(model: PreTrainedModel) -> str | None:
     return None
 
 
-def choose_batching(wanted: Batching | Literal["auto"], model: PreTrainedModel) -> tuple[Batching, str | None]:
+def choose_batching(wanted: BatchingChoice, model: PreTrainedModel) -> tuple[Batching, str | None]:
     """Decide how short rows go into batches: as wanted, with "auto" packed on a GPU and bucketed elsewhere.
 
     Returns:

@@ -25,6 +25,7 @@ from bertsmith.randomness import RowGenerator, permute
 from bertsmith.rows import Ints, Row, Rows
 
 Batching = Literal["bucketed", "packed"]
+BatchingChoice = Literal["auto", "bucketed", "packed"]
 
 _STEPS_PER_WINDOW = 128
 _LEAST_ROWS = 8

@@ -6,7 +6,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal
 
-from bertsmith.batching import Batching
+from bertsmith.batching import BatchingChoice
 from bertsmith.encoder import EncoderSettings
 from bertsmith.objectives import ObjectiveSettings
 from bertsmith.rows import NUM_SPECIAL
@@ -43,7 +43,7 @@ class TrainingSettings:
     """Tokens an optimiser step, over all micro-batches and ranks, on average; rounded to a multiple of 8 rows."""
     gradient_accumulation: int = 1
     """Micro-batches a step; more need less memory and change nothing else."""
-    batching: Batching | Literal["auto"] = "auto"
+    batching: BatchingChoice = "auto"
     """How short rows go into batches without padding: bucketed puts those of one length side by side, packed lays all
     of a batch end to end; auto is packed on a GPU and bucketed on a CPU."""
     learning_rate: float = 5e-4

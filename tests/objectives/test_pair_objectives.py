@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils.data import Subset
 from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForPreTraining
 
 from bertsmith.corpus import Corpus
@@ -227,6 +228,32 @@ def test_masked_language_modelling_has_no_other_head(tokenizer: Any, tmp_path: P
     with pytest.raises(InputError, match="no head"):
         write_model(objective, tokenizer, tmp_path / "model", "card", with_head=True)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_works_in_anybodys_trainer(sentences: Corpus, tmp_path: Path, is_packed: bool) -> None:
+    from transformers import Trainer, TrainingArguments
+
+    objective = make(sentences.tokenizer, kind=SSP)
+    if is_packed:
+        objective.pack()
+    rows = SSP.make_rows(SSPSettings(), sentences, 64)
+    args = TrainingArguments(
+        output_dir=str(tmp_path), max_steps=4, per_device_train_batch_size=8, gradient_accumulation_steps=2,
+        report_to="none", use_cpu=True, disable_tqdm=True, logging_steps=1, label_names=["targets"],
+        prediction_loss_only=True,
+    )  # fmt: skip
+    some = Subset(rows, range(40))
+    trainer = Trainer(
+        model=objective, data_collator=objective.collate, train_dataset=rows, eval_dataset=some, args=args
+    )
+    trainer.train()
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    guess = np.log(len(sentences.tokenizer)) + np.log(2)
+    assert losses[0] == pytest.approx(guess, rel=0.1)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(guess, rel=0.1)
+    saved = load_file(tmp_path / "checkpoint-4" / "model.safetensors")
+    assert torch.equal(saved["head.weight"], objective.head.weight)
 
 
 @pytest.mark.slow

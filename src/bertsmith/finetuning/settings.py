@@ -7,7 +7,6 @@ from dataclasses import field, fields, replace
 from typing import Any, Literal
 
 from bertsmith.finetuning.models import Pooling
-from bertsmith.finetuning.rows import Batching
 from bertsmith.settings import merge, parse_overrides, read_yaml, settings, validate
 from bertsmith.tasks.settings import TaskSettings
 from bertsmith.training.budget import Schedule
@@ -59,7 +58,7 @@ class FinetuningTrainingSettings:
     """Examples (or windows of long contexts) an optimiser step."""
     gradient_accumulation: int = 1
     """Micro-batches a step; more need less memory and change nothing else."""
-    batching: Batching | Literal["auto"] = "auto"
+    batching: Literal["auto", "bucketed", "packed", "shuffled"] = "auto"
     """bucketed puts texts of one length side by side, so that hardly any padding is computed; packed lays those of a
     batch end to end, so that none is; shuffled pads; auto is packed on a GPU and bucketed on a CPU."""
     learning_rate: float | None = None
