@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM
 
-from bertsmith.attention import BODIES, NAME, choose_batching, packed_attention
+from bertsmith.attention import BODIES, NAME, _by_kernel, choose_batching, packed_attention
 from bertsmith.batching import pack
 from bertsmith.encoder import EncoderSettings, build_encoder, hidden_states
 from bertsmith.export import write_model
@@ -128,6 +128,18 @@ def test_attention_equals_softmax_by_hand(window: int | None) -> None:
                 torch.testing.assert_close(found[0, place, head], expected)
 
 
+def test_the_kernel_takes_what_it_is_given() -> None:
+    """On the meta device, where there are shapes alone: what a GPU computes is tested where there is one."""
+    query, key, value = (torch.empty(192, 4, 64, device="meta", dtype=torch.bfloat16) for _ in range(3))
+    query.requires_grad_()
+    bounds = torch.empty(9, device="meta", dtype=torch.int32)
+    for window in (None, 9):
+        attended = _by_kernel(query, key, value, bounds, 64, 0.1, window)
+        assert attended.shape == query.shape and attended.dtype == torch.bfloat16
+        (gradient,) = torch.autograd.grad(attended.sum(), query)
+        assert gradient.shape == query.shape
+
+
 def test_attention_dropout_works_in_packed_batches(tokenizer: Any) -> None:
     settings = EncoderSettings(preset="tiny", config={"attention_probs_dropout_prob": 0.5})
     objective = MLM.build(build_encoder(settings, tokenizer, 64), MLM.Config(), tokenizer).train()
@@ -147,6 +159,17 @@ def test_packed_and_padded_are_not_mixed_up(tokenizer: Any) -> None:
     # The model that an objective wraps refuses by itself: a padded batch would see its padding, without a word.
     with pytest.raises(ValueError, match="packed batches only"):
         objective.encoder(input_ids=padded["input_ids"], attention_mask=padded["attention_mask"])
+
+
+@pytest.mark.parametrize("architecture", BODIES)
+def test_another_model_of_the_same_config_is_not_packed(tokenizer: Any, architecture: str) -> None:
+    first = make(MLM, architecture, tokenizer, is_packed=False)
+    second = MLM.build(AutoModelForMaskedLM.from_config(first.encoder.config), MLM.Config(), tokenizer)
+    first.pack()
+    assert second(**second.collate(text_rows(tokenizer))).loss.isfinite()
+    assert first(**first.collate(text_rows(tokenizer))).loss.isfinite()
+    configs = {id(module.config) for module in first.encoder.modules() if "config" in vars(module)}
+    assert len(configs) == 1
 
 
 @pytest.mark.parametrize("architecture", BODIES)

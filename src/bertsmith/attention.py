@@ -10,6 +10,7 @@ Shapes: T positions of the flat row, A heads, D size of a head, N segments (exam
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from functools import cache
 from typing import Any
 
@@ -70,6 +71,12 @@ def use_packed_attention(model: PreTrainedModel) -> None:
     reason = hindrance(model)
     if reason is not None:
         raise ValueError(f"batches cannot be packed: {reason}; use bucketed ones")
+    shared = model.base_model.config
+    # Models that are made of one config object share it, and not all of them may be meant.
+    own = copy(shared)
+    for module in model.modules():
+        if vars(module).get("config") is shared:
+            module.config = own
     model.base_model.set_attn_implementation(NAME)
 
 

@@ -81,9 +81,10 @@ def test_packed_batches_give_the_loss_and_gradient_of_padded_ones(
             row._replace(target=target) for row, target in zip(pairs_of_all_lengths(tokenizer), targets, strict=True)
         ]
         found = []
+        folder = encoders(architecture)
         for is_packed in (False, True):
             torch.manual_seed(0)
-            model = build_model(encoders(architecture), type=type, labels=LABELS, pooling=pooling, dropout=0.0)
+            model = build_model(folder, type=type, labels=LABELS, pooling=pooling, dropout=0.0)
             objective = TaskObjective(model, type, Collator(tokenizer.pad_token_id, takes_types(model), 8))
             if is_packed:
                 objective.pack()

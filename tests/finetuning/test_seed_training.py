@@ -10,6 +10,8 @@ from finetuning_helpers import LABELS, MakeRun, losses, material_of
 from safetensors.torch import load_file
 from sklearn.utils.class_weight import compute_class_weight
 
+from bertsmith.attention import NAME
+from bertsmith.batching import pack
 from bertsmith.finetuning.material import class_weights
 from bertsmith.finetuning.models import build_model
 from bertsmith.finetuning.objective import TaskObjective
@@ -50,6 +52,23 @@ def test_accumulation_changes_nothing(
         for name, value in found[1][0].items():
             if not name.endswith(cancelling):
                 torch.testing.assert_close(found[parts][0][name], value, atol=1e-6, rtol=0, msg=name)
+
+
+@pytest.mark.parametrize("task", ["texts", "pairs", "squad"])
+def test_packed_batches_train_like_padded_ones_of_the_same_order(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str
+) -> None:
+    found, packed = {}, []
+    monkeypatch.setattr("bertsmith.finetuning.rows.pack", lambda batch: packed.append(batch) or pack(batch))
+    for batching in ("shuffled", "packed"):
+        assert not packed
+        run = make_run(task, output=tmp_path / batching, training={**ONE_EPOCH, "batching": batching})
+        trained(run)
+        found[batching] = losses(tmp_path / batching / "seed-0")
+        for path in (tmp_path / batching / "seed-0").rglob("*.json"):
+            assert NAME not in path.read_text(), path
+    assert len(packed) > len(found["packed"])
+    assert found["packed"] == pytest.approx(found["shuffled"], rel=1e-5)
 
 
 def test_class_weights_are_those_of_torch_and_scikit_learn(make_run: MakeRun) -> None:
