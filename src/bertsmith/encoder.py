@@ -239,7 +239,8 @@ def training_flops(config: Any, lengths: npt.NDArray[np.int64], num_predicted: i
     """Count the floating-point operations that training on one batch of rows needs, forward and backward.
 
     Per row of n tokens 6 n N_body + 12 n^2 layers H, and per predicted position 6 E V + 6 H E; padding and
-    recomputation do not count. N_body = layers (4 H^2 + 2 H I); ModernBERT's gated layers have 3 H I.
+    recomputation do not count. N_body = layers (4 H^2 + 2 H I); ModernBERT's gated layers have 3 H I. What DeBERTa and
+    MPNet compute of relative positions is left out.
 
     Args:
         config: The encoder's transformers config.

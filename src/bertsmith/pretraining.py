@@ -173,7 +173,7 @@ def _find_checkpoint(folder: Path, corpus: Corpus, budget: Budget) -> tuple[Path
             "bring the old one back, or start over with --overwrite"
         )
     budget.used.update(facts["used"])
-    return path, damaged, facts["batching"]
+    return path, damaged, facts.get("batching")
 
 
 def _make_trainer(
