@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate.utils import send_to_device
 from transformers import AutoModelForMaskedLM
 
 from bertsmith.attention import BODIES, NAME, _by_kernel, choose_batching, packed_attention
@@ -147,6 +148,17 @@ def test_attention_dropout_works_in_packed_batches(tokenizer: Any) -> None:
     batch = objective.collate(text_rows(tokenizer))
     assert objective(**batch).loss != objective(**batch).loss
 
+    generator = torch.Generator().manual_seed(0)
+    states = [torch.randn(1, 1, 12, 8, generator=generator) for _ in range(3)]
+    bounds = torch.tensor([0, 7, 12], dtype=torch.int32)
+
+    def attend(dropout: float) -> torch.Tensor:
+        return packed_attention(torch.nn.Identity(), *states, None, dropout=dropout, cu_seq_lens_q=bounds)[0]
+
+    torch.manual_seed(0)
+    mean = torch.stack([attend(0.5) for _ in range(4000)]).mean(0)
+    torch.testing.assert_close(mean, attend(0.0), atol=0.1, rtol=0)
+
 
 def test_packed_and_padded_are_not_mixed_up(tokenizer: Any) -> None:
     objective = make(MLM, "bert", tokenizer, is_packed=False)
@@ -190,7 +202,7 @@ def test_what_is_saved_does_not_know_of_packing(tokenizer: Any, architecture: st
 @pytest.mark.parametrize("architecture", ["deberta", "deberta-v2", "mpnet"])
 def test_other_architectures_are_bucketed(tokenizer: Any, architecture: str) -> None:
     objective = make(MLM, architecture, tokenizer, is_packed=False)
-    batching, note = choose_batching("packed", objective.encoder)
+    batching, note = choose_batching("packed", objective.encoder, half=False)
     assert batching == "bucketed"
     assert note and architecture in note
     with pytest.raises(ValueError, match="use bucketed ones"):
@@ -200,19 +212,62 @@ def test_other_architectures_are_bucketed(tokenizer: Any, architecture: str) -> 
 def test_a_cpu_is_bucketed_unless_it_is_told_otherwise(tokenizer: Any) -> None:
     encoder = make(MLM, "bert", tokenizer, is_packed=False).encoder
     expected = "packed" if torch.cuda.is_available() else "bucketed"
-    assert choose_batching("auto", encoder) == (expected, None)
-    assert choose_batching("packed", encoder) == ("packed", None)
-    assert choose_batching("bucketed", encoder) == ("bucketed", None)
+    assert choose_batching("auto", encoder, half=True) == (expected, None)
+    assert choose_batching("packed", encoder, half=True) == ("packed", None)
+    assert choose_batching("bucketed", encoder, half=True) == ("bucketed", None)
+
+
+@pytest.mark.parametrize(
+    ("config", "half", "reason"),
+    [
+        ({}, False, "half precision"),
+        ({"attention_probs_dropout_prob": 0.1}, True, "attention without dropout"),
+        ({"hidden_size": 120, "num_attention_heads": 10}, True, "they have 12"),
+    ],
+)
+def test_on_a_gpu_what_the_kernel_cannot_do_is_bucketed(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch, config: dict[str, Any], half: bool, reason: str
+) -> None:
+    encoder = build_encoder(EncoderSettings(preset="tiny", config=config), tokenizer, 64)
+    assert choose_batching("packed", encoder, half) == ("packed", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for wanted in ("auto", "packed"):
+        batching, note = choose_batching(wanted, encoder, half)  # type: ignore[arg-type]
+        assert batching == "bucketed"
+        assert note and reason in note
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("size", [8, 64, 128])
+@pytest.mark.parametrize("window", [None, 2, 9])
+def test_the_kernel_of_a_gpu_equals_softmax(size: int, window: int | None) -> None:
+    generator = torch.Generator().manual_seed(0)
+    states = [(2 * torch.randn(1, 3, 192, size, generator=generator)).cuda() for _ in range(3)]
+    bounds = torch.tensor([0, 40, 41, 100, 180, 192], dtype=torch.int32, device="cuda")
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        leaves = [state.to(dtype).requires_grad_() for state in states]
+        attended, _ = packed_attention(
+            torch.nn.Identity(), *leaves, None, sliding_window=window, cu_seq_lens_q=bounds, max_length_q=128
+        )
+        gradients = torch.autograd.grad(attended.float().square().sum(), leaves)
+        found.append([attended.detach(), *gradients])
+    for exact, kernel in zip(*found, strict=True):
+        difference = (kernel.float() - exact).abs().mean() / exact.abs().mean()
+        # Attending across segments, or without the window, differs by more than half.
+        assert difference < 0.03
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("architecture", BODIES)
-def test_the_kernel_of_a_gpu_equals_the_cpu(tokenizer: Any, architecture: str) -> None:
+def test_no_token_sees_another_row_on_a_gpu(tokenizer: Any, architecture: str) -> None:
     objective = make(MLM, architecture, tokenizer).to("cuda")
-    batch = objective.collate(text_rows(tokenizer))
-    on_cpu = states_of(make(MLM, architecture, tokenizer), batch)
-    packing = {name: v.to("cuda") if torch.is_tensor(v) else v for name, v in batch["packing"].items()}
-    inputs = {"input_ids": batch["input_ids"].to("cuda"), "attention_mask": None, "packing": packing}
-    with torch.autocast("cuda", dtype=torch.bfloat16):
-        on_gpu = states_of(objective, inputs)
-    assert (on_gpu.float().cpu() - on_cpu).abs().mean() < 0.03 * on_cpu.abs().mean()
+    batch = send_to_device(objective.collate(text_rows(tokenizer)), "cuda")
+    first, second = batch["packing"]["cu_seq_lens_q"][2:4].tolist()
+    with torch.no_grad(), torch.autocast("cuda", dtype=torch.bfloat16):
+        before = states_of(objective, batch)
+        batch["input_ids"][0, first + 1 : second - 1] = 7
+        after = states_of(objective, batch)
+    assert not torch.equal(before[first:second], after[first:second])
+    assert torch.equal(before[:first], after[:first])
+    assert torch.equal(before[second:], after[second:])

@@ -310,7 +310,11 @@ def test_a_real_checkpoint_goes_on(text_file: Path, tmp_path: Path, make_run: Ma
         ({"training": {"trainer": {"max_steps": 3}}}, "trainer.max_steps: bertsmith sets this itself"),
         ({"training": {"trainer": {"warmup_steps": 3}}}, "warmup_steps: use training.warmup instead"),
         ({"training": {"trainer": {"optim": "adamwx"}}}, "training.trainer: .*adamwx"),
-        ({"training": {"gradient_accumulation": 9}}, "is 9, more than the 8 rows that a step may have"),
+        ({"training": {"gradient_accumulation": 17}}, "is 17, more than the 16 rows of a step"),
+        (
+            {"encoder": {"architecture": "albert"}, "training": {"trainer": {"gradient_checkpointing": True}}},
+            "'albert' has none",
+        ),
         ({"encoder": {"config": {"num_attention_heads": 3}}}, "encoder: no model can be made"),
         ({"encoder": {"config": {"model_type": "gpt2"}}}, "'model_type' is set by bertsmith itself"),
         ({"training": {"trainer": {"adam_beta3": 3}}}, "unknown key 'adam_beta3'; did you mean 'adam_beta"),

@@ -34,36 +34,55 @@ BODIES: dict[str, str] = {
     "modernbert": "final_norm",
 }
 
-OFFSET_POSITIONS = ("roberta", "mpnet")
-"""Architectures that number positions from pad_token_id + 1."""
+_ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout")
 
 
-def hindrance(model: PreTrainedModel) -> str | None:
-    """Say why a model cannot train on packed batches on this machine; None if it can."""
-    architecture = model.base_model.config.model_type
-    if architecture not in BODIES:
-        return f"architecture {architecture!r} has no exchangeable attention"
-    if torch.cuda.is_available() and not _has_kernel():
+def hindrance(model: PreTrainedModel, half: bool = True) -> str | None:
+    """Say why a model cannot train on packed batches on this machine; None if it can.
+
+    Args:
+        model: A model, on whatever device.
+        half: Whether it is to compute in half precision.
+    """
+    config = model.base_model.config
+    if config.model_type not in BODIES:
+        return f"the attention of architecture {config.model_type!r} cannot be replaced"
+    if not torch.cuda.is_available():
+        return None
+    if not half:
+        return "on a GPU this takes half precision"
+    known = config.to_dict()
+    if any(known.get(name) for name in _ATTENTION_DROPOUT):
+        return "on a GPU this takes an attention without dropout"
+    size = config.hidden_size // config.num_attention_heads
+    if size % 8 or size > 256:
+        return f"on a GPU this takes attention heads of a multiple of 8, at most 256, and they have {size}"
+    if not _has_kernel():
         return f"{torch.cuda.get_device_name()} with torch {torch.__version__} has no attention of variable length"
     return None
 
 
-def choose_batching(wanted: BatchingChoice, model: PreTrainedModel) -> tuple[Batching, str | None]:
+def choose_batching(wanted: BatchingChoice, model: PreTrainedModel, half: bool) -> tuple[Batching, str | None]:
     """Decide how short rows go into batches: as wanted, with "auto" packed on a GPU and bucketed elsewhere.
+
+    Args:
+        wanted: The setting.
+        model: What is trained.
+        half: Whether in half precision.
 
     Returns:
         The batching, and what a user should know if it is bucketed because the model cannot be packed.
     """
     if wanted == "bucketed" or (wanted == "auto" and not torch.cuda.is_available()):
         return "bucketed", None
-    reason = hindrance(model)
+    reason = hindrance(model, half)
     if reason is not None:
         return "bucketed", f"batches are bucketed, not packed: {reason}"
     return "packed", None
 
 
 def use_packed_attention(model: PreTrainedModel) -> None:
-    """Let a model take packed batches from now on, and no others.
+    """Let a model take packed batches from now on, and no others, until it is saved and loaded anew.
 
     Raises:
         ValueError: It cannot.
@@ -92,7 +111,8 @@ def packed_arguments(model: PreTrainedModel, packing: Packing | None) -> dict[st
         raise ValueError("packed batches need a packed model, and only they do: call pack() on the objective")
     if packing is None:
         return {}
-    offset = config.pad_token_id + 1 if config.model_type in OFFSET_POSITIONS else 0
+    # RoBERTa numbers positions from there.
+    offset = config.pad_token_id + 1 if config.model_type == "roberta" else 0
     return {**packing, "position_ids": packing["position_ids"] + offset}
 
 

@@ -3,8 +3,10 @@
 The training stream runs through the epochs of the rows without end. Windows of it, 128 optimiser steps long, are sorted
 by length and divided among their steps:
 
-    bucketed   rows of one length side by side, hardly padded; fewer of them the longer they are, so that all steps are
-               of one size. The steps of a window are shuffled. For CPUs, and for models that cannot be packed.
+    bucketed   rows of one length side by side, hardly padded; fewer of them the longer they are, so that steps are of
+               one size, if they are large enough to hold a dozen of the longest rows. The steps of a window are
+               shuffled. For CPUs, and for models that cannot be packed. Losses that have an item a row are weighted
+               for it (see ``row_parts`` of :class:`bertsmith.objectives.base.Objective`).
     packed     all rows of a batch end to end in one flat row, with attention inside each of them only (see
                :mod:`bertsmith.attention`). Every step has the same number of rows and the same mixture of lengths.
 
@@ -29,13 +31,15 @@ BatchingChoice = Literal["auto", "bucketed", "packed"]
 
 _STEPS_PER_WINDOW = 128
 _LEAST_ROWS = 8
+_BLOCK = 1 << 16
 _CUTS = 4
 """How often rows are cut into steps, each time by the lengths to which they were padded the time before."""
 
 _GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 _MULTIPLE = 64
-"""Flat rows are filled up to a multiple of so many tokens: tensor cores like it, and there are few shapes."""
+"""Flat rows are filled up to a multiple of so many tokens: tensor cores like it, and there are few shapes. Those of
+less than 64 times as many are filled up to a multiple of 8, which costs less."""
 
 
 def flatten(items: Sequence[Row | list[Row]]) -> list[Row]:
@@ -70,7 +74,8 @@ def pack(batch: Mapping[str, Any]) -> dict[str, Any]:
     real = torch.ones(num_rows, length, dtype=torch.bool) if mask is None else mask.bool()
     bounds = torch.zeros(num_rows + 2, dtype=torch.int64)
     bounds[1:-1] = real.sum(1).cumsum(0)
-    bounds[-1] = -(-bounds[-2] // _MULTIPLE) * _MULTIPLE
+    multiple = _MULTIPLE if bounds[-2] >= _MULTIPLE**2 else 8
+    bounds[-1] = -(-bounds[-2] // multiple) * multiple
 
     def flat(values: Tensor) -> Tensor:
         row = torch.zeros(1, int(bounds[-1]), dtype=values.dtype)
@@ -126,11 +131,6 @@ def rows_per_step(rows: Rows[Any], tokens_per_step: int) -> int:
     return max(1, round(tokens_per_step / rows.mean_length / _LEAST_ROWS)) * _LEAST_ROWS
 
 
-def least_rows(rows_per_step: int) -> int:
-    """Say how many rows every step has at least, if its rows are long: its parts must not be more."""
-    return max(_LEAST_ROWS, rows_per_step // 16)
-
-
 class _Window(NamedTuple):
     """The rows of 128 consecutive optimiser steps."""
 
@@ -160,7 +160,7 @@ class TrainingStream(Dataset[list[Row]]):
         num_parts: Into how many micro-batches a step is divided, those of all ranks together.
 
     Raises:
-        ValueError: A step can have fewer rows than parts.
+        ValueError: There are more parts than rows in a step.
     """
 
     def __init__(
@@ -172,16 +172,15 @@ class TrainingStream(Dataset[list[Row]]):
         batching: Batching = "bucketed",
         num_parts: int = 1,
     ) -> None:
-        least = least_rows(rows_per_step)
-        if num_parts > least:
-            raise ValueError(f"num_parts is {num_parts}; expected at most {least}, the rows that a step may have")
+        if num_parts > rows_per_step:
+            raise ValueError(f"num_parts is {num_parts}; expected at most {rows_per_step}, the rows of a step")
         self.rows = rows
         self.rows_per_step = rows_per_step
         self.num_steps = num_steps
         self._seed = seed
         self._batching = batching
         self._num_parts = num_parts
-        self._cached: tuple[int, _Window] | None = None
+        self._windows: dict[int, _Window] = {}
         # Where each epoch begins in the stream, as far as it has been read.
         self._epoch_starts = [0]
 
@@ -191,6 +190,8 @@ class TrainingStream(Dataset[list[Row]]):
 
     def __getitem__(self, number: int) -> list[Row]:
         """Return the rows of a micro-batch."""
+        if not 0 <= number < len(self):
+            raise IndexError(f"{number} is not in 0..{len(self) - 1}")
         step, part = divmod(number, self._num_parts)
         window, places = self._places(step)
         chosen = np.array_split(np.arange(places.start, places.stop), self._num_parts)[part]
@@ -202,11 +203,13 @@ class TrainingStream(Dataset[list[Row]]):
         return window.lengths[places]
 
     def _places(self, step: int) -> tuple[_Window, slice]:
-        """Find the window of a step, and its rows there; windows are kept, for the stream is read in sequence."""
+        """Find the window of a step, and its rows there; two are kept, for batches are read ahead of their steps."""
         number, place = divmod(step, _STEPS_PER_WINDOW)
-        if self._cached is None or self._cached[0] != number:
-            self._cached = (number, self._make_window(number))
-        window = self._cached[1]
+        if number not in self._windows:
+            if len(self._windows) == 2:
+                del self._windows[next(iter(self._windows))]
+            self._windows[number] = self._make_window(number)
+        window = self._windows[number]
         return window, slice(*window.bounds[place : place + 2].tolist())
 
     def _make_window(self, number: int) -> _Window:
@@ -221,31 +224,42 @@ class TrainingStream(Dataset[list[Row]]):
             here = epochs == epoch
             within = places[here] - self._epoch_starts[epoch]
             indices[here] = permute(within, self.rows.num_rows(epoch), self._seed, epoch)
-        lengths = self.rows.lengths(indices, epochs)
-        divide = _buckets if self._batching == "bucketed" else _even_mixtures
-        order, bounds = divide(lengths, self._seed, number)
+        # A block at a time, because drawing rows takes many times the memory of their lengths.
+        blocks = (slice(start, start + _BLOCK) for start in range(0, size, _BLOCK))
+        lengths = np.concatenate([self.rows.lengths(indices[block], epochs[block]) for block in blocks])
+        if self._batching == "packed":
+            order, bounds = _even_mixtures(lengths, self._seed, number)
+        else:
+            least = max(_LEAST_ROWS, self.rows_per_step // 16, self._num_parts)
+            order, bounds = _buckets(lengths, least, self._seed, number)
         return _Window(epochs[order], indices[order], lengths[order], bounds)
 
 
-def _buckets(lengths: Ints, seed: int, number: int) -> tuple[Ints, Ints]:
-    """Divide the rows of a window into 128 steps of one length each, the fewer the longer they are.
+def _buckets(lengths: Ints, least: int, seed: int, number: int) -> tuple[Ints, Ints]:
+    """Divide the rows of a window into 128 steps of neighbours in length, of fewer rows where these are longer.
+
+    Args:
+        lengths: (128 G,) of the rows.
+        least: A step has at least so many rows.
+        seed: Of the stream.
+        number: Of the window.
 
     Returns:
         The places (128 G,) of the rows in their new order, and where each step begins there (129,).
     """
     by_length = np.argsort(-lengths, kind="stable")
-    bounds = _cut(lengths[by_length])
+    bounds = _cut(lengths[by_length], least)
     # The seed of the order of steps must not be that of the order of rows.
     steps = permute(np.arange(_STEPS_PER_WINDOW), _STEPS_PER_WINDOW, seed, -1, number)
     order = np.concatenate([by_length[bounds[step] : bounds[step + 1]] for step in steps.tolist()])
     return order, np.concatenate([np.zeros(1, np.int64), np.cumsum(np.diff(bounds)[steps])])
 
 
-def _cut(lengths: Ints) -> Ints:
+def _cut(lengths: Ints, least: int) -> Ints:
     """Cut rows, the longest first, into 128 steps of as nearly as many positions each: where they begin (129,)."""
     steps = np.arange(_STEPS_PER_WINDOW + 1)
     # No step may have too few rows: where there are few, because they are long, the next one gives way.
-    floor = least_rows(lengths.size // _STEPS_PER_WINDOW) * steps
+    floor = least * steps
     padded = bounds = lengths
     for _ in range(_CUTS):
         totals = np.concatenate([np.zeros(1, np.int64), np.cumsum(padded)])
@@ -257,9 +271,10 @@ def _cut(lengths: Ints) -> Ints:
 
 
 def _even_mixtures(lengths: Ints, seed: int, number: int) -> tuple[Ints, Ints]:
-    """Divide the rows of a window into 128 steps, each with one of every 128 neighbours in length, as `_buckets` does.
+    """Divide the rows of a window into 128 steps, each with one of every 128 neighbours in length.
 
-    Any part of a step has an even mixture too, so that micro-batches and ranks have equal work.
+    Any part of a step has an even mixture too, so that micro-batches and ranks have equal work. Arguments and results
+    are those of :func:`_buckets`.
     """
     neighbours = np.argsort(lengths, kind="stable").reshape(-1, _STEPS_PER_WINDOW)
     num_groups = len(neighbours)

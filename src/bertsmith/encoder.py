@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrainedModel
 from transformers.utils import logging
 
-from bertsmith.attention import OFFSET_POSITIONS, packed_arguments
+from bertsmith.attention import packed_arguments
 from bertsmith.batching import Packing
 from bertsmith.errors import InputError
 from bertsmith.settings import nearest, settings
@@ -55,6 +55,9 @@ VOCABULARY_HEADS: dict[str, tuple[str, ...]] = {
     "mpnet": ("lm_head",),
 }
 
+
+# Architectures that number positions from pad_token_id + 1.
+_OFFSET_POSITIONS = ("roberta", "mpnet")
 
 # Where the architectures that have a pooler keep its layer, in the bare model.
 POOLERS: dict[str, str] = {
@@ -160,7 +163,7 @@ def new_config(encoder: EncoderSettings, tokenizer: Any, row_length: int) -> Any
         case _:
             sizes |= {"intermediate_size": 4 * hidden}
             sizes |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    if architecture in OFFSET_POSITIONS:
+    if architecture in _OFFSET_POSITIONS:
         sizes |= {"max_position_embeddings": 512 + tokenizer.pad_token_id + 1}
     if architecture == "roberta":
         sizes |= {"type_vocab_size": 1}
@@ -232,7 +235,7 @@ def pretrained_pooler(model: PreTrainedModel) -> dict[str, Tensor] | None:
 def num_positions(config: Any) -> int:
     """Say how long a row a model can take, in tokens."""
     positions = int(config.max_position_embeddings)
-    return positions - config.pad_token_id - 1 if config.model_type in OFFSET_POSITIONS else positions
+    return positions - config.pad_token_id - 1 if config.model_type in _OFFSET_POSITIONS else positions
 
 
 def training_flops(config: Any, lengths: npt.NDArray[np.int64], num_predicted: int) -> float:

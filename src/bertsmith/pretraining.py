@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import TrainingArguments
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
 from bertsmith.attention import choose_batching
-from bertsmith.batching import Batching, TrainingStream, least_rows, rows_per_step
+from bertsmith.batching import Batching, TrainingStream, rows_per_step
 from bertsmith.corpus import Corpus, check
 from bertsmith.encoder import build_encoder, parameter_count, training_flops
 from bertsmith.errors import InputError
@@ -83,7 +84,8 @@ def pretrain(run: RunSettings, *, overwrite: bool = False) -> dict[str, Any]:
         resumed, damaged, begun = _find_checkpoint(folder, parts.corpus, budget)
         args.distributed_state.wait_for_everyone()
         with Monitor(folder, int(budget.used["steps"]), active=is_main) as monitor:
-            batching, note = choose_batching(begun or run.training.batching, parts.objective.encoder)
+            half = use_bf16(run.training.precision)
+            batching, note = choose_batching(begun or run.training.batching, parts.objective.encoder, half)
             if batching == "packed":
                 parts.objective.pack()
             _greet(run, parts, batching, monitor)
@@ -96,7 +98,8 @@ def pretrain(run: RunSettings, *, overwrite: bool = False) -> dict[str, Any]:
                     path.rename(path.with_name(f"damaged-{path.name}"))
             if resumed is not None:
                 monitor.say(f"going on from {resumed}")
-            trainer, pace = _make_trainer(run, parts, batching, budget, monitor, args, num_steps)
+            # The order of the rows is that of the beginning, also where they cannot be packed any more.
+            trainer, pace = _make_trainer(run, parts, begun or batching, budget, monitor, args, num_steps)
             if not budget.spent:
                 train(trainer, pace, monitor, resumed)
             else:
@@ -121,11 +124,11 @@ def _assemble(run: RunSettings) -> _Parts:
     objective = kind.build(encoder, run.objective, corpus.tokenizer, run.training.seed)
 
     rows_of_step = rows_per_step(rows, run.training.tokens_per_step)
-    num_parts, least = _num_parts(run.training), least_rows(rows_of_step)
-    if num_parts > least:
+    num_parts = _num_parts(run.training)
+    if num_parts > rows_of_step:
         raise InputError(
-            f"training.gradient_accumulation times the number of processes is {num_parts}, more than the {least} rows "
-            "that a step may have; lower it, or raise training.tokens_per_step"
+            f"training.gradient_accumulation times the number of processes is {num_parts}, more than the "
+            f"{rows_of_step} rows of a step; lower it, or raise training.tokens_per_step"
         )
     return _Parts(
         corpus=corpus,
@@ -227,7 +230,7 @@ _REFUSED = {
 def _training_arguments(run: RunSettings, parts: _Parts, budget: Budget) -> tuple[TrainingArguments, int]:
     """Make Trainer's arguments, and the number of steps that the run cannot exceed."""
     training = run.training
-    least = np.full(least_rows(parts.rows_per_step), NUM_SPECIAL + 1)
+    least = np.full(1, NUM_SPECIAL + 1)
     num_steps = budget.bound_on_steps(float(least.sum()), training_flops(parts.objective.encoder.config, least, 0))
     on_gpu = torch.cuda.is_available()
     own: dict[str, Any] = {
@@ -248,6 +251,10 @@ def _training_arguments(run: RunSettings, parts: _Parts, budget: Budget) -> tupl
     }
     if training.trainer.get("fsdp") and not on_gpu:
         raise InputError("training.trainer.fsdp: needs a GPU; on a CPU it would silently run as plain DDP")
+    blocks = (isinstance(module, GradientCheckpointingLayer) for module in parts.objective.modules())
+    if training.trainer.get("gradient_checkpointing") and not any(blocks):
+        architecture = parts.objective.encoder.config.model_type
+        raise InputError(f"training.trainer.gradient_checkpointing: architecture {architecture!r} has none; remove it")
     return make_arguments(own, training.trainer, _REFUSED), num_steps
 
 

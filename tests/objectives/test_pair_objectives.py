@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch.utils.data import Subset
 from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForPreTraining
 
+from bertsmith.batching import TrainingStream, rows_per_step
 from bertsmith.corpus import Corpus
 from bertsmith.encoder import Architecture, EncoderSettings, build_encoder, hidden_states
 from bertsmith.errors import InputError
@@ -296,6 +297,37 @@ def test_a_run_and_its_continuation(
     assert (tmp_path / "whole" / "loss.png").read_bytes()[:4] == b"\x89PNG"
     exported = export_checkpoint(tmp_path / "whole", tmp_path / "exported", with_head=True)
     assert (exported / "head.safetensors").exists() == (objective["name"] == "ssp")
+
+
+def test_every_pair_weighs_the_same_however_many_a_step_has(
+    sentences: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    total = SSP.total
+
+    def record(self: SSP, parts: Any, counts: Any, num_items: Any) -> torch.Tensor:
+        if num_items is not None:
+            seen.append((num_items["pair"].item(), counts["pair"].item(), num_items["mlm"] == counts["mlm"]))
+        return total(self, parts, counts, num_items)
+
+    monkeypatch.setattr(SSP, "total", record)
+    run = {
+        "data": {"corpus": str(sentences.path), "row_length": 64, "validation": 0},
+        "encoder": {"preset": "tiny"},
+        "objective": {"name": "ssp"},
+        "training": {"budget": {"steps": 5}, "tokens_per_step": 2048, "batching": "bucketed"},
+        "output": str(tmp_path / "run"),
+    }
+    (tmp_path / "run.yaml").write_text(json.dumps(run))
+    pretrain(load_run(tmp_path / "run.yaml"))
+    rows = SSP.make_rows(SSPSettings(), sentences, 64)
+    mean = rows_per_step(rows, 2048)
+    stream = TrainingStream(rows, mean, 5, 0)
+    sizes = [len(stream[step]) for step in range(5)]
+    assert max(sizes) > 1.5 * min(sizes)
+    for size, (divisor, labelled, has_all_tokens) in zip(sizes, seen, strict=True):
+        assert divisor == pytest.approx(labelled * mean / size)
+        assert has_all_tokens
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from collections.abc import Mapping
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -161,9 +160,7 @@ def assemble(run: FinetuningSettings, material: Material, seed: int) -> tuple[Ta
     )
     batching: Batching = "shuffled"
     if training.batching != "shuffled":
-        batching, note = choose_batching(training.batching, model)
-        if note:
-            print(f"note: {note}", file=sys.stderr)
+        batching, _ = choose_batching(training.batching, model, use_bf16(training.precision))
     if batching == "packed":
         objective.pack()
     assert training.batch_size is not None and training.epochs is not None
@@ -323,6 +320,10 @@ def _greet(
         f"{human(trained)} of {human(parameter_count(model))} parameters trained, {start} · "
         f"{batches.num_steps:,} steps, {batches.steps_per_epoch:,} an epoch"
     )
+    if run.training.batching != "shuffled":
+        _, note = choose_batching(run.training.batching, model, use_bf16(run.training.precision))
+        if note:
+            monitor.say(f"note: {note}")
 
 
 def _finish(

@@ -5,7 +5,7 @@ An objective works in our commands and in anybody's own script:
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -63,6 +63,8 @@ class Objective(PreTrainedModel):  # type: ignore[misc]
         encoder: The stock transformers masked-language model that is trained and exported.
         collate: Turns rows into a batch; a dataclass with a field ``packed``.
         loss_weights: The weight of each part in the loss; parts that are not in it are monitors.
+        row_parts: Parts of the loss that have an item a row. Steps of short rows have more of them than others; so
+            that every row weighs the same in training, our Trainer divides by the mean number of a step.
     """
 
     config_class = ObjectiveConfig
@@ -73,6 +75,7 @@ class Objective(PreTrainedModel):  # type: ignore[misc]
     accepts_loss_kwargs = False
     Config: ClassVar[type[Any]]
     loss_weights: ClassVar[Mapping[str, float]]
+    row_parts: ClassVar[Sequence[str]] = ()
     collate: Any
 
     def __init__(self, config: ObjectiveConfig, encoder: PreTrainedModel | None = None) -> None:
@@ -107,6 +110,9 @@ class Objective(PreTrainedModel):  # type: ignore[misc]
 
     def pack(self) -> None:
         """Train on packed batches from now on: no padding is computed, and no row sees another.
+
+        There is no way back for this model; what it saves is a stock model. On a GPU it takes autocast to bf16, and an
+        attention without dropout, or rows are padded for attention after all.
 
         Raises:
             ValueError: The encoder's architecture, or this GPU, has no attention for them.

@@ -16,7 +16,7 @@ by their shape; rows, labels and masks are drawn anew in every epoch instead of 
 
 from typing import Literal
 
-from transformers import AutoModelForPreTraining, PreTrainedModel
+from transformers import AutoConfig, AutoModelForPreTraining, PreTrainedModel
 
 from bertsmith.corpus import Corpus
 from bertsmith.masking import MaskingSettings
@@ -68,7 +68,8 @@ class NSP(PairObjective):
         name = _HEADS.get(self.encoder.config.model_type)
         if name is None:
             return None
-        model = AutoModelForPreTraining.from_config(self.encoder.config)
+        # A new config, which does not know of packed attention.
+        model = AutoModelForPreTraining.from_config(AutoConfig.for_model(**self.encoder.config.to_dict()))
         head = {f"{name}.{key}": value.flip(0) for key, value in self.head.state_dict().items()}
         weights = {**self.encoder.state_dict(), **self.pooler_weights(), **head}
         missing, unexpected = model.load_state_dict(weights, strict=False)

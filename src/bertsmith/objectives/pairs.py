@@ -74,6 +74,7 @@ class PairObjective(Objective):
 
     collate: PairCollator
     loss_weights: ClassVar[Mapping[str, float]] = {"mlm": 1.0, "pair": 1.0}
+    row_parts: ClassVar[Sequence[str]] = ("pair",)
     dropout_rate: ClassVar[float] = 0.0
 
     def __init__(self, config: ObjectiveConfig, encoder: PreTrainedModel | None = None) -> None:

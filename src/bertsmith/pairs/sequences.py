@@ -3,7 +3,6 @@
 Shapes: B rows of a batch, D documents, N rows of one epoch, C text tokens that fit a row.
 """
 
-from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -18,6 +17,7 @@ from bertsmith.randomness import RowGenerator
 Bools = npt.NDArray[np.bool_]
 
 _WALK = 1024
+_KEPT_ROWS = 1 << 23
 
 
 class _Chunks(NamedTuple):
@@ -82,16 +82,20 @@ class SentenceSequences(PairRows):
                 f"{corpus.path}: next-sentence prediction needs at least two documents on each side of the split; "
                 "use objective.labels: order, or a larger data.validation, or 0"
             )
-        self._starts = lru_cache(maxsize=2)(self._walk)
+        self._walked: dict[int, Ints] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the cache behind."""
-        return {name: value for name, value in self.__dict__.items() if name != "_starts"}
+        return {**self.__dict__, "_walked": {}}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Begin with an empty cache."""
-        self.__dict__.update(state)
-        self._starts = lru_cache(maxsize=2)(self._walk)
+    def _starts(self, epoch: int) -> Ints:
+        """Give the sentences (N,) with which the rows of an epoch begin; the last epochs are kept."""
+        if epoch not in self._walked:
+            # A step may have rows of many epochs, where these are small.
+            while len(self._walked) > 1 and sum(starts.size for starts in self._walked.values()) > _KEPT_ROWS:
+                del self._walked[next(iter(self._walked))]
+            self._walked[epoch] = self._walk(epoch)
+        return self._walked[epoch]
 
     def num_rows(self, epoch: int) -> int:
         """Return N, the number of rows of an epoch, which depends on its draws."""

@@ -143,11 +143,14 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         return scheduler
 
     def _get_num_items_in_batch(self, batch_samples: Sequence[Mapping[str, Any]], device: Any) -> dict[str, Tensor]:
-        """Count the items of each loss part over all micro-batches and ranks of a step."""
+        """Count the items of each loss part over all micro-batches and ranks of a step, or what stands for that."""
         totals: dict[str, float] = {}
         for batch in batch_samples:
             for name, count in self.objective.count_items(batch).items():
                 totals[name] = totals.get(name, 0) + count
+        for name in self.objective.row_parts:
+            num_rows = len(self.train_dataset.lengths_of_step(self.state.global_step))
+            totals[name] *= self.train_dataset.rows_per_step / num_rows
         counts = torch.tensor(list(totals.values()), dtype=torch.float32, device=device)
         return dict(zip(totals, self._sum_over_ranks(counts).clamp(min=1e-6), strict=True))
 
