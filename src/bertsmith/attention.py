@@ -34,7 +34,8 @@ BODIES: dict[str, str] = {
     "modernbert": "final_norm",
 }
 
-_ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout")
+ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout")
+"""What the architectures call their dropout of attention weights."""
 
 
 def hindrance(model: PreTrainedModel, half: bool = True) -> str | None:
@@ -52,7 +53,7 @@ def hindrance(model: PreTrainedModel, half: bool = True) -> str | None:
     if not half:
         return "on a GPU this takes half precision"
     known = config.to_dict()
-    if any(known.get(name) for name in _ATTENTION_DROPOUT):
+    if any(known.get(name) for name in ATTENTION_DROPOUT):
         return "on a GPU this takes an attention without dropout"
     size = config.hidden_size // config.num_attention_heads
     if size % 8 or size > 256:

@@ -28,6 +28,7 @@ from transformers import (
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import logging
 
+from bertsmith.attention import ATTENTION_DROPOUT
 from bertsmith.encoder import num_positions, open_pretrained
 from bertsmith.errors import InputError
 from bertsmith.export import write_folder
@@ -37,7 +38,6 @@ Pooling = Literal["cls", "mean", "max"]
 
 # What the architectures call their dropout rates.
 _HIDDEN_DROPOUT = ("hidden_dropout_prob", "dropout", "hidden_dropout", "embedding_dropout", "mlp_dropout")
-_ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout")
 _HEAD_DROPOUT = ("classifier_dropout", "classifier_dropout_prob", "seq_classif_dropout", "qa_dropout")
 
 
@@ -209,7 +209,7 @@ def build_model(
     if is_pooled:
         config = _config_of_encoder(config)
     _set(config, _HIDDEN_DROPOUT, 0.0 if probe else dropout)
-    _set(config, _ATTENTION_DROPOUT, 0.0 if probe else attention_dropout)
+    _set(config, ATTENTION_DROPOUT, 0.0 if probe else attention_dropout)
     _set(config, _HEAD_DROPOUT, dropout)
     head = _head_settings(type, labels)
     is_new = from_scratch or is_pooled
