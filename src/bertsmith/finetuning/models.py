@@ -8,7 +8,6 @@ Shapes: B examples, L positions, H hidden size, C outputs (classes, or 1 for a v
 """
 
 import inspect
-import re
 from collections.abc import Mapping, Sequence
 from copy import copy
 from pathlib import Path
@@ -297,49 +296,6 @@ def longest_input(config: Any, tokenizer: Any) -> int:
     known = "max_position_embeddings" in config.to_dict()
     # A tokenizer without a limit has a huge one.
     return min(num_positions(config) if known else 512, int(min(tokenizer.model_max_length, 10**6)))
-
-
-def layer_depths(model: PreTrainedModel) -> dict[str, int]:
-    """Number the parameters of a model: embeddings 0, layers from 1, the head and all else layers + 2, as in ELECTRA.
-
-    Raises:
-        InputError: The parameters of its layers cannot be told apart.
-    """
-    body = f"{model.base_model_prefix}."
-    names = [name for name, _ in model.named_parameters()]
-    layers = {name: int(found[1]) for name in names if (found := re.search(r"\.layers?\.(\d+)\.", name))}
-    if not layers:
-        raise InputError(
-            f"training: the layers of architecture {model.base_model.config.model_type!r} share their weights or have "
-            "unknown names; set layer_decay to 1 and frozen_layers to 0"
-        )
-    # The last layer has the index layers - 1.
-    top = max(layers.values()) + 3
-    return {
-        name: layers[name] + 1 if name in layers else 0 if name.startswith(body) and "embed" in name else top
-        for name in names
-    }
-
-
-def freeze(model: PreTrainedModel, num_layers: int, probe: bool) -> None:
-    """Exclude the embeddings and the first layers, or with ``probe`` the whole encoder, from training.
-
-    Raises:
-        InputError: The encoder has fewer layers, or they cannot be told apart.
-    """
-    if probe:
-        for name, parameter in model.base_model.named_parameters():
-            # BERT's pooler belongs to the head, and may be as new as the rest of it.
-            parameter.requires_grad_("pooler" in name)
-    elif num_layers:
-        depths = layer_depths(model)
-        if num_layers > max(depths.values()) - 2:
-            raise InputError(
-                f"training.frozen_layers is {num_layers}, but the encoder has {max(depths.values()) - 2} layers; "
-                "lower it, or set linear_probe to freeze them all"
-            )
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(depths[name] > num_layers)
 
 
 def _known_dropout(config: Any) -> float:

@@ -23,8 +23,9 @@ from bertsmith.corpus.build import available_cores
 from bertsmith.encoder import open_pretrained
 from bertsmith.errors import Failed, InputError, Interrupted
 from bertsmith.files import locked
+from bertsmith.finetuning.layers import layer_depths
 from bertsmith.finetuning.material import Material, Reading, read_material
-from bertsmith.finetuning.models import layer_depths, longest_input, open_tokenizer
+from bertsmith.finetuning.models import longest_input, open_tokenizer
 from bertsmith.finetuning.seed import (
     RESULT,
     assemble,

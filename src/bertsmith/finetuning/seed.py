@@ -17,8 +17,9 @@ from bertsmith.encoder import parameter_count
 from bertsmith.errors import InputError
 from bertsmith.files import locked, synchronise, write_json
 from bertsmith.finetuning.judge import Judge
+from bertsmith.finetuning.layers import freeze, layerwise_optimizer
 from bertsmith.finetuning.material import Material, class_weights
-from bertsmith.finetuning.models import build_model, freeze, layer_depths, save_model, takes_types
+from bertsmith.finetuning.models import build_model, save_model, takes_types
 from bertsmith.finetuning.objective import TaskObjective
 from bertsmith.finetuning.rows import Batches, Batching, Collator
 from bertsmith.finetuning.settings import FinetuningSettings
@@ -245,35 +246,6 @@ def _make_trainer(
     if training.layer_decay < 1:
         trainer.optimizer = layerwise_optimizer(trainer, training.layer_decay)
     return trainer, pace
-
-
-def layerwise_optimizer(trainer: ObjectiveTrainer, decay: float) -> torch.optim.Optimizer:
-    """Make Trainer's own optimizer with a learning rate that falls by a factor from each layer to the one below it.
-
-    As in ELECTRA's code, lr(depth) = lr * decay^(layers + 2 - depth) with the embeddings at depth 0, the layers from 1
-    and the head at layers + 2, so that the last layer is two factors below the head.
-    """
-    model = trainer.objective.encoder
-    depths = layer_depths(model)
-    decayed = set(trainer.get_decay_parameter_names(model))
-    top = max(depths.values())
-    groups: dict[tuple[int, bool], list[torch.nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            groups.setdefault((depths[name], name in decayed), []).append(parameter)
-    optimizer, options = trainer.get_optimizer_cls_and_kwargs(trainer.args, model)
-    made: torch.optim.Optimizer = optimizer(
-        [
-            {
-                "params": parameters,
-                "lr": trainer.args.learning_rate * decay ** (top - depth),
-                "weight_decay": trainer.args.weight_decay if is_decayed else 0.0,
-            }
-            for (depth, is_decayed), parameters in groups.items()
-        ],
-        **options,
-    )
-    return made
 
 
 def _find_checkpoint(folder: Path, facts: Mapping[str, str], budget: Budget, judge: Judge) -> tuple[Path | None, int]:
