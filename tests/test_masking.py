@@ -63,7 +63,7 @@ def test_80_10_10(vocabulary: Vocabulary) -> None:
     random = generator(num_rows)
     counts = np.full(num_rows, 110)
     rows, columns = choose_tokens(np.ones(tokens.shape, bool), counts, random)
-    corrupted = corrupt(tokens, rows, columns, vocabulary, random, (0.8, 0.1))
+    corrupted = corrupt(tokens, rows, columns, columns, vocabulary, random, (0.8, 0.1))
     before, after = tokens[rows, columns], corrupted[rows, columns]
 
     masked, kept = (after == vocabulary.mask_id).mean(), (after == before).mean()

@@ -14,7 +14,7 @@ from transformers.utils import logging
 from bertsmith.errors import InputError
 from bertsmith.files import synchronise
 from bertsmith.objectives import OBJECTIVES, Objective
-from bertsmith.objectives.base import ObjectiveConfig
+from bertsmith.objectives.base import HEAD, ObjectiveConfig
 from bertsmith.settings import read_yaml
 from bertsmith.training import checkpoints
 
@@ -81,7 +81,7 @@ def write_folder(
         model.save_pretrained(staging, state_dict=weights)
         tokenizer.save_pretrained(staging)
         if beside is not None:
-            save_file({name: value.contiguous() for name, value in beside.items()}, staging / "head.safetensors")
+            save_file({name: value.contiguous() for name, value in beside.items()}, staging / HEAD)
         (staging / "README.md").write_text(card, encoding="utf-8")
     except (OSError, SafetensorError) as error:
         shutil.rmtree(staging, ignore_errors=True)

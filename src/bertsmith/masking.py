@@ -20,13 +20,11 @@ Ints = npt.NDArray[np.int64]
 
 
 @settings
-class MaskingSettings:
-    """Which tokens to predict, and what stands in their place."""
+class CorruptionSettings:
+    """How many tokens to predict, and what stands in their place."""
 
     mask_prob: float = 0.15
     """Share of the ordinary tokens of a row to predict; 0.30 to 0.40 is better for larger models."""
-    unit: Literal["token", "word"] = "token"
-    """Choose single tokens, or whole words."""
     mask_token_share: float = 0.8
     """Share of the chosen tokens that become [MASK]."""
     random_token_share: float = 0.1
@@ -41,6 +39,14 @@ class MaskingSettings:
             raise ValueError(
                 f"mask_token_share and random_token_share are {shares}; expected shares that add up to <= 1"
             )
+
+
+@settings
+class MaskingSettings(CorruptionSettings):
+    """Which tokens to predict, and what stands in their place."""
+
+    unit: Literal["token", "word"] = "token"
+    """Choose single tokens, or whole words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +140,7 @@ def mask(tokens: Ints, random: RowGenerator, vocabulary: Vocabulary, masking: Ma
         (rows, columns), cut_words = choose_tokens(maskable, counts, random), 0
     shares = masking.mask_token_share, masking.random_token_share
     return {
-        "input_ids": torch.from_numpy(corrupt(tokens, rows, columns, vocabulary, random, shares)),
+        "input_ids": torch.from_numpy(corrupt(tokens, rows, columns, columns, vocabulary, random, shares)),
         "positions": torch.from_numpy(rows * tokens.shape[1] + columns),
         "targets": torch.from_numpy(tokens[rows, columns]),
         "cut_words": torch.tensor(cut_words),
@@ -220,7 +226,13 @@ def choose_words(maskable: Bools, continues: Bools, counts: Ints, random: RowGen
 
 
 def corrupt(
-    tokens: Ints, rows: Ints, columns: Ints, vocabulary: Vocabulary, random: RowGenerator, shares: tuple[float, float]
+    tokens: Ints,
+    rows: Ints,
+    columns: Ints,
+    deciders: Ints,
+    vocabulary: Vocabulary,
+    random: RowGenerator,
+    shares: tuple[float, float],
 ) -> Ints:
     """Replace the chosen tokens: some by the mask, some by a random ordinary token, the rest stay (BERT: 80/10/10).
 
@@ -228,6 +240,7 @@ def corrupt(
         tokens: (B, L) token ids.
         rows: (M,) rows of the chosen positions.
         columns: (M,) columns of the chosen positions.
+        deciders: (M,) columns; what happens to a position is decided alike for all of one row that have the same.
         vocabulary: The tokenizer's facts.
         random: Draws for these B rows.
         shares: The share that becomes the mask, and the share that becomes a random token.
@@ -236,7 +249,7 @@ def corrupt(
         (B, L) a corrupted copy.
     """
     to_mask, to_random = shares
-    action = random.uniform_at(rows, columns)
+    action = random.uniform_at(rows, deciders)
     replacement = random.uniform_at(rows, columns)
 
     corrupted = tokens.copy()

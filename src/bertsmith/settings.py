@@ -13,7 +13,7 @@ import json
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
@@ -37,9 +37,9 @@ def settings(cls: type[T]) -> type[T]:
     cls.__pydantic_config__ = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)  # type: ignore[attr-defined]
     for base in filter(is_dataclass, cls.__mro__[1:]):
         # pydantic reads the string literals of a class, but not those of the classes that it extends.
-        meanings = _meanings(base)
-        for item in fields(base):
-            item.metadata = MappingProxyType({"description": meanings[item.name], **item.metadata})
+        for name, meaning in _meanings(base).items():
+            item = base.__dataclass_fields__[name]
+            item.metadata = MappingProxyType({"description": meaning, **item.metadata})
     return dataclass(frozen=True, kw_only=True)(cls)
 
 

@@ -4,7 +4,7 @@ Shapes: B rows, L positions, C classes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +36,7 @@ class TaskObjective(Objective):
         largest: Regression: the largest absolute value of a label.
     """
 
-    loss_weights: ClassVar[Mapping[str, float]] = {"task": 1.0}
+    loss_weights: Mapping[str, float] = {"task": 1.0}
 
     def __init__(
         self,

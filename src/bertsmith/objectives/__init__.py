@@ -7,11 +7,12 @@ from pydantic import Field
 from bertsmith.objectives.base import Objective
 from bertsmith.objectives.mlm import MLM, MLMSettings
 from bertsmith.objectives.nsp import NSP, NSPSettings
+from bertsmith.objectives.span import Span, SpanSettings
 from bertsmith.objectives.ssp import SSP, SSPSettings
 
-OBJECTIVES: dict[str, type[Objective]] = {"mlm": MLM, "nsp": NSP, "ssp": SSP}
+OBJECTIVES: dict[str, type[Objective]] = {"mlm": MLM, "nsp": NSP, "ssp": SSP, "span": Span}
 
-ObjectiveSettings = Annotated[MLMSettings | NSPSettings | SSPSettings, Field(discriminator="name")]
+ObjectiveSettings = Annotated[MLMSettings | NSPSettings | SSPSettings | SpanSettings, Field(discriminator="name")]
 """The settings of any objective, told apart by ``name``."""
 
-__all__ = ["MLM", "NSP", "OBJECTIVES", "SSP", "Objective", "ObjectiveSettings"]
+__all__ = ["MLM", "NSP", "OBJECTIVES", "SSP", "Objective", "ObjectiveSettings", "Span"]

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -18,8 +19,12 @@ from transformers.utils import ModelOutput
 from bertsmith.attention import use_packed_attention
 from bertsmith.corpus import Corpus
 from bertsmith.encoder import vocabulary_logits
-from bertsmith.rows import Ints, Rows
+from bertsmith.masking import Bools, Vocabulary
+from bertsmith.rows import NUM_SPECIAL, Ints, Rows, TextRow
 from bertsmith.settings import to_dict
+
+HEAD = "head.safetensors"
+"""Where an exported model has the head of its objective beside it."""
 
 
 class ObjectiveConfig(PreTrainedConfig):  # type: ignore[misc]
@@ -74,7 +79,7 @@ class Objective(PreTrainedModel):  # type: ignore[misc]
     # Trainer must not think that forward divides by the items of the whole step unless our Trainer says so.
     accepts_loss_kwargs = False
     Config: ClassVar[type[Any]]
-    loss_weights: ClassVar[Mapping[str, float]]
+    loss_weights: Mapping[str, float]
     row_parts: ClassVar[Sequence[str]] = ()
     collate: Any
 
@@ -155,6 +160,10 @@ class Objective(PreTrainedModel):  # type: ignore[misc]
         """Say what is worth knowing about the rows before training on them, by name."""
         return {}
 
+    def expected(self) -> dict[str, float]:
+        """Say what monitors should come to in any run with these settings, by name."""
+        return {}
+
     def pooler_weights(self) -> dict[str, Tensor]:
         """Return the weights of the architecture's own pooler, by their names in the model, if this trains them."""
         return {}
@@ -198,6 +207,11 @@ class Objective(PreTrainedModel):  # type: ignore[misc]
         return total
 
 
+def masked_logits(encoder: PreTrainedModel, states_NH: Tensor, positions: Tensor) -> Tensor:
+    """Apply the encoder's own vocabulary head to the hidden states (N, H) at some positions (M,) only: -> (M, V)."""
+    return vocabulary_logits(encoder, states_NH.index_select(0, positions)).float()
+
+
 def masked_parts(
     encoder: PreTrainedModel, hidden_BLH: Tensor, positions: Tensor, targets: Tensor
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -212,8 +226,7 @@ def masked_parts(
     Returns:
         Parts ``mlm`` (negative log likelihood, with a gradient) and ``accuracy``, and how many items each has.
     """
-    chosen_MH = hidden_BLH.flatten(0, 1).index_select(0, positions)
-    logits_MV = vocabulary_logits(encoder, chosen_MH).float()
+    logits_MV = masked_logits(encoder, hidden_BLH.flatten(0, 1), positions)
     num_chosen = count(targets.numel(), targets)
     parts = {
         "mlm": cross_entropy(logits_MV, targets, reduction="sum"),
@@ -225,3 +238,19 @@ def masked_parts(
 def count(number: int, like: Tensor) -> Tensor:
     """Make a count on the device of a tensor."""
     return torch.tensor(float(number), device=like.device)
+
+
+def assemble_text(rows: Sequence[TextRow], vocabulary: Vocabulary) -> tuple[Ints, Bools]:
+    """Lay rows of text as [CLS] text [SEP] into one array.
+
+    Returns:
+        Token ids (B, L) int64, and (B, L) true for real tokens.
+    """
+    lengths = np.asarray([len(row.tokens) for row in rows]) + NUM_SPECIAL
+    length = int(lengths.max())
+    tokens = np.full((len(rows), length), vocabulary.pad_id, dtype=np.int64)
+    tokens[:, 0] = vocabulary.cls_id
+    for place, row in enumerate(rows):
+        tokens[place, 1 : lengths[place] - 1] = row.tokens
+    tokens[np.arange(len(rows)), lengths - 1] = vocabulary.sep_id
+    return tokens, np.arange(length) < lengths[:, None]

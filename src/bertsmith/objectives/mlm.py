@@ -19,7 +19,7 @@ Shapes: B rows, L positions, H hidden size, V vocabulary size, M chosen position
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from bertsmith.batching import Packing, flatten, pack
 from bertsmith.corpus import Corpus
 from bertsmith.encoder import hidden_states, training_flops
 from bertsmith.masking import MaskingSettings, Vocabulary, mask, num_predicted, vocabulary_for
-from bertsmith.objectives.base import Objective, ObjectiveOutput, count, masked_parts
+from bertsmith.objectives.base import Objective, ObjectiveOutput, assemble_text, count, masked_parts
 from bertsmith.randomness import RowGenerator
 from bertsmith.rows import NUM_SPECIAL, Ints, TextRow, TextRows
 from bertsmith.settings import settings
@@ -68,7 +68,7 @@ class MLMCollator:
             ``cut_words`` () the number of words that had to be cut for an exact count.
         """
         rows = flatten(items)
-        tokens, real = assemble(rows, self.vocabulary)
+        tokens, real = assemble_text(rows, self.vocabulary)
         random = RowGenerator(self.seed, [row.epoch for row in rows], [row.number for row in rows])
         batch = {
             **mask(tokens, random, self.vocabulary, self.objective),
@@ -82,7 +82,7 @@ class MLM(Objective):
 
     Config = MLMSettings
     collate: MLMCollator
-    loss_weights: ClassVar[Mapping[str, float]] = {"mlm": 1.0}
+    loss_weights: Mapping[str, float] = {"mlm": 1.0}
 
     @staticmethod
     def make_rows(
@@ -136,23 +136,7 @@ class MLM(Objective):
         """Say how many items each loss part of a batch has."""
         return {"mlm": batch["targets"].numel()}
 
-    def flops(self, lengths: np.ndarray[Any, np.dtype[np.int64]]) -> float:
+    def flops(self, lengths: Ints) -> float:
         """Count the floating-point operations that training on rows of these lengths (B,) needs."""
         predicted = int(num_predicted(lengths - NUM_SPECIAL, self.config.objective["mask_prob"]).sum())
         return training_flops(self.encoder.config, lengths, predicted)
-
-
-def assemble(rows: Sequence[TextRow], vocabulary: Vocabulary) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Lay rows of text as [CLS] text [SEP] into one array.
-
-    Returns:
-        Token ids (B, L) int64, and (B, L) true for real tokens.
-    """
-    lengths = np.asarray([len(row.tokens) for row in rows]) + NUM_SPECIAL
-    length = int(lengths.max())
-    tokens = np.full((len(rows), length), vocabulary.pad_id, dtype=np.int64)
-    tokens[:, 0] = vocabulary.cls_id
-    for place, row in enumerate(rows):
-        tokens[place, 1 : lengths[place] - 1] = row.tokens
-    tokens[np.arange(len(rows)), lengths - 1] = vocabulary.sep_id
-    return tokens, np.arange(length) < lengths[:, None]

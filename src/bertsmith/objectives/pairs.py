@@ -73,7 +73,7 @@ class PairObjective(Objective):
     """
 
     collate: PairCollator
-    loss_weights: ClassVar[Mapping[str, float]] = {"mlm": 1.0, "pair": 1.0}
+    loss_weights: Mapping[str, float] = {"mlm": 1.0, "pair": 1.0}
     row_parts: ClassVar[Sequence[str]] = ("pair",)
     dropout_rate: ClassVar[float] = 0.0
 

@@ -41,13 +41,15 @@ class PartSums:
     """Sums the named parts of the loss on the device until they are logged."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
+        # By the names of the parts that came together: their sums, and their numbers of items.
+        self._sums: dict[tuple[str, ...], Tensor] = {}
 
     def add(self, parts: Mapping[str, Tensor], counts: Mapping[str, Tensor]) -> None:
         """Add the parts of one batch."""
-        for name, part in parts.items():
-            pair = torch.stack((part.detach().double(), counts[name].double()))
-            self._sums[name] = self._sums[name] + pair if name in self._sums else pair
+        names = tuple(parts)
+        both = [torch.stack([values[name].detach().double() for name in names]) for values in (parts, counts)]
+        pair = torch.stack(both)
+        self._sums[names] = self._sums[names] + pair if names in self._sums else pair
 
     def drain(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """Return the mean of each part over everything added, by all ranks, and start anew.
@@ -56,8 +58,9 @@ class PartSums:
         """
         if not self._sums:
             return {}
-        names = list(self._sums)
-        sums = reduce(torch.stack([self._sums.pop(name) for name in names])).tolist()
+        names = [name for together in self._sums for name in together]
+        sums = reduce(torch.cat(list(self._sums.values()), dim=1)).T.tolist()
+        self._sums.clear()
         return {
             name: part if name.startswith("num_") else part / count
             for name, (part, count) in zip(names, sums, strict=True)
