@@ -13,7 +13,7 @@ from bertsmith.attention import BODIES, NAME, _by_kernel, choose_batching, packe
 from bertsmith.batching import pack
 from bertsmith.encoder import EncoderSettings, build_encoder, hidden_states
 from bertsmith.export import write_model
-from bertsmith.objectives import MLM, NSP, SSP
+from bertsmith.objectives import MLM, NSP, SSP, Span
 from bertsmith.pairs import KINDS, NO_LABEL, PairRow
 from bertsmith.rows import TextRow
 
@@ -64,10 +64,10 @@ def states_of(objective: Any, batch: Any) -> Any:
     return hidden[batch["attention_mask"].bool()]
 
 
-@pytest.mark.parametrize("kind", [MLM, NSP, SSP])
+@pytest.mark.parametrize("kind", [MLM, NSP, SSP, Span])
 @pytest.mark.parametrize("architecture", BODIES)
 def test_packed_equals_padded(tokenizer: Any, architecture: str, kind: Any) -> None:
-    rows = text_rows(tokenizer) if kind is MLM else pair_rows(tokenizer)
+    rows = text_rows(tokenizer) if kind in (MLM, Span) else pair_rows(tokenizer)
     found = []
     for is_packed in (False, True):
         objective = make(kind, architecture, tokenizer, is_packed)

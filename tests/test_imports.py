@@ -7,9 +7,9 @@ SOURCE = Path(__file__).parents[1] / "src" / "bertsmith"
 
 # From the source of the pipe to its mouth: a module may import those before it.
 PIPE = [
-    "errors", "files", "settings", "randomness", "corpus", "tasks", "masking", "rows", "pairs", "batching", "attention",
-    "encoder", "objectives", "training", "run_settings", "run_folder", "statistics", "plots", "results", "export",
-    "pretraining", "finetuning", "fill", "show", "demo", "cli",
+    "errors", "pretrained", "files", "settings", "randomness", "corpus", "tasks", "spans", "masking", "rows", "pairs",
+    "batching", "attention", "encoder", "objectives", "training", "run_settings", "run_folder", "statistics", "plots",
+    "results", "export", "pretraining", "finetuning", "fill", "show", "demo", "cli",
 ]  # fmt: skip
 
 

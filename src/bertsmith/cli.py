@@ -44,7 +44,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-_OPTIONS = ("--help", "--version", "--debug", "--out", "--overwrite", "--processes", "--rows", "--top", "--seconds")
+_OPTIONS = (
+    "--help",
+    "--version",
+    "--debug",
+    "--out",
+    "--overwrite",
+    "--processes",
+    "--rows",
+    "--top",
+    "--seconds",
+    "--settings",
+)
 """The options of the commands themselves; every other ``--key`` is a setting."""
 
 
@@ -104,6 +115,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--out", required=True, type=Path, help="the corpus folder")
     command.add_argument("--overwrite", action="store_true", help="build anew, whatever the folder holds")
     command.add_argument("--processes", type=int, help="worker processes (one for each core)")
+    command.add_argument(
+        "--settings", dest="settings_file", metavar="FILE.yaml", help="a file of settings; those given here go before"
+    )
     command = _add(corpora, "info", _corpus_info, "say what is in a corpus")
     command.add_argument("corpus", type=Path, help="the corpus folder")
     command = _add(corpora, "check", _corpus_check, "verify the hashes of a corpus")
@@ -132,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     command = _add(commands, "export", _export, "write the model of a training checkpoint")
     command.add_argument("checkpoint", type=Path, help="a run folder, or one of its checkpoints")
     command.add_argument("--out", required=True, type=Path, help="the model folder to write")
-    command.add_argument("--head", action="store_true", help="also the head that judges pairs (objectives nsp and ssp)")
+    command.add_argument("--head", action="store_true", help="also the head of objectives nsp, ssp and span")
     command = _add(commands, "schema", _schema, "print the JSON schema of run files, for editors")
     return parser
 
@@ -216,12 +230,14 @@ def _demo(options: argparse.Namespace) -> None:
 def _corpus_build(options: argparse.Namespace) -> None:
     from bertsmith.corpus.build import BuildSettings, build
     from bertsmith.corpus.progress import ConsoleProgress
-    from bertsmith.settings import parse_overrides, validate
+    from bertsmith.settings import merge, parse_overrides, read_yaml, validate
 
     # A plain kill ends a build as Ctrl-C does: with its workers gone and a line that says how to go on.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     values = parse_overrides(options.settings, BuildSettings, short_names=True)
-    settings = validate(BuildSettings, values, where="command line")
+    if options.settings_file:
+        values = merge(read_yaml(options.settings_file), values)
+    settings = validate(BuildSettings, values, where=options.settings_file or "command line")
     with ConsoleProgress() as progress:
         corpus = build(
             options.sources, options.out, settings,
@@ -280,6 +296,9 @@ def _finetune(options: argparse.Namespace) -> None:
     summary = finetune(run, overwrite=options.overwrite)
     folder = Path(run.output)
     print((folder / "results.txt").read_text(encoding="utf-8"))
+    if run.vary is not None:
+        print(f"figures: {folder}/summary.json · every seed: {folder}/arms.csv · curves: {folder}/curves.png")
+        return
     print(f"figures: {folder}/summary.json · errors: {folder}/errors.md · curves: {folder}/curves.png")
     if run.submission:
         lacks = summary["submission_lacks"]

@@ -6,14 +6,12 @@ Shapes: B rows, L positions, H hidden size, E embedding size, V vocabulary size,
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import field
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from huggingface_hub import logging as hub_logging
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrainedModel
 from transformers.utils import logging
@@ -21,6 +19,7 @@ from transformers.utils import logging
 from bertsmith.attention import packed_arguments
 from bertsmith.batching import Packing
 from bertsmith.errors import InputError
+from bertsmith.pretrained import TOKENIZER_FILES, open_pretrained
 from bertsmith.settings import nearest, settings
 
 Architecture = Literal[
@@ -331,52 +330,13 @@ def _check_tokenizer(origin: str, tokenizer: Any) -> None:
     from transformers import AutoTokenizer
 
     own = open_pretrained(AutoTokenizer.from_pretrained, origin, "tokenizer")
-    if Path(origin).is_dir() and not (Path(origin) / "tokenizer_config.json").exists():
+    if Path(origin).is_dir() and not any((Path(origin) / name).exists() for name in TOKENIZER_FILES):
         raise InputError(f"encoder.from_pretrained: {origin} has no tokenizer; put the one it was trained with there")
     if own.get_vocab() != tokenizer.get_vocab():
         raise InputError(
             f"encoder.from_pretrained: the corpus was built with another tokenizer ({len(tokenizer)} tokens) than "
             f"{origin} has ({len(own)} tokens); build the corpus again with --tokenizer.from-pretrained {origin}"
         )
-
-
-def open_pretrained(load: Any, origin: str, what: str, key: str = "encoder.from_pretrained", **options: Any) -> Any:
-    """Load something from a folder or, where there is none, from the hub.
-
-    Args:
-        load: A ``from_pretrained``.
-        origin: Folder or hub id.
-        what: What is loaded, for the error.
-        key: The setting that names the origin, for the error.
-        options: Passed to ``load``.
-
-    Raises:
-        InputError: There is no such folder, or it cannot be opened.
-    """
-    is_folder = Path(origin).is_dir()
-    if Path(origin).is_file():
-        raise InputError(f"{key}: {origin} is a file; give the folder of a model")
-    if not is_folder and (origin.startswith((".", "/", "~")) or origin.count("/") > 1):
-        raise InputError(f"{key}: {origin}: no such folder; give the `model` folder of a run, or a hub id")
-    if not is_folder:
-        _announce_hub(origin)
-    try:
-        return load(origin, local_files_only=is_folder, **options)
-    except Exception as error:  # OSError, ValueError, RuntimeError and safetensors' own, by what is wrong in the folder
-        if not is_folder:
-            raise InputError(
-                f"{key}: {origin} is no folder here, and the hub did not give its {what} either; correct the path or "
-                "the hub id"
-            ) from None
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(":")
-        raise InputError(f"{key}: cannot open the {what} of {origin}: {first_line}; is it whole?") from None
-
-
-@cache
-def _announce_hub(origin: str) -> None:
-    """Say once that the network is used, which may take its time; what is tried again is not the user's business."""
-    hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    print(f"{origin} is no folder here: asking the hub for it", file=sys.stderr)
 
 
 def parameter_count(module: nn.Module) -> int:

@@ -14,22 +14,33 @@ _LONGEST_NAME = 24
 
 
 def plot_losses(
-    rows: Sequence[Mapping[str, Any]], floor: float | None, path: Path, length_only_accuracy: float | None = None
+    rows: Sequence[Mapping[str, Any]],
+    floor: float | None,
+    path: Path,
+    length_only_accuracy: float | None = None,
+    span_law: Mapping[str, float] | None = None,
 ) -> None:
-    """Draw the loss of masked tokens over training tokens, with the unigram floor, and the accuracy on pairs, as a PNG.
+    """Draw the loss of masked tokens over training tokens, with the unigram floor, as a PNG.
+
+    Beside it, where there are such, the accuracy on pairs, and the lengths of spans.
 
     Args:
         rows: The rows of metrics.jsonl.
         floor: The loss of the best model that knows token frequencies only, in nats; None without validation.
         path: Where to write.
         length_only_accuracy: How often the labels of pairs are guessed from their lengths; None if that is not known.
+        span_law: What the share of spans of each length should be, by its name in the rows.
     """
     from matplotlib.figure import Figure
 
     has_pairs = any("pair_accuracy" in row for row in rows)
-    figure = Figure(figsize=(12, 4.2) if has_pairs else (7, 4.2), layout="constrained")
-    panels = figure.subplots(1, 2 if has_pairs else 1, squeeze=False)[0]
+    num_panels = 1 + has_pairs + bool(span_law)
+    figure = Figure(figsize=(7 if num_panels == 1 else 6 * num_panels, 4.2), layout="constrained")
+    panels = figure.subplots(1, num_panels, squeeze=False)[0]
     _draw_part(panels[0], rows, "mlm", "loss (nats per predicted token)")
+    if any("sbo" in row for row in rows):
+        label = "loss (nats per predicted token)"
+        _draw_part(panels[0], rows, "sbo", label, "by boundaries, ", ("#d9c7a3", "#8a6d1f"))
     if floor is not None:
         panels[0].axhline(floor, color="#c0504d", linestyle="--", label=f"unigram floor {floor:.2f}")
     if has_pairs:
@@ -37,28 +48,47 @@ def plot_losses(
         if length_only_accuracy is not None:
             label = f"by length alone {length_only_accuracy:.2f}"
             panels[1].axhline(length_only_accuracy, color="#c0504d", linestyle="--", label=label)
+    if span_law:
+        _draw_lengths(panels[-1], rows, span_law)
     for axes in panels:
         axes.legend(frameon=False)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=130)
 
 
-def _draw_part(axes: Any, rows: Sequence[Mapping[str, Any]], name: str, label: str) -> None:
+def _draw_part(
+    axes: Any,
+    rows: Sequence[Mapping[str, Any]],
+    name: str,
+    label: str,
+    prefix: str = "",
+    colors: tuple[str, str] = ("#9db4c8", "#1f4e79"),
+) -> None:
     """Draw a part of the loss, or a monitor, in training and validation."""
     from matplotlib.ticker import MaxNLocator
 
     validated = f"validation_{name}"
     training, validation = ([row for row in rows if key in row] for key in (name, validated))
-    axes.plot([row["tokens"] for row in training], [row[name] for row in training], color="#9db4c8", label="training")
+    tokens = [row["tokens"] for row in training]
+    axes.plot(tokens, [row[name] for row in training], color=colors[0], label=f"{prefix}training")
     if validation:
         axes.plot(
-            [row["tokens"] for row in validation], [row[validated] for row in validation],
-            color="#1f4e79", marker="o", label=f"validation, at the end {validation[-1][validated]:.2f}",
+            [row["tokens"] for row in validation], [row[validated] for row in validation], color=colors[1],
+            marker="o", label=f"{prefix}validation, at the end {validation[-1][validated]:.2f}",
         )  # fmt: skip
     axes.set(xlabel="training tokens", ylabel=label)
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_lengths(axes: Any, rows: Sequence[Mapping[str, Any]], law: Mapping[str, float]) -> None:
+    """Draw how often spans of each length were drawn in training, and their law."""
+    lengths = range(1, len(law) + 1)
+    drawn = [np.mean([row[name] for row in rows if name in row]) for name in law]
+    axes.bar(lengths, drawn, color="#9db4c8", label="drawn in training")
+    axes.plot(lengths, list(law.values()), "_", color="#c0504d", markersize=16, markeredgewidth=2, label="law")
+    axes.set(xlabel="length of a span in words", ylabel="share of the spans", xticks=lengths)
 
 
 def plot_curves(path: Path, histories: Sequence[Sequence[Mapping[str, Any]]], metric: str) -> None:
@@ -109,6 +139,56 @@ def _draw_seeds(axes: Any, histories: Sequence[Sequence[Mapping[str, Any]]], key
     means = [np.mean([curve[epoch] for curve in curves if epoch in curve]) for epoch in epochs]
     marker = "o" if key != "loss" else None
     axes.plot(epochs, means, color=color, linewidth=2.2, marker=marker, markersize=4, label=label)
+
+
+_LINES = ("-", "--", ":", "-.")
+
+
+def plot_arms(
+    path: Path,
+    arms: Sequence[Mapping[str, str]],
+    histories: Sequence[Sequence[Sequence[Mapping[str, Any]]]],
+    metric: str,
+) -> None:
+    """Draw validation loss and metric of several runs over the epochs, each the mean over its seeds, as a PNG.
+
+    The values of the setting with the fewest tell the kinds of lines apart, those of the others the colours.
+
+    Args:
+        path: Where to write.
+        arms: For each run the values of the settings that tell it apart.
+        histories: For each run and seed the logged rows, as for :func:`plot_curves`.
+        metric: The deciding metric.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    choices = {key: list(dict.fromkeys(arm[key] for arm in arms)) for key in arms[0]}
+    by_line = min(choices, key=lambda key: len(choices[key])) if len(choices) > 1 else None
+    rest = [tuple(value for key, value in arm.items() if key != by_line) for arm in arms]
+    colors = {values: f"C{number}" for number, values in enumerate(dict.fromkeys(rest))}
+    num_seeds = len(histories[0])
+    figure = Figure(figsize=(12, 4.6), layout="constrained")
+    panels = figure.subplots(1, 2, sharex=True)
+    for axes, key, label in zip(
+        panels, ("validation_loss", f"validation_{metric}"), ("validation loss", metric.replace("_", " ")), strict=True
+    ):
+        for arm, of_seeds, values in zip(arms, histories, rest, strict=True):
+            curves = [{row["epoch"]: row[key] for row in rows if key in row} for rows in of_seeds]
+            epochs = sorted(set.intersection(*map(set, curves)))
+            table = np.asarray([[curve[epoch] for epoch in epochs] for curve in curves])
+            style = "-" if by_line is None else _LINES[choices[by_line].index(arm[by_line]) % len(_LINES)]
+            name = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in arm.items())
+            axes.plot(epochs, table.mean(0), style, color=colors[values], marker="o", markersize=4, label=name)
+            if num_seeds > 1:
+                axes.fill_between(epochs, table.min(0), table.max(0), color=colors[values], alpha=0.12, linewidth=0)
+        axes.set(xlabel="epoch", ylabel=label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    title = f"mean and range of {num_seeds} seeds" if num_seeds > 1 else "1 seed"
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False, title=title)
+    figure.savefig(path, dpi=130)
 
 
 def plot_confusion(path: Path, matrix: npt.NDArray[np.int64], labels: Sequence[str]) -> None:

@@ -317,7 +317,8 @@ def _finish(run: RunSettings, parts: _Parts, trainer: ObjectiveTrainer, folder: 
         "corpus": parts.corpus.hash,
     }
     summary = {**figures, "machine": machine(trainer.args), "versions": versions()}
-    plot_losses(rows, parts.floor, folder / "loss.png", parts.facts.get("length_only_accuracy"))
+    by_length, law = parts.facts.get("length_only_accuracy"), parts.objective.span_law()
+    plot_losses(rows, parts.floor, folder / "loss.png", by_length, law)
     card = model_card(to_dict(run), figures)
     write_model(parts.objective, parts.corpus.tokenizer, folder / "model", card)
     write_json(folder / "summary.json", summary)

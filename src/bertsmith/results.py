@@ -196,32 +196,35 @@ def results_table(metrics: Sequence[str], results: Sequence[SeedResult]) -> str:
         ["best epoch", *(str(result.best_epoch) for result in results), "", "", "", ""],
     ]
     for metric, summary in summaries.items():
-        scores = [_points(metric, result.scores[metric]) for result in results]
+        scores = [points(metric, result.scores[metric]) for result in results]
         columns.append([metric, *scores, *_spread(metric, summary)])
 
     num_lines = 1 + len(results) + (4 if len(results) > 1 else 0)
-    widths = [max(map(len, column[:num_lines])) for column in columns]
-    lines = []
-    for first, *others in list(zip(*columns, strict=True))[:num_lines]:
-        cells = [first.ljust(widths[0]), *map(str.rjust, others, widths[1:])]
-        lines.append("  ".join(cells).rstrip())
-    rule = "-" * max(map(len, lines))
-    lines.insert(1, rule)
+    lines = lay_out(list(zip(*columns, strict=True))[:num_lines]).splitlines()
     if len(results) > 1:
-        lines.insert(2 + len(results), rule)
+        lines.insert(2 + len(results), lines[1])
     return "\n".join([*lines, "", _verdict(metrics[0], summaries[metrics[0]])]) + "\n"
 
 
-def _points(metric: str, value: float) -> str:
+def lay_out(lines: Sequence[Sequence[str]]) -> str:
+    """Lay out a table as text of fixed width, its first line ruled off; the first column reads from the left."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    texts = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines]
+    texts.insert(1, "-" * max(map(len, texts)))
+    return "\n".join(texts) + "\n"
+
+
+def points(metric: str, value: float) -> str:
+    """Write a score in points, up to 100, but for the squared error."""
     return f"{value:.4f}" if metric == "mean_squared_error" else f"{100 * value:.2f}"
 
 
 def _spread(metric: str, summary: Summary) -> list[str]:
     """Return mean, standard deviation, interval and detectable difference; nothing but the mean of a single run."""
     if summary.sd is None or summary.low is None or summary.high is None or summary.detectable is None:
-        return [_points(metric, summary.mean), "", "", ""]
-    interval = f"{_points(metric, summary.low)} to {_points(metric, summary.high)}"
-    return [_points(metric, summary.mean), _points(metric, summary.sd), interval, _points(metric, summary.detectable)]
+        return [points(metric, summary.mean), "", "", ""]
+    interval = f"{points(metric, summary.low)} to {points(metric, summary.high)}"
+    return [points(metric, summary.mean), points(metric, summary.sd), interval, points(metric, summary.detectable)]
 
 
 def _verdict(metric: str, summary: Summary) -> str:
@@ -232,6 +235,6 @@ def _verdict(metric: str, summary: Summary) -> str:
         return f"{n} seeds: all have the same {metric}, so there is no spread to judge a difference by."
     unit = "" if metric == "mean_squared_error" else " points"
     return (
-        f"{n} seeds: differences in {metric} under {_points(metric, summary.detectable)}{unit} to another {n}-seed run "
+        f"{n} seeds: differences in {metric} under {points(metric, summary.detectable)}{unit} to another {n}-seed run "
         "would not show (80 % power)."
     )

@@ -81,7 +81,7 @@ def _place(sentence: int, corpus: Corpus) -> str:
 
 def _piece(tokenizer: object, token: int, original: int, is_chosen: bool, mask_id: int) -> Text:
     def word(number: int) -> str:
-        return str(tokenizer.decode([number])).removeprefix("##").strip()  # type: ignore[attr-defined]
+        return str(tokenizer.decode([number])).removeprefix("##").strip() or "▁"  # type: ignore[attr-defined]
 
     if not is_chosen:
         return Text(word(token))

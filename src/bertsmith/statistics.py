@@ -97,6 +97,19 @@ def paired(a: Sequence[float], b: Sequence[float]) -> Paired:
     return Paired(n, mean, sd, mean - half, mean + half, _p_value(n, mean, sd), detectable)
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Correct p-values for their number by Holm's method (Scandinavian Journal of Statistics 6, 1979).
+
+    Those under a level are significant together: the chance of a single false one among them is under that level.
+    """
+    adjusted = [0.0] * len(p_values)
+    least = 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        least = max(least, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = least
+    return adjusted
+
+
 def examples_interval(
     score: Callable[[npt.NDArray[np.int64]], float], num_examples: int, resamples: int = 1000, seed: int = 0
 ) -> tuple[float, float]:

@@ -116,6 +116,20 @@ def test_pooling_equals_numpy_and_does_not_see_padding() -> None:
     assert torch.equal(pool(hidden, mask, "cls"), hidden[:, 0])
 
 
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+def test_ten_or_a_hundred_padding_tokens_give_the_same(tokenizer: Any, tmp_path: Path, pooling: Any) -> None:
+    folder = save_encoder(tmp_path / "encoder", tokenizer, "modernbert")
+    model = build_model(str(folder), type="classification", labels=["a", "b"], pooling=pooling).eval()
+    tokens = torch.arange(7, 19)[None]
+    logits = []
+    for num_padding in (0, 10, 40):
+        padding = torch.full((1, num_padding), tokenizer.pad_token_id)
+        mask = torch.cat((torch.ones_like(tokens), torch.zeros_like(padding)), dim=1)
+        logits.append(model(input_ids=torch.cat((tokens, padding), dim=1), attention_mask=mask).logits)
+    for other in logits[1:]:
+        torch.testing.assert_close(other, logits[0], atol=1e-6, rtol=1e-6)
+
+
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_saved_model_opens_everywhere_and_says_the_same(

@@ -32,6 +32,7 @@ from tokenizers import (
 )
 
 from bertsmith.errors import InputError
+from bertsmith.pretrained import load_any
 from bertsmith.settings import settings
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -283,7 +284,7 @@ def open_pretrained(name: str) -> SavedTokenizer:
     if not is_folder and (Path(name).exists() or name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise InputError(f"tokenizer.from_pretrained: {name} is not a folder; give a checkpoint's folder or a hub id")
     try:
-        original = AutoTokenizer.from_pretrained(name, local_files_only=is_folder)
+        original = load_any(AutoTokenizer.from_pretrained, name)
     except Exception as error:  # OSError, ValueError, ImportError and the library's own, by what is wrong in the folder
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"tokenizer.from_pretrained: {name}: no tokenizer could be opened ({reason})") from None

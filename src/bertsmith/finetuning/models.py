@@ -28,9 +28,10 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import logging
 
 from bertsmith.attention import ATTENTION_DROPOUT
-from bertsmith.encoder import num_positions, open_pretrained
+from bertsmith.encoder import num_positions
 from bertsmith.errors import InputError
 from bertsmith.export import write_folder
+from bertsmith.pretrained import TOKENIZER_FILES, open_pretrained
 from bertsmith.tasks.examples import TaskType
 
 Pooling = Literal["cls", "mean", "max"]
@@ -39,12 +40,6 @@ Pooling = Literal["cls", "mean", "max"]
 _HIDDEN_DROPOUT = ("hidden_dropout_prob", "dropout", "hidden_dropout", "embedding_dropout", "mlp_dropout")
 _HEAD_DROPOUT = ("classifier_dropout", "classifier_dropout_prob", "seq_classif_dropout", "qa_dropout")
 
-
-# One of these is in every folder with a tokenizer.
-_TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json"),
-    *("tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
-)
 
 # The first parts of the names of layers that only fine-tuned models have.
 _HEADS = ("classifier", "pre_classifier", "qa_outputs")
@@ -151,7 +146,7 @@ def open_tokenizer(origin: str) -> Any:
         InputError: There is none, or it lacks the padding token, or is of another model.
     """
     _check_folder(origin)
-    if Path(origin).is_dir() and not any((Path(origin) / name).exists() for name in _TOKENIZER_FILES):
+    if Path(origin).is_dir() and not any((Path(origin) / name).exists() for name in TOKENIZER_FILES):
         raise InputError(f"model: {origin} has no tokenizer; put the one it was trained with into the folder")
     tokenizer = open_pretrained(AutoTokenizer.from_pretrained, origin, "tokenizer", key="model")
     # From a folder without vocabulary transformers makes a tokenizer that knows nothing but special tokens.

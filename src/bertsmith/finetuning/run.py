@@ -20,9 +20,9 @@ from transformers import AutoConfig
 from transformers.utils import logging
 
 from bertsmith.corpus.build import available_cores
-from bertsmith.encoder import open_pretrained
 from bertsmith.errors import Failed, InputError, Interrupted
 from bertsmith.files import locked
+from bertsmith.finetuning.arms import Arm, arms_of, summarise_arms
 from bertsmith.finetuning.layers import layer_depths
 from bertsmith.finetuning.material import Material, Reading, read_material
 from bertsmith.finetuning.models import longest_input, open_tokenizer
@@ -37,6 +37,7 @@ from bertsmith.finetuning.seed import (
 )
 from bertsmith.finetuning.settings import FinetuningSettings, resolve
 from bertsmith.finetuning.summary import summarise_seeds
+from bertsmith.pretrained import open_pretrained
 from bertsmith.run_folder import Layout, prepare
 from bertsmith.settings import to_dict
 from bertsmith.tasks import check_submission, load_task, subset
@@ -46,8 +47,14 @@ FINETUNING = Layout(
         *(r"seed-\d+", "predictions", "summary.json", "summary.json.part", "results.txt", "errors.md"),
         *("results.txt.part", "errors.md.part", "curves.png", "confusion.png"),
     ),
-    begun=("seed-*/checkpoints/checkpoint-*", f"seed-*/{RESULT}"),
+    begun=("seed-*/checkpoints/checkpoint-*", f"seed-*/{RESULT}", "arms.csv"),
     free=("output", "seeds", "parallel", "submission", "training.log_every", "training.checkpoint_minutes"),
+)
+# The runs themselves are in folders of their own, which see to it that theirs do not change.
+ARMS = Layout(
+    contents=(r"(summary\.json|results\.txt|arms\.csv)(\.part)?", "curves.png"),
+    begun=("seed-*/checkpoints/checkpoint-*", f"seed-*/{RESULT}"),
+    free=(),
 )
 
 
@@ -56,6 +63,8 @@ _LARGE_VALUE = 20.0
 
 def finetune(run: FinetuningSettings, *, overwrite: bool = False) -> dict[str, Any]:
     """Fine-tune an encoder on a task once for every seed, or go on where an earlier attempt stopped.
+
+    Where settings vary, this is done for every combination of their values.
 
     Args:
         run: The settings.
@@ -71,10 +80,33 @@ def finetune(run: FinetuningSettings, *, overwrite: bool = False) -> dict[str, A
     """
     logging.disable_progress_bar()
     console = Console(stderr=True)
-    run = resolve(run)
+    arms = [Arm(arm.values, resolve(arm.run)) for arm in arms_of(run)]
     # All that can be wrong with the settings is found before anything is written, or overwritten.
-    material = load_material(run, console)
-    _check_trainable(run, material)
+    materials: dict[str, Material] = {}
+    for arm in arms:
+        if _reading(arm.run) not in materials:
+            materials[_reading(arm.run)] = load_material(arm.run, console)
+        _check_trainable(arm.run, materials[_reading(arm.run)])
+    if run.vary is None:
+        return _train(arms[0].run, materials[_reading(arms[0].run)], overwrite)
+    folder = Path(run.output)
+    with locked(folder, "`output`"):
+        prepare(folder, to_dict(run), overwrite, ARMS)
+        summaries = []
+        for number, arm in enumerate(arms, start=1):
+            console.print(f"{number} of {len(arms)}: {arm.name}", highlight=False, markup=False, soft_wrap=True)
+            summaries.append(_train(arm.run, materials[_reading(arm.run)], overwrite))
+        return summarise_arms(run, arms, summaries)
+
+
+def _reading(run: FinetuningSettings) -> str:
+    """Name all settings that decide what is read: runs that agree in them share it."""
+    windows = run.max_length, run.document_stride, run.max_answer_length
+    return repr((run.model, run.task, run.training.swap_pairs, run.seeds[0], windows))
+
+
+def _train(run: FinetuningSettings, material: Material, overwrite: bool) -> dict[str, Any]:
+    """Train the seeds of a run that has been checked."""
     folder = Path(run.output)
     with locked(folder, "`output`"):
         _prepare(run, folder, overwrite)

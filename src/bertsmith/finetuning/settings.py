@@ -144,6 +144,9 @@ class FinetuningSettings:
     """In question answering, how many tokens of the context a window starts after the one before it."""
     max_answer_length: int = 30
     """In question answering, the most tokens of an answer."""
+    vary: dict[str, Any] | None = None
+    """Settings and the values of each to compare, such as {pooling: [cls, mean], from_scratch: [false, true]}: every
+    combination is run, in a folder of its own, and then stands in one table and one figure."""
     submission: str | None = None
     """A .zip for the GLUE server into which to put this task's predictions, those of the best seed."""
     training: FinetuningTrainingSettings = FinetuningTrainingSettings()
@@ -165,6 +168,8 @@ class FinetuningSettings:
                 f"document_stride is {self.document_stride} and max_answer_length is {self.max_answer_length}; "
                 "expected at least 1"
             )
+        if self.vary is not None and not self.vary:
+            raise ValueError("vary is empty; expected settings with lists of values, such as {pooling: [cls, mean]}")
         if self.submission is not None and not self.submission.endswith(".zip"):
             raise ValueError(f"submission is {self.submission!r}; expected the name of a .zip")
 
@@ -188,7 +193,9 @@ def task_by_name(words: Sequence[str]) -> list[str]:
 
 
 def resolve(run: FinetuningSettings) -> FinetuningSettings:
-    """Fill in what the recipe says for the task."""
+    """Fill in what the recipe says for the task; where settings vary, each combination has a recipe of its own."""
+    if run.vary is not None:
+        return run
     recipe = run.training.recipe
     known = _RECIPES[recipe] | _TASKS[recipe].get(run.task.name or "", {})
     open_ones = {f.name: known[f.name] for f in fields(run.training) if f.name in known}

@@ -160,8 +160,8 @@ class Objective(PreTrainedModel):  # type: ignore[misc]
         """Say what is worth knowing about the rows before training on them, by name."""
         return {}
 
-    def expected(self) -> dict[str, float]:
-        """Say what monitors should come to in any run with these settings, by name."""
+    def span_law(self) -> dict[str, float]:
+        """Return the law of the lengths of spans, by the names of the monitors that count them; {} without spans."""
         return {}
 
     def pooler_weights(self) -> dict[str, Tensor]:

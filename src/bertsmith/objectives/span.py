@@ -236,8 +236,8 @@ class Span(Objective):
         """The loss of a uniform guess at every token, once for each part."""
         return super().guess_loss * len(self.loss_weights)
 
-    def expected(self) -> dict[str, float]:
-        """Return the law of the lengths, by the names of the monitors that count them."""
+    def span_law(self) -> dict[str, float]:
+        """Return the law of the lengths of spans, by the names of the monitors that count them."""
         law = SpanSettings(**self.config.objective).law
         return {f"share_span_{length}": share for length, share in enumerate(law, start=1)}
 

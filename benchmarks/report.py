@@ -1,0 +1,47 @@
+"""What the benchmarks say of themselves in their results: machine, versions, command."""
+
+import argparse
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import transformers
+from pretrain_vs_hf import cpu_name
+
+
+def machine_and_command(
+    command: str,
+    parser: argparse.ArgumentParser,
+    options: argparse.Namespace,
+    unnamed: Sequence[str] = ("corpus", "out"),
+) -> list[str]:
+    """Say where and how a result was made.
+
+    Args:
+        command: The script and what it always needs.
+        parser: Of the script.
+        options: What it was given; what differs from the defaults becomes part of the command.
+        unnamed: Options that are left out: paths.
+    """
+    processor = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
+    given = [
+        f"--{name.replace('_', '-')} {value}"
+        for name, value in vars(options).items()
+        if value != parser.get_default(name) and name not in unnamed
+    ]
+    return [
+        f"Machine: {processor}, {os.cpu_count()} cores; torch {torch.__version__}, transformers "
+        f"{transformers.__version__}, Python {platform.python_version()}.",
+        f"Command: `{' '.join([command, *given])}`",
+    ]
+
+
+def write(lines: Sequence[str], out: Path | None) -> None:
+    """Print a result, and append it to a file."""
+    text = "\n".join(lines)
+    print(text)
+    if out:
+        with out.open("a", encoding="utf-8") as stream:
+            stream.write(text + "\n\n")
