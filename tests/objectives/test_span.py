@@ -361,6 +361,15 @@ def test_a_run_its_continuation_and_its_model(sentences: Corpus, tmp_path: Path,
     lines = list(show(load_run(tmp_path / "run.yaml"), 2))
     assert "[" in lines[0].plain
 
-    going_on = ["--output", str(tmp_path / "on"), "--encoder", f"{{from_pretrained: {exported}}}"]
+    going_on = [
+        "--output",
+        str(tmp_path / "on"),
+        "--encoder.preset",
+        "null",
+        "--encoder.from_pretrained",
+        str(exported),
+    ]
     again = pretrain(load_run(tmp_path / "run.yaml", going_on))
-    assert again["validation_loss"] < whole["validation_loss"]
+    rows = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    first = next(row for row in rows if "validation_loss" in row)
+    assert again["validation_loss"] < first["validation_loss"]
