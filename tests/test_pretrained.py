@@ -94,7 +94,31 @@ def test_folders_that_name_their_architecture_are_opened_as_ever(corpus: Corpus,
     assert load_any(AutoTokenizer.from_pretrained, str(tmp_path)).get_vocab() == corpus.tokenizer.get_vocab()
 
 
-@pytest.mark.parametrize("config", ['{"hidden_size": 32}', "[]", "{", '{"type_vocab_size": 1, "intermediate_size": 2}'])
+@pytest.mark.parametrize(
+    ("words", "text", "expected"),
+    [
+        (["영화", "가", "좋다", "é", "a"], "영화 가 좋다 é A", ["영화", "가", "좋다", "é", "a"]),
+        (["film", "e", "a"], "Film é A", ["film", "e", "a"]),
+        (["Film", "e", "É"], "Film É é", ["Film", "É", "[UNK]"]),
+    ],
+)
+def test_a_vocabulary_shows_whether_case_and_accents_count(
+    published: tuple[Path, Any], tmp_path: Path, words: list[str], text: str, expected: list[str]
+) -> None:
+    (tmp_path / "config.json").write_bytes((published[0] / "config.json").read_bytes())
+    (tmp_path / "vocab.txt").write_text("\n".join([*WORDS[:6], *words]) + "\n", encoding="utf-8")
+    tokenizer = load_any(AutoTokenizer.from_pretrained, str(tmp_path))
+    assert tokenizer.tokenize(text) == expected
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        *('{"hidden_size": 32}', "[]", "{", '{"type_vocab_size": 1, "intermediate_size": 2}'),
+        '{"type_vocab_size": 2, "intermediate_size": 2, "embedding_size": 2}',
+        '{"type_vocab_size": 2, "intermediate_size": 2, "architectures": ["ElectraForMaskedLM"]}',
+    ],
+)
 def test_other_folders_are_not_taken_for_a_bert(config: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(config)
     with pytest.raises(InputError, match="cannot open the model"):

@@ -87,7 +87,15 @@ def _draw_lengths(axes: Any, rows: Sequence[Mapping[str, Any]], law: Mapping[str
     lengths = range(1, len(law) + 1)
     drawn = [np.mean([row[name] for row in rows if name in row]) for name in law]
     axes.bar(lengths, drawn, color="#9db4c8", label="drawn in training")
-    axes.plot(lengths, list(law.values()), "_", color="#c0504d", markersize=16, markeredgewidth=2, label="law")
+    axes.plot(
+        lengths,
+        list(law.values()),
+        "_",
+        color="#c0504d",
+        markersize=16,
+        markeredgewidth=2,
+        label="law, in rows with room",
+    )
     axes.set(xlabel="length of a span in words", ylabel="share of the spans", xticks=lengths)
 
 
@@ -160,13 +168,16 @@ def plot_arms(
         histories: For each run and seed the logged rows, as for :func:`plot_curves`.
         metric: The deciding metric.
     """
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     choices = {key: list(dict.fromkeys(arm[key] for arm in arms)) for key in arms[0]}
     by_line = min(choices, key=lambda key: len(choices[key])) if len(choices) > 1 else None
     rest = [tuple(value for key, value in arm.items() if key != by_line) for arm in arms]
-    colors = {values: f"C{number}" for number, values in enumerate(dict.fromkeys(rest))}
+    kinds = list(dict.fromkeys(rest))
+    palette = colormaps["tab10" if len(kinds) <= 10 else "tab20"]
+    colors = {values: palette(number % palette.N) for number, values in enumerate(kinds)}
     num_seeds = len(histories[0])
     figure = Figure(figsize=(12, 4.6), layout="constrained")
     panels = figure.subplots(1, 2, sharex=True)

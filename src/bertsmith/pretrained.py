@@ -2,6 +2,7 @@
 
 import json
 import sys
+import unicodedata
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ TOKENIZER_FILES = (
     *("tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
 )
 """One of these is in every folder with a tokenizer."""
+
+_FIELDS_OF_OTHERS = {"embedding_size", "task_type_vocab_size", "relative_attention", "bottleneck_size", "d_model"}
+"""What configs of relatives of BERT have beside all that BERT's has."""
 
 
 def open_pretrained(load: Any, origin: str, what: str, key: str = "encoder.from_pretrained", **options: Any) -> Any:
@@ -71,11 +75,19 @@ def load_any(load: Any, origin: str, **options: Any) -> Any:
         return load(origin, local_files_only=True, **{"config": config, **options})
     if any((folder / name).exists() for name in ("tokenizer.json", "tokenizer_config.json")):
         return load(origin, local_files_only=True, config=config, **options)
-    words = (folder / "vocab.txt").read_text(encoding="utf-8").split()
-    # Nothing says whether case counts, but the vocabulary shows it.
-    is_cased = any(word != word.lower() for word in words if not word.startswith("["))
-    longest = config.max_position_embeddings
-    return BertTokenizerFast(str(folder / "vocab.txt"), do_lower_case=not is_cased, model_max_length=longest)
+    words = [word for word in (folder / "vocab.txt").read_text(encoding="utf-8").split() if not word.startswith("[")]
+    # Nothing says whether case and accents count, but a vocabulary that ignores them has none.
+    lower, plain = (all(word == change(word) for word in words) for change in (str.lower, _without_accents))
+    return BertTokenizerFast(
+        str(folder / "vocab.txt"),
+        do_lower_case=lower,
+        strip_accents=lower and plain,
+        model_max_length=config.max_position_embeddings,
+    )
+
+
+def _without_accents(word: str) -> str:
+    return "".join(char for char in unicodedata.normalize("NFD", word) if unicodedata.category(char) != "Mn")
 
 
 def _unnamed_bert(folder: Path) -> Any:
@@ -85,6 +97,8 @@ def _unnamed_bert(folder: Path) -> Any:
     try:
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         is_bert = "model_type" not in values and values["type_vocab_size"] == 2 and "intermediate_size" in values
+        is_bert &= _FIELDS_OF_OTHERS.isdisjoint(values)
+        is_bert &= all(name.startswith("Bert") for name in values.get("architectures") or ())
     except (OSError, ValueError, TypeError, KeyError):
         return None
     return BertConfig.from_dict(values, name_or_path=str(folder)) if is_bert else None

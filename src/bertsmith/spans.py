@@ -42,7 +42,7 @@ class Spans(NamedTuple):
     num_words: Ints
     """(M,) its length in words."""
     num_cut: int
-    """Spans whose last word had to be cut, for an exact number of tokens."""
+    """Rows in which a word had to be cut, for an exact number of tokens."""
 
 
 def geometric(p: float, longest: int) -> Law:

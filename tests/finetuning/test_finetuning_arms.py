@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from bertsmith.finetuning import seed as seed_module
 from bertsmith.finetuning.arms import arms_of
 from bertsmith.finetuning.run import finetune
 from bertsmith.finetuning.settings import FinetuningSettings, load_finetuning, resolve
-from bertsmith.statistics import paired
+from bertsmith.statistics import holm, paired
 from bertsmith.training.monitors import read_metrics
 
 VARY = {"from_scratch": [True, False], "pooling": ["cls", "mean"]}
@@ -45,7 +46,10 @@ def test_a_run_for_every_combination_and_all_in_one_table(finished: FinetuningSe
         lines = list(csv.DictReader(stream))
     assert len(lines) == 8
     assert [float(line["accuracy"]) for line in lines[2:4]] == summary["arms"][1]["scores"]
-    assert list(lines[0])[:5] == ["from_scratch", "pooling", "seed", "best_epoch", "loss"]
+    assert (folder / "arms.csv").read_text().splitlines()[
+        0
+    ] == "from_scratch,pooling,seed,best_epoch,loss,accuracy,macro_f1"
+    assert [float(line["loss"]) for line in lines[2:4]] == summary["arms"][1]["losses"]
 
     text = (folder / "results.txt").read_text()
     first = text.splitlines()[2].split()
@@ -65,7 +69,8 @@ def test_differences_are_paired_by_seeds_over_the_other_settings(finished: Finet
     assert found["p"] == pytest.approx(expected.p)
     text = (Path(finished.output) / "results.txt").read_text()
     assert f"from_scratch: false against true: {100 * expected.mean:+.2f} points" in text
-    assert "Holm's correction for 2 comparisons" in text
+    assert "corrected for 2 (Holm)" in text
+    assert found["p_holm"] == pytest.approx(holm([other["p"] for other in summary["differences"]])[0])
 
 
 def test_an_arm_is_the_run_that_it_says(finished: FinetuningSettings, new_run: MakeRun, tmp_path: Path) -> None:
@@ -109,6 +114,9 @@ def test_recipes_and_nested_settings_vary_too(new_run: MakeRun, tmp_path: Path) 
         ({"pooling": ["mean", "median"]}, "vary, pooling=median: `pooling`"),
         ({"poling": ["mean", "cls"]}, "did you mean 'pooling'"),
         ({"model": ["nowhere/at/all"]}, "nowhere/at/all"),
+        ({"training": {}}, "expected a list of values"),
+        ({"training": {"epochs": [1]}, "training.epochs": [2]}, "'training.epochs' stands there twice"),
+        ({"training.epochs": [1, -1]}, "epochs is -1"),
     ],
 )
 def test_mistakes_are_found_before_anything_is_written(
@@ -122,16 +130,41 @@ def test_mistakes_are_found_before_anything_is_written(
 def test_a_plain_run_and_one_that_varies_do_not_share_a_folder(
     finished: FinetuningSettings, new_run: MakeRun, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match="holds a run with other settings"):
+    with pytest.raises(InputError, match="holds a run with `vary`"):
         finetune(new_run(finished.output))
-    finetune(new_run(tmp_path / "plain"))
-    with pytest.raises(InputError, match="holds a run with other settings"):
-        finetune(new_run(tmp_path / "plain", vary={"pooling": ["cls", "max"]}))
+    finetune(new_run(tmp_path / "run"))
+    varied = new_run(tmp_path / "run", vary={"pooling": ["cls"]})
+    with pytest.raises(InputError, match="holds a run without `vary`"):
+        finetune(varied)
+    finetune(varied, overwrite=True)
+    left = {path.name for path in (tmp_path / "run").iterdir() if path.name[0] != "."}
+    assert left == {"run.yaml", "pooling=cls", "results.txt", "arms.csv", "curves.png", "summary.json"}
+    finetune(new_run(tmp_path / "run"), overwrite=True)
+    assert not list((tmp_path / "run").glob("*=*")) and not (tmp_path / "run" / "arms.csv").exists()
 
 
-def test_one_seed_gives_no_interval(new_run: MakeRun, tmp_path: Path) -> None:
-    finetune(new_run(tmp_path / "run", vary={"pooling": ["max"]}))
+def test_seeds_that_come_later_join_the_earlier_ones(new_run: MakeRun, tmp_path: Path) -> None:
+    vary = {"pooling": ["max"], "training.epochs": [1]}
+    finetune(new_run(tmp_path / "run", vary=vary))
     assert "1 seed: a single run gives no interval" in (tmp_path / "run" / "results.txt").read_text()
+    summary = finetune(new_run(tmp_path / "run", vary=vary, seeds=[4]))
+    assert summary["seeds"] == [0, 4]
+    assert len((tmp_path / "run" / "arms.csv").read_text().splitlines()) == 3
+    # There is nothing to compare.
+    assert "Differences" not in (tmp_path / "run" / "results.txt").read_text()
+
+
+def test_long_values_are_shortened(new_run: MakeRun, encoder_folder: Path, tmp_path: Path) -> None:
+    model = tmp_path / ("long-" * 40) / "model"
+    shutil.copytree(encoder_folder, model)
+    summary = finetune(new_run(tmp_path / "run", vary={"model": [str(model)], "training.epochs": [1]}))
+    assert len(Path(summary["arms"][0]["folder"]).name) == 120
+    assert max(map(len, (tmp_path / "run" / "results.txt").read_text().splitlines())) < 120
+
+
+def test_a_submission_is_of_one_run(new_run: MakeRun, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a submission holds one run's predictions"):
+        finetune(new_run(tmp_path / "run", vary={"pooling": ["max"]}, submission=str(tmp_path / "glue.zip")))
 
 
 def test_the_command_line_turns_it_off(new_run: MakeRun, tmp_path: Path) -> None:

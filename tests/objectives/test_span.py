@@ -144,9 +144,6 @@ def test_the_layout_of_a_batch(tokenizer: Any) -> None:
         # A boundary is next to its span: every step towards it is a chosen token.
         for position, distance in zip(batch["positions"].tolist(), batch[name].tolist(), strict=True):
             assert all(position + sign * step in chosen for step in range(distance))
-    assert int((batch["num_spans"] * torch.arange(1, 11)).sum()) >= len(chosen) - int(
-        objective.collate.vocabulary.continues[original.numpy()].sum()  # type: ignore[index]
-    )
 
 
 def test_spans_are_corrupted_as_a_whole_80_10_10(tokenizer: Any) -> None:
@@ -217,9 +214,10 @@ def test_micro_batches_add_up_to_the_step(tokenizer: Any) -> None:
     objective.zero_grad()
     for row in rows:
         objective(**objective.collate([row]), num_items=objective.count_items(whole)).loss.backward()
-    for name, value in objective.named_parameters():
-        if name in expected:
-            torch.testing.assert_close(value.grad, expected[name], atol=1e-6, rtol=1e-4)
+    found = {name: value.grad for name, value in objective.named_parameters() if value.grad is not None}
+    assert found.keys() == expected.keys()
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[name], atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize("type", ["wordpiece", "unigram", "bpe"])
@@ -265,6 +263,7 @@ def test_a_vocabulary_must_mark_words(tokenizer: Any, tmp_path: Path) -> None:
         ({"mask_prob": 0.0}, "expected more than 0"),
         ({"geometric_p": 1.0}, "geometric_p is 1.0"),
         ({"max_span": 0}, "max_span is 0"),
+        ({"max_span": 101}, "at most 100"),
         ({"sbo_positions": 0}, "sbo_positions is 0"),
         ({"span_length": "harmonic", "geometric_p": 0.3}, "no effect"),
         ({"sbo": False, "sbo_positions": 10}, "no effect"),
@@ -302,7 +301,7 @@ def test_it_learns_eight_rows_by_heart(tokenizer: Any) -> None:
 
 @pytest.mark.parametrize("architecture", ["bert", "albert", "modernbert"])
 def test_the_head_lies_beside_the_model_and_is_taken_up_again(
-    tokenizer: Any, architecture: str, tmp_path: Path
+    tokenizer: Any, architecture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     objective = make(tokenizer, architecture).eval()
     torch.nn.init.normal_(objective.boundary.first.weight)  # type: ignore[union-attr]
@@ -318,10 +317,12 @@ def test_the_head_lies_beside_the_model_and_is_taken_up_again(
     again = Span.build(build_encoder(settings, tokenizer, 64), SpanSettings(), tokenizer, seed=5).eval()
     batch = objective.collate(text_rows(tokenizer, [60, 40]))
     assert again(**batch).loss.item() == pytest.approx(objective(**batch).loss.item(), abs=1e-6)
-    # A head of another size is not taken.
-    encoder = build_encoder(settings, tokenizer, 64)
-    other = Span.build(encoder, SpanSettings(sbo_positions=5), tokenizer, seed=5)
-    assert other.boundary is not None and other.boundary.position.num_embeddings == 5
+    assert "is taken up" in capsys.readouterr().err
+    Span.build(build_encoder(settings, tokenizer, 64), SpanSettings(sbo_positions=5), tokenizer, seed=5)
+    assert "is not that of these settings; a new one is trained" in capsys.readouterr().err
+    (tmp_path / "model" / "head.safetensors").write_bytes(b"damaged")
+    with pytest.raises(InputError, match="export it again, or delete it"):
+        Span.build(build_encoder(settings, tokenizer, 64), SpanSettings(), tokenizer, seed=5)
 
 
 def test_without_a_boundary_head_there_is_none_to_export(tokenizer: Any, tmp_path: Path) -> None:

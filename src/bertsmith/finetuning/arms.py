@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 import re
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,8 @@ from bertsmith.settings import merge, to_dict, validate
 from bertsmith.statistics import LEVEL, Paired, holm, paired, summarise
 from bertsmith.training.monitors import read_metrics
 
-_NOT_VARIED = ("vary", "output", "seeds", "parallel", "submission", "task.name")
+_NOT_VARIED = ("vary", "output", "seeds", "parallel", "submission", "task.name", "task.type")
+_LONGEST_NAME = 120
 
 
 class Arm(NamedTuple):
@@ -46,7 +48,13 @@ def arms_of(run: FinetuningSettings) -> list[Arm]:
     """
     if run.vary is None:
         return [Arm({}, run)]
-    varied = dict(_flat(run.vary))
+    settings = list(_flat(run.vary))
+    varied = dict(settings)
+    if len(varied) < len(settings):
+        twice = [key for key, _ in settings]
+        raise InputError(f"vary: {max(twice, key=twice.count)!r} stands there twice; write all its values in one list")
+    if run.submission is not None:
+        raise InputError("vary: a submission holds one run's predictions; leave out `submission`, or `vary`")
     for key, choices in varied.items():
         if any(key == name or key.startswith(f"{name}.") for name in _NOT_VARIED):
             raise InputError(f"vary: {key!r} cannot vary within a run; make another run with another `output`")
@@ -63,6 +71,8 @@ def arms_of(run: FinetuningSettings) -> list[Arm]:
             values = merge(values, nested)
         texts = {key: _text(value) for key, value in zip(varied, combination, strict=True)}
         folder = ",".join(f"{key.rpartition('.')[2]}={_plain(text)}" for key, text in texts.items())
+        if len(folder) > _LONGEST_NAME:
+            folder = f"{folder[: _LONGEST_NAME - 8]}{zlib.crc32(folder.encode()):08x}"
         if folder in arms:
             raise InputError(f"vary: two of its combinations would be called {folder!r}; leave one out")
         values["output"] = str(Path(run.output) / folder)
@@ -73,7 +83,7 @@ def arms_of(run: FinetuningSettings) -> list[Arm]:
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Give nested settings by dotted keys: either form may be written."""
     for key, value in values.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value:
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
@@ -83,9 +93,14 @@ def _text(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def _short(values: Mapping[str, str]) -> dict[str, str]:
+    """Leave out the middle of values that are too long for tables and figures."""
+    return {key: text if len(text) <= 32 else f"{text[:12]}…{text[-19:]}" for key, text in values.items()}
+
+
 def _plain(text: str) -> str:
     """Leave of a text what a folder name may have in it without trouble."""
-    return re.sub(r"[^\w.+-]+", "-", text).strip("-") or "none"
+    return re.sub(r"[^\w.+-]+", "-", text) or "empty"
 
 
 def summarise_arms(
@@ -100,34 +115,29 @@ def summarise_arms(
 
     Returns:
         The content of ``summary.json``.
-
-    Raises:
-        InputError: The arms have not the same metric.
     """
     folder = Path(run.output)
-    split, metric = _measure(summaries)
-    scores = np.asarray([[_of(summary, seed, split)[metric] for seed in run.seeds] for summary in summaries])
-    losses = np.asarray(
-        [[_loss(arm, summary, seed) for seed in run.seeds] for arm, summary in zip(arms, summaries, strict=True)]
-    )
-    epochs = [[summary["seeds"][str(seed)]["best_epoch"] for seed in run.seeds] for summary in summaries]
+    split, metric = next((split, next(iter(metrics))) for split, metrics in summaries[0]["metrics"].items())
+    # Those of earlier attempts count too.
+    seeds = sorted(set.intersection(*({int(seed) for seed in summary["seeds"]} for summary in summaries)))
+    scores = np.asarray([[_of(summary, seed, split)[metric] for seed in seeds] for summary in summaries])
+    losses = np.asarray([[_of(summary, seed, split)["loss"] for seed in seeds] for summary in summaries])
+    epochs = [[summary["seeds"][str(seed)]["best_epoch"] for seed in seeds] for summary in summaries]
 
     differences = _differences(arms, scores)
     adjusted = holm([difference.p for _, difference in differences if difference.p is not None])
     table = _table(arms, metric, scores, losses, epochs)
-    sentences = _sentences(metric, differences, adjusted, len(run.seeds))
+    sentences = _sentences(metric, differences, adjusted, len(seeds))
     write_text(folder / "results.txt", f"{summaries[0]['task']}, {split}\n\n{table}\n{sentences}")
-    _write_csv(folder / "arms.csv", run.seeds, arms, summaries, split, losses)
-    histories = [
-        [_history(arm, summary, seed) for seed in run.seeds] for arm, summary in zip(arms, summaries, strict=True)
-    ]
-    plot_arms(folder / "curves.png", [arm.values for arm in arms], histories, metric)
+    _write_csv(folder / "arms.csv", seeds, arms, summaries, split)
+    histories = [[_history(arm, summary, seed) for seed in seeds] for arm, summary in zip(arms, summaries, strict=True)]
+    plot_arms(folder / "curves.png", [_short(arm.values) for arm in arms], histories, metric)
 
     summary = {
         "task": summaries[0]["task"],
         "split": split,
         "metric": metric,
-        "seeds": list(run.seeds),
+        "seeds": seeds,
         "arms": [
             {
                 "values": arm.values,
@@ -139,18 +149,13 @@ def summarise_arms(
             }
             for number, arm in enumerate(arms)
         ],
-        "differences": [{"between": name, **difference._asdict()} for name, difference in differences],
+        "differences": [
+            {"between": name, **difference._asdict(), "p_holm": p}
+            for (name, difference), p in itertools.zip_longest(differences, adjusted)
+        ],
     }
     write_json(folder / "summary.json", summary)
     return summary
-
-
-def _measure(summaries: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    """Say by which split and metric the arms are compared."""
-    found = {next((split, next(iter(metrics))) for split, metrics in s["metrics"].items()) for s in summaries}
-    if len(found) > 1:
-        raise InputError(f"vary: the arms have different metrics, {sorted(found)}; vary something else")
-    return found.pop()
 
 
 def _of(summary: Mapping[str, Any], seed: int, split: str) -> dict[str, float]:
@@ -162,13 +167,6 @@ def _history(arm: Arm, summary: Mapping[str, Any], seed: int) -> list[dict[str, 
     """Read what a seed logged, by epochs."""
     steps = summary["seeds"][str(seed)]["steps_per_epoch"]
     return [{**row, "epoch": row["step"] / steps} for row in read_metrics(seed_folder(arm.run.output, seed))]
-
-
-def _loss(arm: Arm, summary: Mapping[str, Any], seed: int) -> float:
-    """Read the validation loss of a seed's best epoch."""
-    best = summary["seeds"][str(seed)]["best_epoch"]
-    rows = (row for row in _history(arm, summary, seed) if "validation_loss" in row)
-    return float(min(rows, key=lambda row: abs(row["epoch"] - best))["validation_loss"])
 
 
 def _differences(arms: Sequence[Arm], scores: np.ndarray[Any, Any]) -> list[tuple[str, Paired]]:
@@ -199,7 +197,7 @@ def _table(
             spread = [points(metric, summary.sd), f"{points(metric, summary.low)} to {points(metric, summary.high)}"]
         lines.append(
             [
-                *(str(number + 1), *arm.values.values(), " ".join(f"{epoch:g}" for epoch in epochs[number])),
+                *(str(number + 1), *_short(arm.values).values(), " ".join(f"{epoch:g}" for epoch in epochs[number])),
                 *(f"{losses[number].mean():.4f}", points(metric, summary.mean), *spread),
             ]
         )
@@ -212,6 +210,8 @@ def _sentences(
     """Say of each pair of values whether they can be told apart."""
     if num_seeds < 2:
         return "1 seed: a single run gives no interval; run more seeds to see which differences hold.\n"
+    if not differences:
+        return ""
     unit = "" if metric == "mean_squared_error" else " points"
     lines = [f"Differences in {metric}, the mean over the other settings, paired by {num_seeds} seeds:"]
     for (name, difference), p in zip(differences, adjusted, strict=True):
@@ -223,7 +223,7 @@ def _sentences(
             says += f": cannot be told apart; under {points(metric, difference.detectable)} would hardly show"
         lines.append(f"  {name}: {says}")
     if len(differences) > 1:
-        lines.append(f"p after Holm's correction for {len(differences)} comparisons.")
+        lines.append(f"Each interval is that of its difference alone; p is corrected for {len(differences)} (Holm).")
     return "\n".join(lines) + "\n"
 
 
@@ -233,15 +233,14 @@ def _write_csv(
     arms: Sequence[Arm],
     summaries: Sequence[Mapping[str, Any]],
     split: str,
-    losses: np.ndarray[Any, Any],
 ) -> None:
     """Write a line for each arm and seed."""
     metrics = list(_of(summaries[0], seeds[0], split))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*arms[0].values, "seed", "best_epoch", "loss", *metrics])
-    for arm, summary, row in zip(arms, summaries, losses.tolist(), strict=True):
-        for seed, loss in zip(seeds, row, strict=True):
+    writer.writerow([*arms[0].values, "seed", "best_epoch", *metrics])
+    for arm, summary in zip(arms, summaries, strict=True):
+        for seed in seeds:
             scores, best = _of(summary, seed, split), summary["seeds"][str(seed)]["best_epoch"]
-            writer.writerow([*arm.values.values(), seed, best, loss, *(scores[name] for name in metrics)])
+            writer.writerow([*arm.values.values(), seed, best, *(scores[name] for name in metrics)])
     write_text(path, text.getvalue())

@@ -38,25 +38,22 @@ from bertsmith.finetuning.seed import (
 from bertsmith.finetuning.settings import FinetuningSettings, resolve
 from bertsmith.finetuning.summary import summarise_seeds
 from bertsmith.pretrained import open_pretrained
-from bertsmith.run_folder import Layout, prepare
-from bertsmith.settings import to_dict
+from bertsmith.run_folder import RUN_FILE, Layout, prepare
+from bertsmith.settings import read_yaml, to_dict
 from bertsmith.tasks import check_submission, load_task, subset
 
 FINETUNING = Layout(
     contents=(
-        *(r"seed-\d+", "predictions", "summary.json", "summary.json.part", "results.txt", "errors.md"),
-        *("results.txt.part", "errors.md.part", "curves.png", "confusion.png"),
+        *(r"seed-\d+", "predictions", "confusion.png", "curves.png"),
+        # Where settings vary, the run of each combination of their values.
+        r"[\w.]+=.*",
+        r"(summary\.json|results\.txt|errors\.md|arms\.csv)(\.part)?",
     ),
-    begun=("seed-*/checkpoints/checkpoint-*", f"seed-*/{RESULT}", "arms.csv"),
+    begun=("seed-*/checkpoints/checkpoint-*", f"seed-*/{RESULT}"),
     free=("output", "seeds", "parallel", "submission", "training.log_every", "training.checkpoint_minutes"),
 )
-# The runs themselves are in folders of their own, which see to it that theirs do not change.
-ARMS = Layout(
-    contents=(r"(summary\.json|results\.txt|arms\.csv)(\.part)?", "curves.png"),
-    begun=("seed-*/checkpoints/checkpoint-*", f"seed-*/{RESULT}"),
-    free=(),
-)
-
+# The runs of the combinations see to it themselves that their settings do not change.
+ARMS = FINETUNING._replace(begun=())
 
 _LARGE_VALUE = 20.0
 
@@ -91,6 +88,8 @@ def finetune(run: FinetuningSettings, *, overwrite: bool = False) -> dict[str, A
         return _train(arms[0].run, materials[_reading(arms[0].run)], overwrite)
     folder = Path(run.output)
     with locked(folder, "`output`"):
+        if not overwrite:
+            _check_kind(folder, run)
         prepare(folder, to_dict(run), overwrite, ARMS)
         summaries = []
         for number, arm in enumerate(arms, start=1):
@@ -103,6 +102,14 @@ def _reading(run: FinetuningSettings) -> str:
     """Name all settings that decide what is read: runs that agree in them share it."""
     windows = run.max_length, run.document_stride, run.max_answer_length
     return repr((run.model, run.task, run.training.swap_pairs, run.seeds[0], windows))
+
+
+def _check_kind(folder: Path, run: FinetuningSettings) -> None:
+    """Keep runs in which settings vary apart from those in which none does."""
+    held = folder / RUN_FILE
+    if held.exists() and (read_yaml(held).get("vary") is None) != (run.vary is None):
+        which = "without" if run.vary is not None else "with"
+        raise InputError(f"{folder}: holds a run {which} `vary`; give another `output`, or start over with --overwrite")
 
 
 def _train(run: FinetuningSettings, material: Material, overwrite: bool) -> dict[str, Any]:
@@ -198,6 +205,7 @@ def _prepare(run: FinetuningSettings, folder: Path, overwrite: bool) -> None:
             with locked(seed_folder(folder, seed), "`output`"):
                 pass
     else:
+        _check_kind(folder, run)
         # The seeds that are there already belong to the run.
         run = replace(run, seeds=tuple(sorted({*seeds_in(folder), *run.seeds})))
     prepare(folder, to_dict(run), overwrite, FINETUNING)

@@ -23,6 +23,7 @@ Shapes: B rows, L positions, H hidden size, V vocabulary size, E embedding size,
 M chosen positions of the whole batch.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, gelu
@@ -47,6 +49,7 @@ from bertsmith.settings import settings
 from bertsmith.spans import Law, choose_spans, geometric, harmonic
 
 NO_TARGET = -100
+_LONGEST = 100
 
 
 @settings
@@ -80,6 +83,8 @@ class SpanSettings(CorruptionSettings):
         for name in ("max_span", "sbo_positions", "sbo_position_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if self.max_span > _LONGEST:
+            raise ValueError(f"max_span is {self.max_span}; expected at most {_LONGEST}, usually 10")
         if self.span_length == "harmonic" and self.geometric_p != SpanSettings.geometric_p:
             raise ValueError("geometric_p has no effect with span_length: harmonic; leave it out")
         for name in ("sbo_positions", "sbo_position_size"):
@@ -199,15 +204,30 @@ class Span(Objective):
 
     @classmethod
     def build(cls, encoder: PreTrainedModel, objective: Any, tokenizer: Any, seed: int = 0) -> Self:
-        """Wrap an encoder, as :meth:`Objective.build` does; with the boundary head that lies beside its checkpoint."""
+        """Wrap an encoder, as :meth:`Objective.build` does; with the boundary head that lies beside its checkpoint.
+
+        Raises:
+            InputError: The settings do not fit the tokenizer, or the head is damaged.
+        """
         model = super().build(encoder, objective, tokenizer, seed)
         beside = Path(encoder.name_or_path) / HEAD
         if model.boundary is not None and encoder.name_or_path and beside.exists():
-            weights = load_file(beside)
-            own = model.head_weights()
-            if {name: value.shape for name, value in weights.items()} == {name: own[name].shape for name in own}:
-                model.load_state_dict(weights, strict=False)
+            model._take_up(beside)
         return model
+
+    def _take_up(self, path: Path) -> None:
+        """Load the boundary head from a file, or say why a new one is trained."""
+        try:
+            weights = load_file(path)
+        except (OSError, SafetensorError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{path}: cannot be read ({reason}); export it again, or delete it") from None
+        own = {name: value.shape for name, value in self.head_weights().items()}
+        fits = {name: value.shape for name, value in weights.items()} == own
+        if fits:
+            self.load_state_dict(weights, strict=False)
+        what = "is taken up" if fits else "is not that of these settings; a new one is trained"
+        print(f"note: the boundary head of {path} {what}", file=sys.stderr)
 
     @staticmethod
     def make_rows(
@@ -292,11 +312,7 @@ class Span(Objective):
             self._add_accuracies("sbo_accuracy", logits_MV, seen, span_words, parts, counts)
         loss = self.total(parts, counts, num_items)
 
-        lengths = torch.arange(1, len(num_spans) + 1, device=num_spans.device)
-        parts["mean_span"], counts["mean_span"] = (num_spans * lengths).sum(), num_spans.sum()
-        for length, number in enumerate(num_spans.unbind(), start=1):
-            parts[f"share_span_{length}"], counts[f"share_span_{length}"] = number, counts["mean_span"]
-        parts["num_cut_spans"], counts["num_cut_spans"] = cut_words, counts["mean_span"]
+        _add_lengths(num_spans, cut_words, parts, counts)
         return ObjectiveOutput(loss=loss, parts={name: part.detach() for name, part in parts.items()}, counts=counts)
 
     def _add_accuracies(
@@ -327,7 +343,8 @@ class Span(Objective):
     def flops(self, lengths: Ints) -> float:
         """Count the floating-point operations that training on rows of these lengths (B,) needs.
 
-        The boundary objective adds 6 (2 H H + H E + E V) for each chosen position.
+        The boundary objective adds 6 (2 H H + H E + E V) for each chosen position; its few places do not count, as what
+        they contribute can be a table.
         """
         predicted = int(num_predicted(lengths - NUM_SPECIAL, self.config.objective["mask_prob"]).sum())
         total = training_flops(self.encoder.config, lengths, predicted)
@@ -341,3 +358,13 @@ class Span(Objective):
     def head_weights(self) -> dict[str, Tensor]:
         """Return the weights of the boundary head by name; none without it."""
         return {name: value for name, value in self.state_dict().items() if name.startswith("boundary.")}
+
+
+def _add_lengths(num_spans: Tensor, cut_words: Tensor, parts: dict[str, Tensor], counts: dict[str, Tensor]) -> None:
+    """Add which lengths the spans have, and how many had to be cut."""
+    num_all = num_spans.sum()
+    lengths = torch.arange(1, len(num_spans) + 1, device=num_spans.device)
+    parts["mean_span"], counts["mean_span"] = (num_spans * lengths).sum(), num_all
+    for length, number in enumerate(num_spans.unbind(), start=1):
+        parts[f"share_span_{length}"], counts[f"share_span_{length}"] = number, num_all
+    parts["num_cut_spans"], counts["num_cut_spans"] = cut_words, num_all
