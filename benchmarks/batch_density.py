@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from report import write
 
 from bertsmith.batching import TrainingStream, rows_per_step
 from bertsmith.corpus import Corpus
@@ -68,11 +69,7 @@ def main() -> None:
             ]
             lines.append(f"| {folder.name}, {row_length} | {' | '.join(cells)} |")
             print(lines[-1], flush=True)
-    text = "\n".join(lines)
-    print(text)
-    if options.out:
-        with options.out.open("a", encoding="utf-8") as stream:
-            stream.write(text + "\n\n")
+    write(lines, options.out)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pretrain_vs_hf import cpu_name
+from report import machine_and_command, write
 from transformers import AutoModelForMaskedLM
 
 from bertsmith.corpus import Corpus
@@ -103,21 +103,14 @@ def main() -> None:
         futures = {job: pool.submit(train, *job, options) for job in jobs}
         found = {job: future.result() for job, future in futures.items()}
 
-    given = [
-        f"--{name.replace('_', '-')} {' '.join(map(str, value)) if isinstance(value, list) else value}"
-        for name, value in vars(options).items()
-        if value != parser.get_default(name) and name not in ("corpus", "model", "out")
-    ]
-    if options.model:
-        given.append("--model MODEL")
+    command = "python benchmarks/pair_objectives.py --corpus CORPUS" + (" --model MODEL" if options.model else "")
     corpus = Corpus(options.corpus)
     names = list(next(iter(found.values())))
     model = "MODEL" if options.model else f"{options.architecture} {options.preset}"
     lines = [
         f"# Objectives over pairs at equal tokens, {datetime.date.today()}",
         "",
-        f"Machine: {cpu_name()}; torch {torch.__version__}.",
-        f"Command: `{' '.join(['python benchmarks/pair_objectives.py --corpus CORPUS', *given])}`",
+        *machine_and_command(command, parser, options, unnamed=("corpus", "model", "out")),
         f"Corpus: {corpus.num_documents:,} documents, {corpus.num_tokens:,} tokens, vocabulary {corpus.vocab_size:,}. "
         f"Model: {model}; {options.tokens:,.0f} tokens an arm. Mean over seeds "
         f"{', '.join(map(str, options.seeds))}, by seed in brackets; held-out documents.",
@@ -132,11 +125,7 @@ def main() -> None:
             each = ", ".join(f"{value:.3f}" for value in values)
             cells.append("–" if values[0] != values[0] else f"{statistics.mean(values):.3f} ({each})")
         lines.append(f"| {arm} | {' | '.join(cells)} |")
-    text = "\n".join(lines)
-    print(text)
-    if options.out:
-        with options.out.open("a", encoding="utf-8") as stream:
-            stream.write(text + "\n\n")
+    write(lines, options.out)
 
 
 if __name__ == "__main__":

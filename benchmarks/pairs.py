@@ -16,8 +16,6 @@ The rate is real tokens per second, data loading and optimiser included, after w
 
 import argparse
 import datetime
-import os
-import platform
 import statistics
 import tempfile
 import time
@@ -27,8 +25,8 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
-import transformers
-from pretrain_vs_hf import Clock, cpu_name
+from pretrain_vs_hf import Clock
+from report import machine_and_command, write
 from torch.utils.data import Dataset
 from transformers import (
     AutoModelForMaskedLM,
@@ -149,18 +147,10 @@ def main() -> None:
 
     medians = {name: statistics.median(values) for name, values in rates.items()}
     ours = "packed" if torch.cuda.is_available() else "bucketed"
-    processor = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
-    arguments = [
-        f"--{name.replace('_', '-')} {value}"
-        for name, value in vars(options).items()
-        if value != parser.get_default(name) and name not in ("corpus", "out")
-    ]
     lines = [
         f"# Training on sentence pairs, {datetime.date.today()}",
         "",
-        f"Machine: {processor}, {os.cpu_count()} cores; torch {torch.__version__}, transformers "
-        f"{transformers.__version__}, Python {platform.python_version()}.",
-        f"Command: `{' '.join(['python benchmarks/pairs.py --corpus CORPUS', *arguments])}`",
+        *machine_and_command("python benchmarks/pairs.py --corpus CORPUS", parser, options),
         f"Model: BERT {options.preset}, vocabulary {corpus.vocab_size}, rows of at most {options.row_length}, hard "
         f"negative pairs of sentences of {corpus.num_tokens / len(corpus):.0f} tokens on average, "
         f"{options.tokens_per_step} tokens a step; {options.steps} steps after {options.warmup} of warm-up, "
@@ -173,11 +163,7 @@ def main() -> None:
         spread = f"{medians[name]:,.0f} ({min(values):,.0f}–{max(values):,.0f})"
         lines.append(f"| {name} | {densities[name]:.3f} | {spread} | {medians[ours] / medians[name]:.2f} |")
     lines += ["", f"Rows are made at {made / 1e6:.2f} M tokens/s by one process."]
-    text = "\n".join(lines)
-    print(text)
-    if options.out:
-        with options.out.open("a", encoding="utf-8") as stream:
-            stream.write(text + "\n\n")
+    write(lines, options.out)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from report import write
+
 KINDS = {
     "SSP": ("SSP", {}),
     "HNP, skip": ("SSP", {"negatives": "same_document", "short_sentences": "skip"}),
@@ -84,11 +86,7 @@ def main() -> None:
                 cells.append(f"{float(done.stdout):.1f}")
             lines.append(f"| {' | '.join(cells)} |")
             print(lines[-1], flush=True)
-    result = "\n".join(lines)
-    print(result)
-    if options.out:
-        with options.out.open("a", encoding="utf-8") as stream:
-            stream.write(result + "\n\n")
+    write(lines, options.out)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from report import cpu_name, write
 from torch.utils.data import Dataset
 from transformers import (
     AutoModelForMaskedLM,
@@ -253,13 +254,6 @@ def report(rates: dict[str, list[float]], corpus: Corpus, options: argparse.Name
     return "\n".join(table)
 
 
-def cpu_name() -> str:
-    names = [
-        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-    ]
-    return f"{names[0]} ({torch.backends.cpu.get_cpu_capability()})"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", default="python-docs", help="a source for `corpus build` (%(default)s)")
@@ -293,10 +287,7 @@ def main() -> None:
             BuildSettings(language="en", tokenizer=TokenizerSettings(vocab_size=options.vocab_size)),
         )  # fmt: skip
         text = guard(corpus, options) if options.guard else report(measure(corpus, options), corpus, options)
-    print(text)
-    if options.out:
-        with options.out.open("a", encoding="utf-8") as stream:
-            stream.write(text + "\n\n")
+    write([text], options.out)
 
 
 if __name__ == "__main__":

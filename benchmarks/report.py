@@ -8,7 +8,13 @@ from pathlib import Path
 
 import torch
 import transformers
-from pretrain_vs_hf import cpu_name
+
+
+def cpu_name() -> str:
+    names = [
+        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    ]
+    return f"{names[0]} ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def machine_and_command(
@@ -27,7 +33,7 @@ def machine_and_command(
     """
     processor = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
     given = [
-        f"--{name.replace('_', '-')} {value}"
+        f"--{name.replace('_', '-')} {' '.join(map(str, value)) if isinstance(value, list) else value}"
         for name, value in vars(options).items()
         if value != parser.get_default(name) and name not in unnamed
     ]
