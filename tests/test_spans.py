@@ -27,8 +27,16 @@ def first_of_spans(spans: Spans) -> Bools:
     return np.asarray(spans.columns == spans.starts)
 
 
-@pytest.mark.parametrize("law", [PAPER, harmonic(10)])
-@pytest.mark.parametrize(("length", "continuing"), [(128, 0.0), (128, 0.25), (512, 0.0), (512, 0.3)])
+@pytest.mark.parametrize(
+    ("law", "length", "continuing"),
+    [
+        *((PAPER, 128, 0.25), (PAPER, 512, 0.3)),
+        pytest.param(PAPER, 128, 0.0, marks=pytest.mark.slow),
+        pytest.param(PAPER, 512, 0.0, marks=pytest.mark.slow),
+        pytest.param(harmonic(10), 128, 0.25, marks=pytest.mark.slow),
+        pytest.param(harmonic(10), 512, 0.3, marks=pytest.mark.slow),
+    ],
+)
 def test_lengths_follow_their_law_over_100_000_spans(law: Law, length: int, continuing: float) -> None:
     histogram = np.zeros(10)
     epoch = num_cut = 0

@@ -73,6 +73,7 @@ def test_differences_are_paired_by_seeds_over_the_other_settings(finished: Finet
     assert found["p_holm"] == pytest.approx(holm([other["p"] for other in summary["differences"]])[0])
 
 
+@pytest.mark.slow
 def test_an_arm_is_the_run_that_it_says(finished: FinetuningSettings, new_run: MakeRun, tmp_path: Path) -> None:
     alone = finetune(new_run(tmp_path / "alone", seeds=[1], from_scratch=True, pooling="mean"))
     summary = json.loads((Path(finished.output) / "summary.json").read_text())
@@ -127,6 +128,7 @@ def test_mistakes_are_found_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_plain_run_and_one_that_varies_do_not_share_a_folder(
     finished: FinetuningSettings, new_run: MakeRun, tmp_path: Path
 ) -> None:
@@ -154,6 +156,7 @@ def test_seeds_that_come_later_join_the_earlier_ones(new_run: MakeRun, tmp_path:
     assert "Differences" not in (tmp_path / "run" / "results.txt").read_text()
 
 
+@pytest.mark.slow
 def test_long_values_are_shortened(new_run: MakeRun, encoder_folder: Path, tmp_path: Path) -> None:
     model = tmp_path / ("long-" * 40) / "model"
     shutil.copytree(encoder_folder, model)
