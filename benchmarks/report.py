@@ -1,10 +1,12 @@
 """What the benchmarks say of themselves in their results: machine, versions, command."""
 
 import argparse
+import json
 import os
 import platform
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -15,6 +17,13 @@ def cpu_name() -> str:
         line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
     ]
     return f"{names[0]} ({torch.backends.cpu.get_cpu_capability()})"
+
+
+def _text(value: Any) -> str:
+    """Write a value as it was given."""
+    if isinstance(value, dict):
+        return f"'{json.dumps(value)}'"
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def machine_and_command(
@@ -33,7 +42,7 @@ def machine_and_command(
     """
     processor = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
     given = [
-        f"--{name.replace('_', '-')} {' '.join(map(str, value)) if isinstance(value, list) else value}"
+        f"--{name.replace('_', '-')} {_text(value)}"
         for name, value in vars(options).items()
         if value != parser.get_default(name) and name not in unnamed
     ]

@@ -10,6 +10,7 @@ MLM, span and span with the boundary objective interleaved A-B-C-A-B-C-..., besi
 
 import argparse
 import datetime
+import json
 import statistics
 import time
 from collections.abc import Callable
@@ -74,7 +75,9 @@ def step_times(
     models = {}
     for name, settings in FORMS.items():
         torch.manual_seed(0)
-        encoder = build_encoder(EncoderSettings(preset=options.preset), corpus.tokenizer, options.row_length)
+        encoder = build_encoder(
+            EncoderSettings(preset=options.preset, config=options.config), corpus.tokenizer, options.row_length
+        )
         model = OBJECTIVES[settings.name].build(encoder, settings, corpus.tokenizer).to(device).train()
         inputs = {k: v.to(device) if torch.is_tensor(v) else v for k, v in model.collate(batch).items()}
         models[name] = model, inputs, torch.optim.AdamW(model.parameters(), fused=True)
@@ -102,6 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, required=True, help="a built corpus")
     parser.add_argument("--preset", default="mini")
+    parser.add_argument("--config", type=json.loads, default={}, help="config fields of the encoder, as JSON")
     parser.add_argument("--row-length", type=int, default=128)
     parser.add_argument("--rows", type=int, default=32, help="rows in a batch")
     parser.add_argument("--spans", type=int, default=100_000)
@@ -153,7 +157,12 @@ def main() -> None:
 
     costs = step_times(corpus, batch, options)
     median, flops = statistics.median(costs["MLM"][0]), costs["MLM"][1]
-    lines += [f"BERT {options.preset}:", "", "| step | milliseconds, median (min–max) | of MLM's | FLOPs, of MLM's |"]
+    sizes = "".join(f", {name} {value}" for name, value in options.config.items())
+    lines += [
+        f"BERT {options.preset}{sizes}:",
+        "",
+        "| step | milliseconds, median (min–max) | of MLM's | FLOPs, of MLM's |",
+    ]
     lines += ["|---|---|---|---|"]
     for name, (times, own) in costs.items():
         ratio = statistics.median(times) / median

@@ -164,7 +164,7 @@ def model_card(run: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
     start = f"continued from `{origin}`" if origin else f"trained from scratch (preset `{run['encoder']['preset']}`)"
     lines = "\n".join(f"| {name} | {_cell(value)} |" for name, value in figures.items())
     settings = "\n".join(f"| {name} | `{value}` |" for name, value in run["objective"].items())
-    is_trained = "not trained by" if run["objective"]["name"] == "mlm" else "trained by"
+    is_trained = "trained by" if run["objective"]["name"] in ("nsp", "ssp") else "not trained by"
     pooler = f"The pooler, where the architecture has one, is {is_trained} this objective."
     return f"""---
 library_name: transformers
