@@ -120,3 +120,19 @@ def test_a_column_may_be_a_number(tmp_path: Path, text_file: Path, capsys: pytes
     words = ["corpus", "build", str(table), "--out", str(tmp_path / "corpus"), "--vocab-size", "300"]
     assert main([*words, "--text-column", "1"]) == 0
     assert "120 documents" in capsys.readouterr().out
+
+
+def test_settings_of_a_corpus_from_a_file(tmp_path: Path, text_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, out = tmp_path / "settings.yaml", tmp_path / "corpus"
+    file.write_text("language: ko\ntokenizer: {type: unigram, vocab_size: 90000}\n")
+    words = ["corpus", "build", str(text_file), "--settings", str(file), "--out", str(out)]
+    assert "tokenizer.vocab_size is 90000" in fails(words, capsys)
+    assert main([*words, "--vocab-size", "120"]) == 0
+    settings = json.loads((out / "manifest.json").read_text())["settings"]
+    assert (settings["language"], settings["tokenizer"]["type"]) == ("ko", "unigram")
+    assert settings["tokenizer"]["vocab_size"] == 120
+
+    file.write_text("langage: ko\n")
+    assert f"{file}: unknown key `langage`; did you mean 'language'?" in fails(words, capsys)
+    file.unlink()
+    assert "no such file" in fails(words, capsys)
