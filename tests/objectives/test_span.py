@@ -220,7 +220,9 @@ def test_micro_batches_add_up_to_the_step(tokenizer: Any) -> None:
         torch.testing.assert_close(gradient, expected[name], atol=1e-6, rtol=1e-4)
 
 
-@pytest.mark.parametrize("type", ["wordpiece", "unigram", "bpe"])
+@pytest.mark.parametrize(
+    "type", ["unigram", *(pytest.param(name, marks=pytest.mark.slow) for name in ("wordpiece", "bpe"))]
+)
 def test_spans_are_whole_words_of_every_kind_of_vocabulary(type: str, text_file: Path, tmp_path: Path) -> None:
     settings = BuildSettings(tokenizer=TokenizerSettings(type=type, vocab_size=350))  # type: ignore[arg-type]
     corpus = build([str(text_file)], tmp_path / "corpus", settings, workers=1)
