@@ -75,11 +75,12 @@ def choose_spans(maskable: Bools, continues: Bools, counts: Ints, law: Law, rand
     """
     words = _words(maskable, continues)
     wanted = np.divide(counts * words.num, words.tokens[:, -1], out=np.zeros(len(counts)), where=counts > 0)
-    rounded = np.floor(wanted + random.uniform(1)[:, 0]).astype(np.int64)
+    draws = random.uniform(1 + 2 * _MOVES)
+    rounded = np.floor(wanted + draws[:, 0]).astype(np.int64)
     totals = np.where(counts > 0, np.clip(rounded, 1, (words.num + 1) // 2), 0)
     lengths = draw_lengths(totals, law, random)
     firsts = _lay_apart(lengths, words.num - totals, random)
-    missing = _move(firsts, lengths, words, counts, random)
+    missing = _move(firsts, lengths, words, counts, draws[:, 1:])
 
     row_of_span, place = np.nonzero(lengths)
     first = firsts[row_of_span, place]
@@ -117,9 +118,8 @@ def _words(maskable: Bools, continues: Bools) -> _Words:
     follows[:, 1:] = text[:, :-1]
     starts = text & ~(continues & follows)
     num = starts.sum(axis=1)
-    rows, columns = np.nonzero(starts)
     table = np.repeat((seen.argmax(axis=1) + text.sum(axis=1))[:, None], int(num.max(initial=0)) + 1, axis=1)
-    table[rows, np.arange(rows.size) - np.repeat(np.cumsum(num) - num, num)] = columns
+    table[np.arange(table.shape[1]) < num[:, None]] = np.nonzero(starts)[1]
     before = np.zeros((num_rows, length + 1), dtype=np.int64)
     np.cumsum(maskable, axis=1, out=before[:, 1:])
     return _Words(starts, num, table, np.take_along_axis(before, table, axis=1))
@@ -140,15 +140,17 @@ def draw_lengths(totals: Ints, law: Law, random: RowGenerator) -> Ints:
     tables = [_table(law, total) for total in kinds.tolist()]
     begins = np.cumsum([0, *(len(table) for table in tables)])[kind_of]
     cumulative = np.concatenate(tables) if tables else np.empty((0, len(law)))
-    draws = random.uniform(int(totals.max(initial=0)))
+    # One sorted array for all states, a whole number apart; a draw just under 1 must not be rounded into the next one.
+    bounds = (cumulative + np.arange(len(cumulative))[:, None]).ravel()
+    draws = np.minimum(random.uniform(int(totals.max(initial=0))), 1 - 2.0**-24)
     remaining = totals.copy()
     lengths: list[Ints] = []
     while remaining.any():
-        bounds = cumulative[begins + remaining]
-        drawn = 1 + (draws[:, [len(lengths)]] >= bounds).sum(axis=1)
-        lengths.append(np.where(remaining > 0, drawn, 0))
+        states = begins + remaining
+        drawn = bounds.searchsorted(states + draws[:, len(lengths)], side="right") - states * len(law) + 1
+        lengths.append(np.minimum(drawn, remaining))
         remaining -= lengths[-1]
-    return np.stack(lengths, axis=1) if lengths else np.zeros((len(totals), 0), np.int64)
+    return np.asarray(lengths, dtype=np.int64).reshape(-1, len(totals)).T
 
 
 @lru_cache(maxsize=4096)
@@ -212,33 +214,36 @@ def _lay_apart(lengths: Ints, num_free: Ints, random: RowGenerator) -> Ints:
     return firsts
 
 
-def _move(firsts: Ints, lengths: Ints, words: _Words, counts: Ints, random: RowGenerator) -> Ints:
+def _move(firsts: Ints, lengths: Ints, words: _Words, counts: Ints, draws: Floats) -> Ints:
     """Move spans, one of a row at a time, until each row has exactly its number of tokens: changes ``firsts``.
 
-    First a span of each row, at random; then, in the few rows that are left, the one that comes nearest.
+    First a span of each row, at random; then, in the few rows that are left, the one that comes nearest. ``draws`` are
+    uniform, (B, 2 * _MOVES).
 
     Returns:
         (B,) how many tokens are still missing, or too many where negative; 0 nearly always.
     """
-    num_rows, num_spans = lengths.shape
-    draws = random.uniform(2 * _MOVES)
+    num_spans = (lengths > 0).sum(axis=1)
+    every_span = np.arange(lengths.shape[1])
     ends = np.minimum(firsts + lengths, words.tokens.shape[1] - 1)
-    every_row = np.arange(num_rows)[:, None]
+    every_row = np.arange(len(counts))[:, None]
     missing: Ints = counts - (words.tokens[every_row, ends] - words.tokens[every_row, firsts]).sum(axis=1)
     for number in range(_MOVES):
         rows = np.flatnonzero(missing)
         if not rows.size:
             break
-        one = (draws[rows, 2 * number] * (lengths[rows] > 0).sum(axis=1)).astype(np.int64)[:, None]
-        spans = one if number == 0 else np.broadcast_to(np.arange(num_spans), (rows.size, num_spans))
+        here = np.arange(rows.size)
+        draw, other_draw = draws[rows, 2 * number], draws[rows, 2 * number + 1]
+        if number == 0:
+            spans = (draw * num_spans[rows]).astype(np.int64)[:, None]
+        else:
+            spans = np.tile(every_span, (rows.size, 1))
         gain, fits = _moves(rows, spans, firsts, lengths, words)
         off = np.where(fits, np.abs(missing[rows, None, None] - gain), np.iinfo(np.int64).max).reshape(rows.size, -1)
-        best = off == off.min(axis=1, keepdims=True)
         # One of the best moves, at random.
-        pick = (draws[rows, 2 * number + 1] * best.sum(axis=1)).astype(np.int64)
-        chosen = (np.cumsum(best, axis=1) > pick[:, None]).argmax(axis=1)
-        which, place = np.divmod(chosen, gain.shape[2])
-        here = np.arange(rows.size)
+        ranks = np.cumsum(off == off.min(axis=1, keepdims=True), axis=1)
+        pick = np.floor(other_draw * ranks[:, -1])
+        which, place = np.divmod((ranks > pick[:, None]).argmax(axis=1), gain.shape[2])
         firsts[rows, spans[here, which]] = place
         missing[rows] -= gain[here, which, place]
     return missing
@@ -257,28 +262,31 @@ def _moves(rows: Ints, spans: Ints, firsts: Ints, lengths: Ints, words: _Words) 
     Returns:
         (R, N, W) how many more tokens the span would cover at a place, and whether it can be there.
     """
-    num_places = words.tokens.shape[1] - 1
-    places = np.arange(num_places)
-    length, first = lengths[rows[:, None], spans], firsts[rows[:, None], spans]
-    tokens, num_words = words.tokens[rows], words.num[rows, None, None]
+    width = words.tokens.shape[1]
+    places = np.arange(width - 1)
+    all_lengths, all_firsts, tokens = lengths[rows], firsts[rows], words.tokens[rows]
     line = np.arange(rows.size)[:, None]
-    # Behind the end of a row there is nothing.
-    ends = np.minimum(places + length[:, :, None], num_words)
-    gain = tokens[line[:, :, None], ends] - tokens[:, None, :num_places]
-    gain -= (tokens[line, first + length] - tokens[line, first])[:, :, None]
+    length, first = all_lengths[line, spans], all_firsts[line, spans]
+    covered = tokens.take(line * width + first + length) - tokens.take(line * width + first)
 
-    # Where the other spans begin and end; summed up once, which words they have; twice, how many before a place.
-    others = np.where(np.arange(lengths.shape[1]) != spans[:, :, None], lengths[rows, None, :], 0)
-    begins = np.where(others > 0, firsts[rows, None, :] + 2, num_places + 3)
-    before = np.zeros((*spans.shape, num_places + 4), dtype=np.int64)
-    index = np.arange(spans.size).reshape(*spans.shape, 1) * before.shape[2]
-    before.ravel()[index + begins] = 1
-    before.ravel()[index + np.where(others > 0, begins + others, num_places + 3)] = -1
-    before = np.cumsum(np.cumsum(before[:, :, :-1], axis=2), axis=2)
-    # Nor may it touch one of them.
-    behind = before.ravel()[np.arange(spans.size).reshape(*spans.shape, 1) * before.shape[2] + ends + 2]
-    fits = (length[:, :, None] > 0) & (places + length[:, :, None] <= num_words)
-    return gain, fits & (behind == before[:, :, :num_places])
+    # Where spans begin and end; summed up once, which words they have; twice, how many before a place. A column lies
+    # before the first word and one behind the last, because a span may not touch another.
+    taken = np.zeros((rows.size, width + 2), dtype=np.int64)
+    has = all_lengths > 0
+    taken[line, np.where(has, all_firsts + 2, 0)] = 1
+    taken[line, np.where(has, all_firsts + all_lengths + 2, 0)] = -1
+    taken[:, 0] = 0
+    taken = np.cumsum(np.cumsum(taken, axis=1, out=taken), axis=1, out=taken)
+
+    ends = places + length[:, :, None]
+    inside = ends <= words.num[rows, None, None]
+    # Behind the end of a row there is nothing.
+    np.minimum(ends, width - 1, out=ends)
+    gain = tokens.take(ends + (line * width)[:, :, None]) - (tokens[:, None, :-1] + covered[:, :, None])
+    around = taken.take(ends + (line * (width + 2) + 2)[:, :, None]) - taken[:, None, : width - 1]
+    own = (length + 1)[:, :, None] - np.abs(places - first[:, :, None])
+    free = around == np.clip(own, 0, length[:, :, None])
+    return gain, inside & free & (length[:, :, None] > 0)
 
 
 def _cut(starts: Ints, ends: Ints, maskable: Bools, count: int) -> tuple[Ints, Ints]:

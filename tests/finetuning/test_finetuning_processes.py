@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,8 +82,10 @@ def test_seeds_side_by_side_give_what_they_give_in_turn_and_stop_together(make_r
     finish(in_turn, tmp_path)
     run = make_run(seeds=list(SEEDS), parallel=2, training=training)
 
-    def stop_when(condition: Callable[[], bool], stop: Callable[[int, int], None], number: int) -> None:
-        process = start(run, tmp_path)
+    def stop_when(
+        condition: Callable[[], bool], stop: Callable[[int, int], None], number: int, seeds: tuple[int, ...] = SEEDS
+    ) -> None:
+        process = start(replace(run, seeds=seeds), tmp_path)
         wait_for(condition, process)
         stop(process.pid, number)
         said = process.communicate()[1]
@@ -93,11 +96,11 @@ def test_seeds_side_by_side_give_what_they_give_in_turn_and_stop_together(make_r
 
     stop_when(lambda: min(steps_of(run, 0), steps_of(run, 1)) > 10, os.killpg, signal.SIGINT)
     assert saved(0) and saved(1)
-    # While one process has nothing to do any more.
-    stop_when(lambda: steps_of(run, 2) > 5 and not saved(0) and not saved(1), os.killpg, signal.SIGINT)
+    # While one process has nothing to do any more: seed 1 is far ahead of seed 2.
+    finish(replace(run, seeds=(0,)), tmp_path)
+    stop_when(lambda: steps_of(run, 1) > 60, os.killpg, signal.SIGINT, seeds=(1,))
+    stop_when(lambda: steps_of(run, 2) > 5 and not saved(1), os.kill, signal.SIGTERM)
     assert saved(2)
-    before = steps_of(run, 2)
-    stop_when(lambda: steps_of(run, 2) > before + 5, os.kill, signal.SIGTERM)
     finish(run, tmp_path)
     # On more than two cores a process here has more threads than in turn, and these round in another way.
     torch.testing.assert_close(weights(run), weights(in_turn), atol=1e-5, rtol=0)
