@@ -126,6 +126,14 @@ def num_real_tokens(batch: Mapping[str, Any]) -> Tensor:
     return torch.tensor(ids.numel(), device=ids.device) if mask is None else mask.sum()
 
 
+def real_tokens(input_ids: Tensor, attention_mask: Tensor | None, packing: Packing | None) -> Tensor:
+    """Say which tokens of a batch are not padding: 1 and 0, of the shape of ``input_ids``."""
+    if packing is not None:
+        places = torch.arange(input_ids.shape[1], device=input_ids.device)
+        return (places < packing["cu_seq_lens_q"][-2]).long()[None]
+    return torch.ones_like(input_ids) if attention_mask is None else attention_mask
+
+
 def rows_per_step(rows: Rows[Any], tokens_per_step: int) -> int:
     """Return G for steps of so many tokens on average: a multiple of 8."""
     return max(1, round(tokens_per_step / rows.mean_length / _LEAST_ROWS)) * _LEAST_ROWS

@@ -55,6 +55,7 @@ _OPTIONS = (
     "--top",
     "--seconds",
     "--settings",
+    "--file",
 )
 """The options of the commands themselves; every other ``--key`` is a setting."""
 
@@ -140,8 +141,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("run_file", metavar="RUN.yaml")
     command.add_argument("--rows", type=int, default=4, help="how many rows (%(default)s)")
     command = _add(commands, "fill", _fill, "let a model fill the [MASK]s of sentences")
-    command.add_argument("model", help="folder or hub id of a masked-language model")
-    command.add_argument("texts", nargs="+", metavar="TEXT", help="a sentence with [MASK]")
+    command.add_argument("model", help="folder or hub id of a masked-language model, or of an ELECTRA with generator/")
+    command.add_argument("texts", nargs="*", metavar="TEXT", help="a sentence with [MASK]")
+    command.add_argument("--file", type=Path, help="a file of such sentences, one a line")
     command.add_argument("--top", type=int, default=5, help="proposals for each mask (%(default)s)")
     command = _add(commands, "export", _export, "write the model of a training checkpoint")
     command.add_argument("checkpoint", type=Path, help="a run folder, or one of its checkpoints")
@@ -284,6 +286,13 @@ def _pretrain(options: argparse.Namespace) -> None:
         by_length = summary.get("length_only_accuracy")
         known = "" if by_length is None else f" (by length alone {by_length:.4f})"
         print(f"validation accuracy on pairs {summary['validation_pair_accuracy']:.4f}{known}")
+    if "validation_disc_auc" in summary:
+        print(
+            f"validation of the discriminator: AUC {summary['validation_disc_auc']:.4f}, "
+            f"{summary['validation_replaced_share']:.1%} of the tokens replaced"
+        )
+    for warning in summary["warnings"]:
+        print(f"warning: {warning}")
     print(f"model: {model} · figures: {run.output}/summary.json · plot: {run.output}/loss.png")
     print(f"next: bertsmith fill {model} 'A sentence with a [MASK] .'")
 
@@ -327,20 +336,23 @@ def _show(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from bertsmith.run_settings import load_run
-    from bertsmith.show import LEGEND, show
+    from bertsmith.show import show
 
     lines = list(show(load_run(options.run_file, options.settings), options.rows))
     console = Console(highlight=False)
-    console.print(LEGEND)
-    for line in lines:
-        console.print()
+    for number, line in enumerate(lines):
+        if number:
+            console.print()
         console.print(line)
 
 
 def _fill(options: argparse.Namespace) -> None:
-    from bertsmith.fill import fill
+    from bertsmith.fill import fill, read_sentences
 
-    for text, masks in zip(options.texts, fill(options.model, options.texts, options.top), strict=True):
+    texts = options.texts + (read_sentences(options.file) if options.file else [])
+    if not texts:
+        raise InputError("fill: no sentence to fill; give some, or a file of them with --file")
+    for text, masks in zip(texts, fill(options.model, texts, options.top), strict=True):
         print(text)
         for guesses in masks:
             print("   " + ", ".join(f"{guess.token} {guess.probability:.1%}" for guess in guesses))

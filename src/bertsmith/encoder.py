@@ -25,7 +25,7 @@ from bertsmith.settings import nearest, settings
 Architecture = Literal[
     "bert", "roberta", "electra", "ernie", "distilbert", "albert", "modernbert", "deberta", "deberta-v2", "mpnet"
 ]
-Preset = Literal["tiny", "mini", "small", "medium", "base", "large"]
+Preset = Literal["tiny", "mini", "small", "medium", "base", "large", "electra-small", "electra-base", "electra-large"]
 
 # layers, hidden size, attention heads; the feed-forward size is four times the hidden size. Tiny, mini, medium and base
 # are those of Turc et al. (arXiv 1908.08962); small is ELECTRA's (12 layers, 256 wide); large is BERT's.
@@ -36,6 +36,9 @@ PRESETS: dict[str, tuple[int, int, int]] = {
     "medium": (8, 512, 8),
     "base": (12, 768, 12),
     "large": (24, 1024, 16),
+    "electra-small": (12, 256, 4),
+    "electra-base": (12, 768, 12),
+    "electra-large": (24, 1024, 16),
 }
 
 _NOT_SETTABLE = ("model_type", "vocab_size", "pad_token_id", "dtype", "torch_dtype", "is_decoder", "architectures")
@@ -73,11 +76,12 @@ class EncoderSettings:
     """Which encoder to train: a new one from a preset, or an existing checkpoint."""
 
     preset: Preset | None = None
-    """Size of a new encoder."""
+    """Size of a new encoder; electra-small, -base and -large are of architecture electra, and bring the paper's
+    training with them if the objective is electra too."""
     from_pretrained: str | None = None
     """Folder or hub id of a checkpoint to go on from, instead of a preset."""
     architecture: Architecture | None = None
-    """Architecture of a new encoder; bert if not given."""
+    """Architecture of a new encoder; bert, or electra with a preset of that name, if not given."""
     config: dict[str, Any] = field(default_factory=dict)
     """Fields of the architecture's config, such as hidden_dropout_prob; they may also stand directly in `encoder`."""
 
@@ -89,26 +93,31 @@ class EncoderSettings:
             )
         if self.from_pretrained is not None and self.architecture is not None:
             raise ValueError("architecture is that of the checkpoint; remove it beside from_pretrained")
+        if (self.preset or "").startswith("electra-") and self.architecture not in (None, "electra"):
+            raise ValueError(f"preset {self.preset} is of architecture electra; remove architecture, or the electra-")
 
 
-def build_encoder(encoder: EncoderSettings, tokenizer: Any, row_length: int) -> PreTrainedModel:
-    """Make or load a masked-language model.
+def build_encoder(
+    encoder: EncoderSettings, tokenizer: Any, row_length: int, kind: Any = AutoModelForMaskedLM
+) -> PreTrainedModel:
+    """Make or load a masked-language model, or one of another kind.
 
     Args:
         encoder: The settings.
         tokenizer: The corpus's tokenizer.
         row_length: Tokens a row; the model must have as many positions.
+        kind: The Auto class that makes it.
 
     Raises:
         InputError: A config field is unknown, the checkpoint cannot be opened or is of an unknown architecture, its
             tokenizer differs from the corpus's, or it has too few positions.
     """
     if encoder.from_pretrained is not None:
-        return _load(encoder.from_pretrained, encoder.config, tokenizer, row_length)
+        return load_encoder(encoder.from_pretrained, encoder.config, tokenizer, row_length, kind)
     assert encoder.preset is not None
     try:
         config = new_config(encoder, tokenizer, row_length)
-        model = AutoModelForMaskedLM.from_config(config)
+        model = kind.from_config(config)
     except InputError:
         raise
     except Exception as error:  # what transformers and torch raise by the field that is wrong has no common class
@@ -130,7 +139,8 @@ def new_config(encoder: EncoderSettings, tokenizer: Any, row_length: int) -> Any
     """
     assert encoder.preset is not None
     layers, hidden, heads = PRESETS[encoder.preset]
-    architecture = encoder.architecture or "bert"
+    is_electra = encoder.preset.startswith("electra-")
+    architecture = encoder.architecture or ("electra" if is_electra else "bert")
     defaults = AutoConfig.for_model(architecture)
     names = [name for name in defaults.to_dict() if not name.startswith("_")] + list(defaults.attribute_map)
     _check_fields(encoder.config, names, architecture)
@@ -149,7 +159,7 @@ def new_config(encoder: EncoderSettings, tokenizer: Any, row_length: int) -> Any
             sizes |= {"intermediate_size": 8 * hidden // 3 // 64 * 64, "cls_token_id": tokenizer.cls_token_id}
             sizes |= {"sep_token_id": tokenizer.sep_token_id, "bos_token_id": None, "eos_token_id": None}
         case "electra" | "albert":
-            embedding = min(128, hidden)
+            embedding = hidden if encoder.preset in ("electra-base", "electra-large") else min(128, hidden)
             sizes |= {"intermediate_size": 4 * hidden, "embedding_size": embedding}
             sizes |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
         case "deberta" | "deberta-v2":
@@ -181,6 +191,7 @@ def hidden_states(
     attention_mask: Tensor | None,
     token_type_ids: Tensor | None = None,
     packing: Packing | None = None,
+    inputs_embeds: Tensor | None = None,
 ) -> Tensor:
     """Run the encoder; token types count where the model has two of them.
 
@@ -190,6 +201,7 @@ def hidden_states(
         attention_mask: (B, L) 1 for real tokens; None where nothing is padded.
         token_type_ids: Of the shape of ``input_ids``; None for zeros.
         packing: Where the rows of a packed batch are; None for others.
+        inputs_embeds: (B, L, E) or (1, T, E) token embeddings, if they are not those of ``input_ids``.
 
     Returns:
         (B, L, H), or (1, T, H).
@@ -200,7 +212,8 @@ def hidden_states(
     arguments = packed_arguments(model, packing)
     if getattr(model.config, "type_vocab_size", 1) > 1:
         arguments["token_type_ids"] = token_type_ids
-    hidden: Tensor = model.base_model(input_ids=input_ids, attention_mask=attention_mask, **arguments).last_hidden_state
+    tokens = {"input_ids": input_ids} if inputs_embeds is None else {"inputs_embeds": inputs_embeds}
+    hidden: Tensor = model.base_model(**tokens, attention_mask=attention_mask, **arguments).last_hidden_state
     return hidden
 
 
@@ -260,16 +273,34 @@ def training_flops(config: Any, lengths: npt.NDArray[np.int64], num_predicted: i
     return float(6 * body * tokens + 12 * layers * hidden * pairs + head * num_predicted)
 
 
-def _load(origin: str, overrides: dict[str, Any], tokenizer: Any, row_length: int) -> PreTrainedModel:
-    config = open_pretrained(AutoConfig.from_pretrained, origin, "model")
+def load_encoder(
+    origin: str,
+    overrides: dict[str, Any],
+    tokenizer: Any,
+    row_length: int,
+    kind: Any = AutoModelForMaskedLM,
+    key: str = "encoder.from_pretrained",
+) -> PreTrainedModel:
+    """Load a model to go on from.
+
+    Args:
+        origin: Folder or hub id.
+        overrides: Fields of its config to set.
+        tokenizer: The corpus's tokenizer, which must be the model's.
+        row_length: Tokens a row; the model must have as many positions.
+        kind: The Auto class that makes it.
+        key: The setting that names the origin, for errors.
+
+    Raises:
+        InputError: It cannot be opened, or does not fit.
+    """
+    config = open_pretrained(AutoConfig.from_pretrained, origin, "model", key)
     if config.model_type not in VOCABULARY_HEADS:
         known = ", ".join(VOCABULARY_HEADS)
-        raise InputError(
-            f"encoder.from_pretrained: {origin} is of architecture {config.model_type!r}; bertsmith trains {known}"
-        )
+        raise InputError(f"{key}: {origin} is of architecture {config.model_type!r}; bertsmith trains {known}")
     if config.to_dict().get("legacy") is False:
-        raise InputError(f"encoder.from_pretrained: {origin} has a vocabulary head (legacy: false) that is not known")
-    _check_tokenizer(origin, tokenizer)
+        raise InputError(f"{key}: {origin} has a vocabulary head (legacy: false) that is not known")
+    _check_tokenizer(origin, tokenizer, key)
     _check_fields(overrides, list(config.to_dict()), config.model_type)
     _check_positions(config, row_length)
     verbosity = logging.get_verbosity()
@@ -277,18 +308,18 @@ def _load(origin: str, overrides: dict[str, Any], tokenizer: Any, row_length: in
     logging.set_verbosity_error()
     try:
         model, report = open_pretrained(
-            AutoModelForMaskedLM.from_pretrained,
-            *(origin, "model"),
+            kind.from_pretrained,
+            *(origin, "model", key),
             dtype=torch.float32,
             output_loading_info=True,
             **overrides,
         )
     finally:
         logging.set_verbosity(verbosity)
-    _check_report(origin, model, report)
+    _check_report(origin, model, report, key)
     if len(tokenizer) > model.config.vocab_size:
         raise InputError(
-            f"encoder.from_pretrained: {origin} has {model.config.vocab_size} token embeddings, "
+            f"{key}: {origin} has {model.config.vocab_size} token embeddings, "
             f"fewer than the {len(tokenizer)} tokens of the corpus's tokenizer"
         )
     return model
@@ -302,8 +333,8 @@ def _check_fields(given: Mapping[str, Any], names: Sequence[str], architecture: 
             raise InputError(f"encoder: unknown key {name!r} for architecture {architecture!r}; {nearest(name, names)}")
 
 
-def _check_report(origin: str, model: PreTrainedModel, report: Mapping[str, Any]) -> None:
-    """Refuse random layers that a user would take for those of the checkpoint; announce a new vocabulary head."""
+def _check_report(origin: str, model: PreTrainedModel, report: Mapping[str, Any], key: str) -> None:
+    """Refuse random layers that a user would take for those of the checkpoint; announce a new head."""
     body = f"{model.base_model_prefix}."
     missing = {name for name in report["missing_keys"] if name not in model.all_tied_weights_keys}
     broken = [name for name in missing if name.startswith(body)] + list(report["mismatched_keys"])
@@ -311,11 +342,12 @@ def _check_report(origin: str, model: PreTrainedModel, report: Mapping[str, Any]
     if broken or unused:
         name = str((broken + unused)[0])
         raise InputError(
-            f"encoder.from_pretrained: {origin} does not have the layers that its config and the run's say ({name}); "
+            f"{key}: {origin} does not have the layers that its config and the run's say ({name}); "
             "remove config fields that change sizes or depth"
         )
     if missing:
-        print(f"note: {origin} has no vocabulary head ({min(missing)}, ...); a new one is trained", file=sys.stderr)
+        head = "vocabulary head" if model.get_output_embeddings() is not None else "head"
+        print(f"note: {origin} has no {head} ({min(missing)}, ...); a new one is trained", file=sys.stderr)
 
 
 def _check_positions(config: Any, row_length: int) -> None:
@@ -325,16 +357,16 @@ def _check_positions(config: Any, row_length: int) -> None:
         )
 
 
-def _check_tokenizer(origin: str, tokenizer: Any) -> None:
+def _check_tokenizer(origin: str, tokenizer: Any, key: str) -> None:
     """Refuse a corpus whose token ids mean something else to the checkpoint."""
     from transformers import AutoTokenizer
 
-    own = open_pretrained(AutoTokenizer.from_pretrained, origin, "tokenizer")
+    own = open_pretrained(AutoTokenizer.from_pretrained, origin, "tokenizer", key)
     if Path(origin).is_dir() and not any((Path(origin) / name).exists() for name in TOKENIZER_FILES):
-        raise InputError(f"encoder.from_pretrained: {origin} has no tokenizer; put the one it was trained with there")
+        raise InputError(f"{key}: {origin} has no tokenizer; put the one it was trained with there")
     if own.get_vocab() != tokenizer.get_vocab():
         raise InputError(
-            f"encoder.from_pretrained: the corpus was built with another tokenizer ({len(tokenizer)} tokens) than "
+            f"{key}: the corpus was built with another tokenizer ({len(tokenizer)} tokens) than "
             f"{origin} has ({len(own)} tokens); build the corpus again with --tokenizer.from-pretrained {origin}"
         )
 

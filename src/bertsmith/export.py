@@ -41,17 +41,18 @@ def write_model(objective: Objective, tokenizer: Any, folder: Path, card: str, *
     """
     encoder = objective.encoder
     pooler = {**_untrained_pooler(encoder), **objective.pooler_weights()}
+    weights = {**encoder.state_dict(), **pooler}
     if not with_head:
-        write_folder(encoder, tokenizer, folder, card, {**encoder.state_dict(), **pooler})
+        write_folder(encoder, tokenizer, folder, card, weights, companions=objective.companions())
         return
     head = objective.head_weights()
     if not head:
-        raise InputError("this objective has no head beside the vocabulary head, which is always written")
+        raise InputError("this objective has no head beside those that are always written; leave --head out")
     whole = objective.for_pretraining()
     if whole is not None:
         write_folder(whole, tokenizer, folder, card)
     else:
-        write_folder(encoder, tokenizer, folder, card, {**encoder.state_dict(), **pooler}, beside=head)
+        write_folder(encoder, tokenizer, folder, card, weights, beside=head)
 
 
 def write_folder(
@@ -61,6 +62,7 @@ def write_folder(
     card: str,
     weights: Mapping[str, torch.Tensor] | None = None,
     beside: Mapping[str, torch.Tensor] | None = None,
+    companions: Mapping[str, PreTrainedModel] | None = None,
 ) -> None:
     """Write model, tokenizer and card into a folder, whole or not at all; an existing one is replaced.
 
@@ -71,6 +73,7 @@ def write_folder(
         card: The text of README.md.
         weights: Other weights than the model's own.
         beside: Weights to write into ``head.safetensors`` beside the model.
+        companions: Models to write, with the tokenizer, into folders of these names inside.
 
     Raises:
         InputError: The disk is full, or the folder cannot be written.
@@ -82,6 +85,9 @@ def write_folder(
         tokenizer.save_pretrained(staging)
         if beside is not None:
             save_file({name: value.contiguous() for name, value in beside.items()}, staging / HEAD)
+        for name, companion in (companions or {}).items():
+            companion.save_pretrained(staging / name)
+            tokenizer.save_pretrained(staging / name)
         (staging / "README.md").write_text(card, encoding="utf-8")
     except (OSError, SafetensorError) as error:
         shutil.rmtree(staging, ignore_errors=True)
@@ -89,7 +95,7 @@ def write_folder(
             f"{folder}: the model could not be written ({str(error).splitlines()[0]}); nothing is lost: make room, and "
             "the same command goes on"
         ) from None
-    for file in staging.iterdir():
+    for file in filter(Path.is_file, staging.rglob("*")):
         # safetensors makes its file readable by the owner alone.
         file.chmod(0o644)
         synchronise(file)
@@ -149,8 +155,18 @@ def _objective_of(checkpoint: Path) -> Objective:
     missing, unexpected = objective.load_state_dict(load_file(checkpoint / "model.safetensors"), strict=False)
     tied = set(objective.all_tied_weights_keys)
     assert not unexpected and set(missing) <= tied, (missing, unexpected)
-    objective.encoder.tie_weights()
+    for model in (objective.encoder, *objective.companions().values()):
+        model.tie_weights()
     return objective
+
+
+_FILL = """from transformers import pipeline
+fill = pipeline("fill-mask", "path/to/this/folder")"""
+
+_DISCRIMINATOR = """from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForPreTraining
+encoder = AutoModel.from_pretrained("path/to/this/folder")
+discriminator = AutoModelForPreTraining.from_pretrained("path/to/this/folder")
+generator = AutoModelForMaskedLM.from_pretrained("path/to/this/folder/generator")"""
 
 
 def model_card(run: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
@@ -164,11 +180,12 @@ def model_card(run: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
     start = f"continued from `{origin}`" if origin else f"trained from scratch (preset `{run['encoder']['preset']}`)"
     lines = "\n".join(f"| {name} | {_cell(value)} |" for name, value in figures.items())
     settings = "\n".join(f"| {name} | `{value}` |" for name, value in run["objective"].items())
+    is_electra = run["objective"]["name"] == "electra"
     is_trained = "trained by" if run["objective"]["name"] in ("nsp", "ssp") else "not trained by"
     pooler = f"The pooler, where the architecture has one, is {is_trained} this objective."
     return f"""---
 library_name: transformers
-pipeline_tag: fill-mask
+pipeline_tag: {"feature-extraction" if is_electra else "fill-mask"}
 tags: [bertsmith, {run["objective"]["name"]}]
 ---
 # An encoder pre-trained with bertsmith
@@ -177,8 +194,7 @@ A text encoder {start} with the objective `{run["objective"]["name"]}` on the co
 in rows of {run["data"]["row_length"]} tokens.
 
 ```python
-from transformers import pipeline
-fill = pipeline("fill-mask", "path/to/this/folder")
+{_DISCRIMINATOR if is_electra else _FILL}
 ```
 
 | result | |

@@ -1,10 +1,12 @@
 """Fill the masks of a sentence with a model: the quickest look at what it has learned."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bertsmith.errors import InputError
+from bertsmith.pretrained import GENERATOR
 
 MASK = "[MASK]"
 """What a user writes for a mask, whatever the model's own token is."""
@@ -21,7 +23,7 @@ def fill(model: str | Path, texts: Sequence[str], top: int = 5) -> list[list[lis
     """Propose tokens for every mask of some texts.
 
     Args:
-        model: Folder or hub id of a masked-language model with its tokenizer.
+        model: Folder or hub id of a masked-language model with its tokenizer; of an ELECTRA's folder its generator.
         texts: Each with at least one ``[MASK]``.
         top: How many proposals for each mask.
 
@@ -43,6 +45,8 @@ def fill(model: str | Path, texts: Sequence[str], top: int = 5) -> list[list[lis
         raise InputError(f"{model}: is a run folder; give its model, {Path(model) / 'model'}")
     if not is_folder and (Path(model).is_absolute() or str(model).count("/") != 1):
         raise InputError(f"{model}: no such model folder; give the `model` folder of a run, or a hub id")
+    if is_folder:
+        model = _masked_model(Path(model))
     try:
         pipe = pipeline("fill-mask", model=str(model), top_k=top)
     except (OSError, ValueError) as error:
@@ -50,6 +54,35 @@ def fill(model: str | Path, texts: Sequence[str], top: int = 5) -> list[list[lis
             f"{model}: cannot be opened as a masked-language model: {str(error).splitlines()[0]}"
         ) from None
     return [_fill_one(pipe, text) for text in texts]
+
+
+def read_sentences(path: Path) -> list[str]:
+    """Read a text file with a sentence a line; blank lines do not count.
+
+    Raises:
+        InputError: It is not UTF-8, or a line has no mask.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start}); convert it") from None
+    for number, line in enumerate(lines, start=1):
+        if line.strip() and MASK not in line:
+            raise InputError(f"{path}, line {number}: has no mask; write {MASK} where a token is to be guessed")
+    return [line for line in lines if line.strip()]
+
+
+def _masked_model(folder: Path) -> Path:
+    """Find the model with a vocabulary head: a discriminator has none, but may have its generator in its folder."""
+    try:
+        classes = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or []
+    except (OSError, ValueError, AttributeError):
+        return folder
+    if classes != ["ElectraForPreTraining"]:
+        return folder
+    if not (folder / GENERATOR).is_dir():
+        raise InputError(f"{folder}: is a discriminator, which fills no masks, and has no {GENERATOR} folder inside")
+    return folder / GENERATOR
 
 
 def _fill_one(pipe: Any, text: str) -> list[list[Guess]]:

@@ -22,7 +22,7 @@ def plot_losses(
 ) -> None:
     """Draw the loss of masked tokens over training tokens, with the unigram floor, as a PNG.
 
-    Beside it, where there are such, the accuracy on pairs, and the lengths of spans.
+    Beside it, where there are such, the accuracy on pairs, how well a discriminator does, and the lengths of spans.
 
     Args:
         rows: The rows of metrics.jsonl.
@@ -34,7 +34,8 @@ def plot_losses(
     from matplotlib.figure import Figure
 
     has_pairs = any("pair_accuracy" in row for row in rows)
-    num_panels = 1 + has_pairs + bool(span_law)
+    has_discriminator = any("disc" in row for row in rows)
+    num_panels = 1 + has_pairs + 2 * has_discriminator + bool(span_law)
     figure = Figure(figsize=(7 if num_panels == 1 else 6 * num_panels, 4.2), layout="constrained")
     panels = figure.subplots(1, num_panels, squeeze=False)[0]
     _draw_part(panels[0], rows, "mlm", "loss (nats per predicted token)")
@@ -48,6 +49,13 @@ def plot_losses(
         if length_only_accuracy is not None:
             label = f"by length alone {length_only_accuracy:.2f}"
             panels[1].axhline(length_only_accuracy, color="#c0504d", linestyle="--", label=label)
+    if has_discriminator:
+        _draw_part(panels[1], rows, "disc", "discriminator: loss (nats per token)")
+        _draw_part(panels[2], rows, "disc_auc", "", "AUC, ")
+        colors = "#d9c7a3", "#8a6d1f"
+        _draw_part(panels[2], rows, "replaced_share", "discriminator", "replaced tokens, ", colors)
+        panels[2].axhline(0.5, color="#c0504d", linestyle="--", label="AUC of a coin")
+        panels[2].set_ylim(0, 1)
     if span_law:
         _draw_lengths(panels[-1], rows, span_law)
     for axes in panels:

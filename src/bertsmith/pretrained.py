@@ -15,6 +15,9 @@ TOKENIZER_FILES = (
 )
 """One of these is in every folder with a tokenizer."""
 
+GENERATOR = "generator"
+"""The folder of an ELECTRA's generator, in that of the discriminator."""
+
 _FIELDS_OF_OTHERS = {"embedding_size", "task_type_vocab_size", "relative_attention", "bottleneck_size", "d_model"}
 """What configs of relatives of BERT have beside all that BERT's has."""
 

@@ -120,7 +120,7 @@ def _assemble(run: RunSettings) -> _Parts:
     if held_out.size:
         held_out_rows = kind.make_rows(run.objective, corpus, row_length, held_out, VALIDATION_SEED)
     torch.manual_seed(run.training.seed)
-    encoder = build_encoder(run.encoder, corpus.tokenizer, row_length)
+    encoder = build_encoder(run.encoder, corpus.tokenizer, row_length, kind.encoder_class)
     objective = kind.build(encoder, run.objective, corpus.tokenizer, run.training.seed)
 
     rows_of_step = rows_per_step(rows, run.training.tokens_per_step)
@@ -211,6 +211,7 @@ def _make_trainer(
         pace=pace,
         facts={"corpus": parts.corpus.hash, "batching": batching},
         keep_checkpoints=run.training.keep_checkpoints,
+        bias_correction=run.training.bias_correction,
     )
     # Every rank needs its own dropout; Trainer seeds all of them alike.
     torch.manual_seed(int(key_of(run.training.seed, args.process_index).view(np.int64)[0]))
@@ -316,7 +317,10 @@ def _finish(run: RunSettings, parts: _Parts, trainer: ObjectiveTrainer, folder: 
         "parameters": parameter_count(parts.objective.encoder),
         "corpus": parts.corpus.hash,
     }
-    summary = {**figures, "machine": machine(trainer.args), "versions": versions()}
+    known = validation or last
+    means = {name.removeprefix("validation_"): value for name, value in known.items()}
+    warnings = list(parts.objective.troubles(means, 1.0).values())
+    summary = {**figures, "warnings": warnings, "machine": machine(trainer.args), "versions": versions()}
     by_length, law = parts.facts.get("length_only_accuracy"), parts.objective.span_law()
     plot_losses(rows, parts.floor, folder / "loss.png", by_length, law)
     card = model_card(to_dict(run), figures)

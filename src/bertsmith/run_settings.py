@@ -9,6 +9,7 @@ from typing import Any, Literal
 from bertsmith.batching import BatchingChoice
 from bertsmith.encoder import EncoderSettings
 from bertsmith.objectives import ObjectiveSettings
+from bertsmith.objectives.electra import DEFAULTS as ELECTRA_DEFAULTS
 from bertsmith.rows import NUM_SPECIAL
 from bertsmith.settings import merge, parse_overrides, read_yaml, settings, validate
 from bertsmith.training.budget import BudgetSettings, Schedule
@@ -51,9 +52,11 @@ class TrainingSettings:
     warmup: float = 0.05
     """Share of the budget in which the learning rate rises."""
     schedule: Schedule = "linear"
-    """How it goes on from its peak: linear or cosine to 0, or constant."""
+    """How it goes on from its peak: linear or cosine to 0, or constant; linear_throughout falls from the start."""
     weight_decay: float = 0.01
     """Decay of all weights but biases and norms."""
+    bias_correction: bool = True
+    """Correct Adam's averages for their start at 0; ELECTRA's authors do not, which makes the first steps larger."""
     seed: int = 0
     """Seed of the initial weights, the order, the masks and dropout."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -90,6 +93,8 @@ class TrainingSettings:
                 f"weight_decay is {self.weight_decay} and learning_rate is {self.learning_rate}; "
                 "expected finite numbers that are not negative"
             )
+        if not self.bias_correction and "optim" in self.trainer:
+            raise ValueError("bias_correction: false has an AdamW of its own; remove trainer.optim")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup is {self.warmup}; expected a share of the budget from 0 to less than 1")
 
@@ -125,11 +130,16 @@ class RunSettings:
 def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunSettings:
     """Read a run file with command-line overrides; config fields may stand directly in its ``encoder`` section.
 
+    An encoder's preset may bring values with it, which give way to those of the file and the command line.
+
     Raises:
         InputError: The file is missing or malformed, or a key or value is wrong.
     """
     values = merge(read_yaml(path), parse_overrides(overrides, RunSettings))
-    encoder = values.get("encoder")
+    encoder, objective = values.get("encoder"), values.get("objective")
+    if isinstance(encoder, Mapping) and isinstance(objective, Mapping) and objective.get("name") == "electra":
+        values = merge(ELECTRA_DEFAULTS.get(str(encoder.get("preset")), {}), values)
+        encoder = values["encoder"]
     if isinstance(encoder, Mapping):
         own = {name: value for name, value in encoder.items() if name in EncoderSettings.__dataclass_fields__}
         config = {name: value for name, value in encoder.items() if name not in own}

@@ -1,18 +1,33 @@
 """Show a training batch as text: which tokens are masked, replaced, kept, and what a pair is made of."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain, islice
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import torch
 from rich.text import Text
 
 from bertsmith.batching import TrainingStream, rows_per_step
 from bertsmith.corpus import Corpus
+from bertsmith.encoder import EncoderSettings, build_encoder
 from bertsmith.errors import InputError
+from bertsmith.masking import Bools
 from bertsmith.objectives import OBJECTIVES
+from bertsmith.objectives.electra import Electra, ElectraSettings, Verdict
 from bertsmith.pairs import KINDS, NO_LABEL, PairRow
-from bertsmith.rows import split_documents
+from bertsmith.pretrained import GENERATOR
+from bertsmith.rows import Ints, split_documents
 from bertsmith.run_settings import RunSettings
+
+JUDGED = Text.assemble(
+    "then what the discriminator made of the generator's samples: ",
+    ("found", "bold green"), ": !{sample<original}, with ! where it takes a token for a replaced one · ",
+    ("missed", "bold red"), ": {sample<original} · ", ("falsely suspected", "bold yellow"), ": !original",
+)  # fmt: skip
 
 LEGEND = Text.assemble(
     ("masked", "bold red"), ": [original] is hidden · ", ("replaced", "bold yellow"), ": {shown<original} · ",
@@ -21,12 +36,16 @@ LEGEND = Text.assemble(
 
 
 def show(run: RunSettings, num_rows: int = 4) -> Iterator[Text]:
-    """Yield the first rows of a run's training as text; colours and brackets say the same.
+    """Yield a legend, and the first rows of a run's training as text; colours and brackets say the same.
+
+    Of an ELECTRA that has been trained, each row comes a second time: with the generator's samples, as the
+    discriminator sees it.
 
     Args:
         run: A pre-training run.
         num_rows: How many rows.
     """
+    yield LEGEND
     corpus = Corpus(run.data.corpus)
     tokenizer = corpus.tokenizer
     if num_rows < 1:
@@ -40,6 +59,10 @@ def show(run: RunSettings, num_rows: int = 4) -> Iterator[Text]:
     steps = (stream[step] for step in range(num_rows))
     taken = list(islice(chain.from_iterable(steps), num_rows))
     batch = collate(taken)
+    model = Path(run.output) / "model"
+    verdict = _judge(model, run, batch, tokenizer) if kind is Electra and model.is_dir() else None
+    if verdict is not None:
+        yield JUDGED
 
     shown, positions, targets = (batch[name].numpy() for name in ("input_ids", "positions", "targets"))
     originals = shown.copy()
@@ -60,7 +83,45 @@ def show(run: RunSettings, num_rows: int = 4) -> Iterator[Text]:
                 line.append(" ")
             begins = False
             line.append_text(_piece(tokenizer, token, original, is_chosen, collate.vocabulary.mask_id))
+        if verdict is not None:
+            line.append("\n\n")
+            num_real = int(verdict.real[place].sum())
+            seen, logits = (x[place, :num_real].numpy() for x in (verdict.corrupted, verdict.logits))
+            line.append_text(_judged(tokenizer, seen, logits, originals[place], continues))
         yield line
+
+
+def _judge(model: Path, run: RunSettings, batch: dict[str, Any], tokenizer: Any) -> Verdict:
+    """Let the model of a run judge a batch."""
+    encoder = EncoderSettings(from_pretrained=str(model))
+    discriminator = build_encoder(encoder, tokenizer, run.data.row_length, Electra.encoder_class)
+    assert isinstance(run.objective, ElectraSettings)
+    own = replace(run.objective, generator=str(model / GENERATOR))
+    objective = Electra.build(discriminator, own, tokenizer).eval()
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "positions")}
+    with torch.no_grad():
+        logits_MV = objective.generate(**inputs)
+        verdict: Verdict = objective.detect(
+            **inputs, targets=batch["targets"], draws=batch["draws"], logits_MV=logits_MV
+        )
+    return verdict
+
+
+def _judged(
+    tokenizer: Any, shown: Ints, logits: npt.NDArray[np.float32], originals: Ints, continues: Bools | None
+) -> Text:
+    """Write a row with the generator's samples, marked by whether the discriminator finds them."""
+    line = Text()
+    for place, (token, original) in enumerate(zip(shown.tolist(), originals.tolist(), strict=False)):
+        if place and (continues is None or not continues[original]):
+            line.append(" ")
+        suspicion = "!" if logits[place] > 0 else ""
+        if token != original:
+            text = f"{suspicion}{{{_word(tokenizer, token)}<{_word(tokenizer, original)}}}"
+            line.append(text, "bold green" if suspicion else "bold red")
+        else:
+            line.append(suspicion + _word(tokenizer, token), "bold yellow" if suspicion else "")
+    return line
 
 
 _LABELS = {1: "1, the two belong together", 0: "0, they do not", NO_LABEL: "none"}
@@ -79,14 +140,15 @@ def _place(sentence: int, corpus: Corpus) -> str:
     return f"document {document} sentence {sentence - corpus.document_sentences(document).start}"
 
 
-def _piece(tokenizer: object, token: int, original: int, is_chosen: bool, mask_id: int) -> Text:
-    def word(number: int) -> str:
-        return str(tokenizer.decode([number])).removeprefix("##").strip() or "▁"  # type: ignore[attr-defined]
-
+def _piece(tokenizer: Any, token: int, original: int, is_chosen: bool, mask_id: int) -> Text:
     if not is_chosen:
-        return Text(word(token))
+        return Text(_word(tokenizer, token))
     if token == mask_id:
-        return Text(f"[{word(original)}]", "bold red")
+        return Text(f"[{_word(tokenizer, original)}]", "bold red")
     if token != original:
-        return Text(f"{{{word(token)}<{word(original)}}}", "bold yellow")
-    return Text(f"({word(original)})", "bold green")
+        return Text(f"{{{_word(tokenizer, token)}<{_word(tokenizer, original)}}}", "bold yellow")
+    return Text(f"({_word(tokenizer, original)})", "bold green")
+
+
+def _word(tokenizer: Any, token: int) -> str:
+    return str(tokenizer.decode([token])).removeprefix("##").strip() or "▁"

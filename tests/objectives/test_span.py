@@ -362,7 +362,7 @@ def test_a_run_its_continuation_and_its_model(sentences: Corpus, tmp_path: Path,
     exported = export_checkpoint(tmp_path / "whole", tmp_path / "exported", with_head=True)
     assert "is not trained by this objective" in (exported / "README.md").read_text()
     assert (exported / "head.safetensors").exists()
-    lines = list(show(load_run(tmp_path / "run.yaml"), 2))
+    _, *lines = show(load_run(tmp_path / "run.yaml"), 2)
     assert "[" in lines[0].plain
 
     going_on = [

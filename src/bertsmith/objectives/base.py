@@ -65,7 +65,8 @@ class Objective(PreTrainedModel):  # type: ignore[misc]
 
     Attributes:
         Config: Its settings class.
-        encoder: The stock transformers masked-language model that is trained and exported.
+        encoder: The stock transformers model that is trained and exported, usually a masked-language model.
+        encoder_class: The Auto class that makes it.
         collate: Turns rows into a batch; a dataclass with a field ``packed``.
         loss_weights: The weight of each part in the loss; parts that are not in it are monitors.
         row_parts: Parts of the loss that have an item a row. Steps of short rows have more of them than others; so
@@ -79,6 +80,7 @@ class Objective(PreTrainedModel):  # type: ignore[misc]
     # Trainer must not think that forward divides by the items of the whole step unless our Trainer says so.
     accepts_loss_kwargs = False
     Config: ClassVar[type[Any]]
+    encoder_class: ClassVar[Any] = AutoModelForMaskedLM
     loss_weights: Mapping[str, float]
     row_parts: ClassVar[Sequence[str]] = ()
     collate: Any
@@ -87,7 +89,7 @@ class Objective(PreTrainedModel):  # type: ignore[misc]
         super().__init__(config)
         if encoder is None:
             assert config.encoder is not None
-            encoder = AutoModelForMaskedLM.from_config(AutoConfig.for_model(**config.encoder))
+            encoder = self.encoder_class.from_config(AutoConfig.for_model(**config.encoder))
         attention = encoder.config._attn_implementation
         self.encoder = encoder
         self.post_init()
@@ -100,7 +102,7 @@ class Objective(PreTrainedModel):  # type: ignore[misc]
         """Wrap an encoder.
 
         Args:
-            encoder: A transformers masked-language model.
+            encoder: A transformers model, made by ``encoder_class``.
             objective: The settings.
             tokenizer: The tokenizer of the rows.
             seed: Decides, with epoch and row, how a row is corrupted.
@@ -172,6 +174,22 @@ class Objective(PreTrainedModel):  # type: ignore[misc]
         """Return the weights of what stands on the encoder beside the vocabulary head, by name."""
         return {}
 
+    def companions(self) -> dict[str, PreTrainedModel]:
+        """Return models to write beside the encoder, by the names of their folders."""
+        return {}
+
+    def troubles(self, figures: Mapping[str, float], share: float) -> dict[str, str]:
+        """Say in plain words what is wrong with a model whose losses may look well.
+
+        Args:
+            figures: Means of the parts and monitors on held-out rows.
+            share: How much of the budget is used.
+
+        Returns:
+            Sentences, by the names of the monitors that show it.
+        """
+        return {}
+
     def for_pretraining(self) -> PreTrainedModel | None:
         """Return the architecture's own model with this objective's head; None if it has none such."""
         return None
@@ -226,7 +244,11 @@ def masked_parts(
     Returns:
         Parts ``mlm`` (negative log likelihood, with a gradient) and ``accuracy``, and how many items each has.
     """
-    logits_MV = masked_logits(encoder, hidden_BLH.flatten(0, 1), positions)
+    return token_parts(masked_logits(encoder, hidden_BLH.flatten(0, 1), positions), targets)
+
+
+def token_parts(logits_MV: Tensor, targets: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Compare logits (M, V) with the ids (M,) of tokens; returns what :func:`masked_parts` does."""
     num_chosen = count(targets.numel(), targets)
     parts = {
         "mlm": cross_entropy(logits_MV, targets, reduction="sum"),

@@ -97,7 +97,7 @@ class Budget:
                 return math.ceil(self.limit * 10_000)
 
 
-Schedule = Literal["linear", "cosine", "constant"]
+Schedule = Literal["linear", "cosine", "constant", "linear_throughout"]
 
 
 def learning_rate_factor(share: float, warmup: float, schedule: Schedule) -> float:
@@ -106,8 +106,11 @@ def learning_rate_factor(share: float, warmup: float, schedule: Schedule) -> flo
     Args:
         share: Used share of the budget, 0 to 1.
         warmup: Share of the budget in which the rate rises from 0 to its peak.
-        schedule: How it goes on: down to 0 in a line or a half cosine, or not at all.
+        schedule: How it goes on: down to 0 in a line or a half cosine, or not at all; ``linear_throughout`` falls in a
+            line from the very beginning, also while the rate rises (ELECTRA, authors' code).
     """
+    if schedule == "linear_throughout":
+        return (1 - share) * (min(1.0, share / warmup) if warmup else 1.0)
     if share < warmup:
         return share / warmup
     progress = (share - warmup) / max(1e-12, 1 - warmup)

@@ -28,6 +28,7 @@ from bertsmith.rows import VALIDATION_SEED, ValidationRows
 from bertsmith.training import checkpoints
 from bertsmith.training.budget import Budget
 from bertsmith.training.monitors import Monitor
+from bertsmith.training.optimizer import UncorrectedAdamW
 
 _EXPLODED = 3.0
 """A loss of this many times the first one, or that of a uniform guess, is taken for an explosion."""
@@ -98,6 +99,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
             its ``best_step``, if there is one, is kept beside the newest.
         keep_checkpoints: How many checkpoints to keep.
         score: Validates in another way than by the loss on ``validation``: returns figures by name, "loss" among them.
+        bias_correction: Whether Adam's averages are corrected for their start at 0.
     """
 
     def __init__(
@@ -114,7 +116,9 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         facts: Mapping[str, Any],
         keep_checkpoints: int,
         score: Callable[[], Mapping[str, float]] | None = None,
+        bias_correction: bool = True,
     ) -> None:
+        adam = {"lr": args.learning_rate, "betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon}
         super().__init__(
             model=objective,
             args=args,
@@ -122,6 +126,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
             eval_dataset=validation,
             data_collator=objective.collate,
             callbacks=[pace],
+            optimizer_cls_and_kwargs=None if bias_correction else (UncorrectedAdamW, {**adam, "fused": True}),
         )
         self.remove_callback(PrinterCallback)
         # The loss is divided by the items of the whole step in compute_loss; Trainer must not divide it again.
@@ -135,6 +140,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         self._score = score
         self._sums = {"training": PartSums(), "validation": PartSums()}
         self._used_at_last_log = dict(budget.used)
+        self._warned: set[str] = set()
         # The weights after this step gave a sound loss in the next one; later ones are not proven yet.
         self.proven_step = -1
         pace.begin(self, stream)
@@ -184,11 +190,19 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         if "eval_loss" in logs:
             means = self._sums["validation"].drain(self._sum_over_ranks)
             self._publish(_validation({"loss": self._loss_of(means), **means}))
+            self._warn(means)
         elif "loss" in logs:
             means = self._sums["training"].drain(self._sum_over_ranks)
             row = {"loss": self._loss_of(means), **means}
             row |= {"learning_rate": logs["learning_rate"], "grad_norm": float(logs.get("grad_norm", math.nan))}
             self._refuse_divergence(self._publish({**row, "tokens_per_second": self._rate()}))
+
+    def _warn(self, figures: Mapping[str, float]) -> None:
+        """Say, once for each, what is wrong with the model in spite of its losses."""
+        for name, text in self.objective.troubles(figures, self.budget.share).items():
+            if name not in self._warned:
+                self._monitor.say(f"warning: {text}")
+            self._warned.add(name)
 
     def _publish(self, figures: Mapping[str, float]) -> dict[str, float]:
         """Write a row: the figures, behind what was used of the budget."""
