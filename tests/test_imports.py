@@ -9,7 +9,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "bertsmith"
 PIPE = [
     "errors", "pretrained", "files", "settings", "randomness", "corpus", "tasks", "spans", "masking", "rows", "pairs",
     "batching", "attention", "encoder", "objectives", "training", "run_settings", "run_folder", "statistics", "plots",
-    "results", "export", "pretraining", "finetuning", "fill", "show", "demo", "cli",
+    "results", "export", "pretraining", "finetuning", "sweep", "fill", "show", "demo", "cli",
 ]  # fmt: skip
 
 

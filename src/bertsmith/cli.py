@@ -132,6 +132,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("run_file", metavar="RUN.yaml")
     command.add_argument("--overwrite", action="store_true", help="start over, whatever the run folder holds")
+    command = _add(commands, "sweep", _sweep, "search for the best settings of a run, with Optuna", _sweep_settings)
+    command.add_argument("run_file", metavar="SWEEP.yaml")
+    command.add_argument("--overwrite", action="store_true", help="start over, whatever the folder holds")
     command = _add(
         commands, "evaluate", _evaluate, "score a fine-tuned model, or an encoder zero-shot", _evaluation_settings
     )
@@ -215,6 +218,12 @@ def _finetuning_settings() -> type[Any]:
     from bertsmith.finetuning.settings import FinetuningSettings
 
     return FinetuningSettings
+
+
+def _sweep_settings() -> type[Any]:
+    from bertsmith.sweep import SweepSettings
+
+    return SweepSettings
 
 
 def _evaluation_settings() -> type[Any]:
@@ -313,6 +322,17 @@ def _finetune(options: argparse.Namespace) -> None:
         lacks = summary["submission_lacks"]
         print(f"submission: {run.submission}, {'which still lacks ' + ', '.join(lacks) if lacks else 'complete'}")
     print(f"predictions: {folder}/predictions · best model: {folder}/seed-{summary['best_seed']}/model")
+
+
+def _sweep(options: argparse.Namespace) -> None:
+    from bertsmith.sweep import load_sweep, sweep
+
+    given = load_sweep(options.run_file, options.settings)
+    sweep(given, overwrite=options.overwrite)
+    folder = Path(given.output)
+    print((folder / "results.txt").read_text(encoding="utf-8"))
+    print(f"every trial: {folder}/trials.csv · plot: {folder}/sweep.png · best run file: {folder}/best.yaml")
+    print((folder / "best.yaml").read_text(encoding="utf-8").splitlines()[1].replace("#  ", "next:"))
 
 
 def _evaluate(options: argparse.Namespace) -> None:

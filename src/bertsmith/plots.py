@@ -1,6 +1,6 @@
 """Figures of a run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -207,6 +207,48 @@ def plot_arms(
         axes.spines[["top", "right"]].set_visible(False)
     title = f"mean and range of {num_seeds} seeds" if num_seeds > 1 else "1 seed"
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False, title=title)
+    figure.savefig(path, dpi=130)
+
+
+def plot_sweep(
+    path: Path,
+    tried: Sequence[tuple[Mapping[str, Any], float]],
+    metric: str,
+    importances: Mapping[str, float],
+    logarithmic: Collection[str],
+) -> None:
+    """Draw how much each setting of a search mattered, and the score of every trial over each of them, as a PNG.
+
+    Args:
+        path: Where to write.
+        tried: The values and the score of each trial.
+        metric: What the score is.
+        importances: Which share of the spread each setting explains; {} if that is not known.
+        logarithmic: Settings that are drawn on a logarithmic scale.
+    """
+    from matplotlib.figure import Figure
+
+    keys = list(importances) or list(tried[0][0])
+    num_columns = min(len(keys) + 1, 4)
+    num_lines = -(-(len(keys) + 1) // num_columns)
+    figure = Figure(figsize=(3.6 * num_columns, 3.2 * num_lines), layout="constrained")
+    panels = figure.subplots(num_lines, num_columns, squeeze=False).ravel()
+    names = [key.rpartition(".")[2].replace("_", " ") for key in keys]
+    panels[0].barh(names[::-1], [importances.get(key, 0.0) for key in keys][::-1], color="#1f4e79")
+    panels[0].set(xlabel="share of the spread explained", xlim=(0, 1))
+    scores = [score for _, score in tried]
+    for axes, key, name in zip(panels[1:], keys, names, strict=False):
+        values = [values[key] for values, _ in tried]
+        is_number = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+        axes.plot(values if is_number else list(map(str, values)), scores, "o", color="#1f4e79", alpha=0.6)
+        if key in logarithmic:
+            axes.set_xscale("log")
+        axes.set(xlabel=name, ylabel=metric.replace("_", " "))
+    for axes in panels[: len(keys) + 1]:
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in panels[len(keys) + 1 :]:
+        axes.set_visible(False)
     figure.savefig(path, dpi=130)
 
 

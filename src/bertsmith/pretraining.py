@@ -38,7 +38,7 @@ from bertsmith.training.arguments import machine, make_arguments, use_bf16, vers
 from bertsmith.training.budget import Budget, learning_rate_factor
 from bertsmith.training.monitors import Monitor, human, mean_density, read_metrics
 from bertsmith.training.running import train
-from bertsmith.training.trainer import ObjectiveTrainer, Pace
+from bertsmith.training.trainer import ObjectiveTrainer, Pace, Watch
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,13 @@ class _Parts:
     facts: dict[str, float]
 
 
-def pretrain(run: RunSettings, *, overwrite: bool = False) -> dict[str, Any]:
+def pretrain(run: RunSettings, *, overwrite: bool = False, watch: Watch | None = None) -> dict[str, Any]:
     """Train a model, or go on where an earlier attempt in the same folder stopped.
 
     Args:
         run: The settings.
         overwrite: Start over and delete what the folder holds of an earlier run.
+        watch: Is told every validation.
 
     Returns:
         The content of ``summary.json``.
@@ -99,7 +100,7 @@ def pretrain(run: RunSettings, *, overwrite: bool = False) -> dict[str, Any]:
             if resumed is not None:
                 monitor.say(f"going on from {resumed}")
             # The order of the rows is that of the beginning, also where they cannot be packed any more.
-            trainer, pace = _make_trainer(run, parts, begun or batching, budget, monitor, args, num_steps)
+            trainer, pace = _make_trainer(run, parts, begun or batching, budget, monitor, args, num_steps, watch)
             if not budget.spent:
                 train(trainer, pace, monitor, resumed)
             else:
@@ -187,6 +188,7 @@ def _make_trainer(
     monitor: Monitor,
     args: TrainingArguments,
     num_steps: int,
+    watch: Watch | None,
 ) -> tuple[ObjectiveTrainer, Pace]:
     validation = None
     if parts.held_out is not None:
@@ -212,6 +214,7 @@ def _make_trainer(
         facts={"corpus": parts.corpus.hash, "batching": batching},
         keep_checkpoints=run.training.keep_checkpoints,
         bias_correction=run.training.bias_correction,
+        watch=watch,
     )
     # Every rank needs its own dropout; Trainer seeds all of them alike.
     torch.manual_seed(int(key_of(run.training.seed, args.process_index).view(np.int64)[0]))

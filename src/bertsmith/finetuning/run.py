@@ -3,8 +3,6 @@
 import multiprocessing
 import os
 import signal
-import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -41,6 +39,8 @@ from bertsmith.pretrained import open_pretrained
 from bertsmith.run_folder import RUN_FILE, Layout, prepare
 from bertsmith.settings import read_yaml, to_dict
 from bertsmith.tasks import check_submission, load_task, subset
+from bertsmith.training.running import end_with_parent
+from bertsmith.training.trainer import Watch
 
 FINETUNING = Layout(
     contents=(
@@ -58,7 +58,7 @@ ARMS = FINETUNING._replace(begun=())
 _LARGE_VALUE = 20.0
 
 
-def finetune(run: FinetuningSettings, *, overwrite: bool = False) -> dict[str, Any]:
+def finetune(run: FinetuningSettings, *, overwrite: bool = False, watch: Watch | None = None) -> dict[str, Any]:
     """Fine-tune an encoder on a task once for every seed, or go on where an earlier attempt stopped.
 
     Where settings vary, this is done for every combination of their values.
@@ -66,6 +66,7 @@ def finetune(run: FinetuningSettings, *, overwrite: bool = False) -> dict[str, A
     Args:
         run: The settings.
         overwrite: Start over and delete what the folder holds of an earlier run.
+        watch: Is told every validation; with seeds side by side, none.
 
     Returns:
         The content of ``summary.json``.
@@ -85,7 +86,7 @@ def finetune(run: FinetuningSettings, *, overwrite: bool = False) -> dict[str, A
             materials[_reading(arm.run)] = load_material(arm.run, console)
         _check_trainable(arm.run, materials[_reading(arm.run)])
     if run.vary is None:
-        return _train(arms[0].run, materials[_reading(arms[0].run)], overwrite)
+        return _train(arms[0].run, materials[_reading(arms[0].run)], overwrite, watch)
     folder = Path(run.output)
     with locked(folder, "`output`"):
         if not overwrite:
@@ -112,14 +113,14 @@ def _check_kind(folder: Path, run: FinetuningSettings) -> None:
         raise InputError(f"{folder}: holds a run {which} `vary`; give another `output`, or start over with --overwrite")
 
 
-def _train(run: FinetuningSettings, material: Material, overwrite: bool) -> dict[str, Any]:
+def _train(run: FinetuningSettings, material: Material, overwrite: bool, watch: Watch | None = None) -> dict[str, Any]:
     """Train the seeds of a run that has been checked."""
     folder = Path(run.output)
     with locked(folder, "`output`"):
         _prepare(run, folder, overwrite)
     if run.parallel == 1 or len(run.seeds) == 1:
         for seed in run.seeds:
-            train_seed(run, material, seed)
+            train_seed(run, material, seed, watch=watch)
     else:
         _train_side_by_side(run, material)
     return summarise_seeds(run, material)
@@ -247,14 +248,7 @@ def _begin_process(run: FinetuningSettings, material: Material, threads: int, st
     torch.set_num_threads(threads)
     logging.disable_progress_bar()
     _worker.update(run=run, material=material, stop=stop)
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
-
-
-def _end_with_parent(parent: int) -> None:
-    """End this process when the command that began it is gone, however it ended."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
+    end_with_parent()
 
 
 def _train_in_process(seed: int) -> None:

@@ -32,7 +32,7 @@ from bertsmith.training.dropout import use_fast_dropout
 from bertsmith.training.memory import kept_memory
 from bertsmith.training.monitors import Monitor, human
 from bertsmith.training.running import train
-from bertsmith.training.trainer import ObjectiveTrainer, Pace
+from bertsmith.training.trainer import ObjectiveTrainer, Pace, Watch
 
 RESULT = "result.json"
 _PREDICTIONS = "predictions.npz"
@@ -49,7 +49,9 @@ def seeds_in(output: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdecimal())
 
 
-def train_seed(run: FinetuningSettings, material: Material, seed: int, *, stop: Event | None = None) -> None:
+def train_seed(
+    run: FinetuningSettings, material: Material, seed: int, *, stop: Event | None = None, watch: Watch | None = None
+) -> None:
     """Train one seed and write its folder; do nothing if that is done already.
 
     Args:
@@ -58,6 +60,7 @@ def train_seed(run: FinetuningSettings, material: Material, seed: int, *, stop: 
         seed: The seed.
         stop: An event that asks to stop, in place of signals, where other processes train other seeds and share the
             terminal; None where this one is alone.
+        watch: Is told every validation.
 
     Raises:
         InputError: The data or the model have changed since the seed was begun, or the folder is in use.
@@ -81,7 +84,7 @@ def train_seed(run: FinetuningSettings, material: Material, seed: int, *, stop: 
             _greet(run, objective, batches, seed, resumed, monitor)
             if num_damaged:
                 monitor.say(f"{folder}: {num_damaged} damaged checkpoints are passed over and removed")
-            trainer, pace = _make_trainer(run, objective, batches, budget, judge, monitor, args, stop)
+            trainer, pace = _make_trainer(run, objective, batches, budget, judge, monitor, args, stop, watch)
             if not (budget.spent or judge.is_patience_over):
                 train(trainer, pace, monitor, resumed, heeds_signals=stop is None)
             # The clock of the budget stands still from here on.
@@ -218,6 +221,7 @@ def _make_trainer(
     monitor: Monitor,
     args: TrainingArguments,
     stop: Event | None,
+    watch: Watch | None,
 ) -> tuple[ObjectiveTrainer, Pace]:
     training = run.training
     assert training.epochs is not None and training.layer_decay is not None
@@ -241,6 +245,7 @@ def _make_trainer(
         facts=judge.facts,
         keep_checkpoints=1,
         score=judge,
+        watch=watch,
     )
     judge.trainer = trainer
     if training.layer_decay < 1:

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -46,6 +47,17 @@ def train(
         ) from None
     if pace.interrupted and not trainer.budget.spent:
         raise Interrupted(f"stopped at step {trainer.state.global_step}, saved; the same command goes on from there")
+
+
+def end_with_parent() -> None:
+    """Let this process end when the one that began it is gone, however that ended."""
+
+    def look(parent: int) -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=look, args=(os.getppid(),), daemon=True).start()
 
 
 @contextmanager

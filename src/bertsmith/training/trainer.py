@@ -34,6 +34,10 @@ _EXPLODED = 3.0
 """A loss of this many times the first one, or that of a uniform guess, is taken for an explosion."""
 
 
+Watch = Callable[[Mapping[str, float], float], None]
+"""Is told of a validation: its logged row, and the share of the budget that was used. It may raise to end the run."""
+
+
 class Diverged(RuntimeError):
     """The loss or the gradient is not a number, or the loss exploded."""
 
@@ -100,6 +104,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         keep_checkpoints: How many checkpoints to keep.
         score: Validates in another way than by the loss on ``validation``: returns figures by name, "loss" among them.
         bias_correction: Whether Adam's averages are corrected for their start at 0.
+        watch: Is told every validation.
     """
 
     def __init__(
@@ -117,6 +122,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         keep_checkpoints: int,
         score: Callable[[], Mapping[str, float]] | None = None,
         bias_correction: bool = True,
+        watch: Watch | None = None,
     ) -> None:
         adam = {"lr": args.learning_rate, "betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon}
         super().__init__(
@@ -141,6 +147,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         self._sums = {"training": PartSums(), "validation": PartSums()}
         self._used_at_last_log = dict(budget.used)
         self._warned: set[str] = set()
+        self._watch = watch
         # The weights after this step gave a sound loss in the next one; later ones are not proven yet.
         self.proven_step = -1
         pace.begin(self, stream)
@@ -189,13 +196,18 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         """
         if "eval_loss" in logs:
             means = self._sums["validation"].drain(self._sum_over_ranks)
-            self._publish(_validation({"loss": self._loss_of(means), **means}))
+            row = self._publish(_validation({"loss": self._loss_of(means), **means}))
             self._warn(means)
+            self._show(row)
         elif "loss" in logs:
             means = self._sums["training"].drain(self._sum_over_ranks)
             row = {"loss": self._loss_of(means), **means}
             row |= {"learning_rate": logs["learning_rate"], "grad_norm": float(logs.get("grad_norm", math.nan))}
             self._refuse_divergence(self._publish({**row, "tokens_per_second": self._rate()}))
+
+    def _show(self, row: Mapping[str, float]) -> None:
+        if self._watch is not None:
+            self._watch(row, self.budget.share)
 
     def _warn(self, figures: Mapping[str, float]) -> None:
         """Say, once for each, what is wrong with the model in spite of its losses."""
@@ -225,6 +237,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
                 metrics: dict[str, float] = super().evaluate(*args, **kwargs)
             else:
                 metrics = self._publish(_validation(self._score()))
+                self._show(metrics)
                 self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self.budget.start_clock()
         return metrics

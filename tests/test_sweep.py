@@ -1,0 +1,221 @@
+"""The search: what it refuses, that it survives a kill, and that several processes share it."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+
+from bertsmith.corpus import Corpus
+from bertsmith.errors import Failed, InputError
+from bertsmith.files import locked
+from bertsmith.run_settings import load_run
+from bertsmith.sweep import load_sweep, sweep
+
+
+def write(path: Path, values: dict[str, Any]) -> Path:
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def run_file(corpus: Corpus, tmp_path: Path) -> Path:
+    run = {
+        "data": {"corpus": str(corpus.path), "row_length": 32, "validation": 0.1},
+        "encoder": {"preset": "tiny", "num_hidden_layers": 1},
+        "objective": {"name": "mlm"},
+        "training": {"budget": {"steps": 10}, "tokens_per_step": 256, "checkpoint_every": 0.1},
+        "evaluation": {"every": 0.2, "rows": 16},
+        "output": "unused",
+    }
+    return write(tmp_path / "run.yaml", run)
+
+
+@pytest.fixture
+def task_file(tmp_path: Path) -> Path:
+    texts = [(f"da{'de' * (number % 7)} {'bo' if number % 2 else 'ki'}", number % 2) for number in range(40)]
+    lines = ["text,label", *(f"{text},{label}" for text, label in texts)]
+    for name in ("train", "validation"):
+        (tmp_path / f"{name}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    files = {name: str(tmp_path / f"{name}.csv") for name in ("train", "validation")}
+    run = {
+        "model": "none",
+        "task": {**files, "text": "text", "label": "label", "type": "classification"},
+        "seeds": [0, 1],
+        "training": {"epochs": 2, "batch_size": 8},
+        "output": "unused",
+    }
+    return write(tmp_path / "task.yaml", run)
+
+
+def sweep_of(run_file: Path, **values: Any) -> Any:
+    given = {
+        "run": str(run_file),
+        "search": {"training.learning_rate": {"low": 1e-5, "high": 1e-1, "log": True}},
+        "output": str(run_file.parent / "sweep"),
+    }
+    return load_sweep(write(run_file.parent / "sweep.yaml", given | values))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"search": {}}, "search is empty"),
+        ({"trials": 0}, "trials is 0"),
+        ({"search": {"training.learning_rat": [1e-3]}}, "did you mean 'learning_rate'"),
+        ({"search": {"training.learning_rate": {"low": 1, "hi": 2}}}, "expected a list of plain values"),
+        ({"search": {"training.learning_rate": {"low": 2.0, "high": 1.0}}}, "search.training.learning_rate: "),
+        ({"search": {"training.learning_rate": []}}, "expected a list of plain values"),
+        ({"search": {"training.warmup": [0.1, 2.0]}}, "warmup is 2.0"),
+        ({"search": {"objective.mask_prob": [0.1, 0.3]}}, "losses under different objective.mask_prob do not compare"),
+        ({"search": {"objective.mask_prob": [0.1]}, "prune": True, "finetune": "x"}, "prune: losses under different"),
+        ({"finetune": "absent.yaml"}, "absent.yaml: no such file"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_written(run_file: Path, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        sweep(sweep_of(run_file, **values))
+    assert not (run_file.parent / "sweep").exists()
+
+
+def test_held_out_text_is_needed(run_file: Path) -> None:
+    run = yaml.safe_load(run_file.read_text())
+    run["data"]["validation"] = 0
+    write(run_file, run)
+    with pytest.raises(InputError, match=r"data.validation is 0"):
+        sweep(sweep_of(run_file))
+
+
+def test_the_judge_is_checked_too(run_file: Path, task_file: Path) -> None:
+    with pytest.raises(InputError, match="with `finetune` it is the first of that task"):
+        sweep(sweep_of(run_file, finetune=str(task_file), metric="accuracy"))
+    with pytest.raises(InputError, match="the run is a fine-tuning itself"):
+        sweep(sweep_of(task_file, search={"training.epochs": [1]}, finetune=str(task_file)))
+    with pytest.raises(InputError, match="metric is 'acuracy'; did you mean 'accuracy'"):
+        sweep(sweep_of(task_file, search={"training.epochs": [1]}, metric="acuracy"))
+
+
+@pytest.mark.slow
+def test_a_search_ends_bad_trials_and_can_be_extended(run_file: Path) -> None:
+    folder = run_file.parent / "sweep"
+    search = {
+        "training.learning_rate": {"low": 1e-5, "high": 1e-1, "log": True},
+        "training.schedule": ["linear", "constant"],
+        "training.tokens_per_step": {"low": 256, "high": 512, "step": 256},
+    }
+    sweep(sweep_of(run_file, search=search, trials=7))
+    summary = sweep(sweep_of(run_file, search=search, trials=14))
+    rows = list(csv.DictReader((folder / "trials.csv").read_text().splitlines()))
+    assert len({row["training.learning_rate"] for row in rows}) == 14
+    assert {row["outcome"] for row in rows} == {"done", "ended early"}
+    done = {int(row["trial"]): float(row["validation_loss"]) for row in rows if row["outcome"] == "done"}
+    best = min(done, key=done.__getitem__)
+    assert summary["best"]["trial"] == best and summary["best"]["value"] == done[best]
+    # The score is what the run itself says.
+    own = json.loads((folder / "trials" / f"{best:04d}" / "run" / "summary.json").read_text())
+    assert own["validation_loss"] == done[best]
+    assert sum(summary["importances"].values()) == pytest.approx(1)
+    # What was ended early was worse than the median of those before it at that point.
+    study = optuna.load_study(study_name="sweep", storage=f"sqlite:///{folder / 'study.db'}")
+    for trial in study.trials:
+        if trial.state == optuna.trial.TrialState.PRUNED:
+            (step, value) = max(trial.intermediate_values.items())
+            others = [t.intermediate_values[step] for t in study.trials if t.state.name == "COMPLETE"]
+            assert step >= 200 and value > min(others)
+    # The models of all but the best are gone, and the best run file gives the best model again.
+    assert [path.parts[-3] for path in folder.glob("trials/*/run/model")] == [f"{best:04d}"]
+    assert {path.parts[-3] for path in folder.glob("trials/*/run/checkpoints")} == {f"{best:04d}"}
+    run = load_run(folder / "best.yaml")
+    assert run.output == str(folder / "best")
+    assert run.training.learning_rate == pytest.approx(summary["best"]["values"]["training.learning_rate"])
+    text = (folder / "results.txt").read_text()
+    assert text.splitlines()[2].split()[0] == str(best) and "fANOVA" in text
+    assert (folder / "sweep.png").read_bytes()[:4] == b"\x89PNG"
+    # Another content of the run file would be another search.
+    write(run_file, yaml.safe_load(run_file.read_text()) | {"evaluation": {"every": 0.5}})
+    with pytest.raises(InputError, match="was begun with another content"):
+        sweep(sweep_of(run_file, search=search, trials=15))
+
+
+@pytest.mark.slow
+def test_a_killed_trial_goes_on_and_processes_share_a_search(run_file: Path) -> None:
+    folder = run_file.parent / "sweep"
+    run = yaml.safe_load(run_file.read_text())
+    run["training"] |= {"budget": {"steps": 60}, "checkpoint_every": 0.05}
+    write(run_file, run)
+    given = sweep_of(run_file, trials=3, parallel=2, prune=False)
+    command = [sys.executable, "-m", "bertsmith.cli", "sweep", str(run_file.parent / "sweep.yaml")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for number, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 130)):
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 120
+        before = set(folder.glob("trials/*/run/checkpoints/checkpoint-*"))
+        while len(set(folder.glob("trials/*/run/checkpoints/checkpoint-*")) - before) < 3:
+            assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
+            time.sleep(0.01)
+        process.send_signal(number)
+        said = process.communicate()[1]
+        assert process.returncode == code and "Traceback" not in said, said
+        # The processes that it began are gone too, after a second at the most.
+        while True:
+            try:
+                for trial in folder.glob("trials/*"):
+                    with locked(trial, "`output`"):
+                        pass
+                break
+            except InputError:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+    summary = sweep(given)
+    assert [row["outcome"] for row in summary["trials"]] == ["done"] * 3
+    logs = [(folder / "trials" / f"{number:04d}" / "log.txt").read_text() for number in range(3)]
+    assert any("going on from" in log for log in logs)
+    # A trial that was interrupted gives what it would have given.
+    best = load_run(folder / "best.yaml")
+    from bertsmith.pretraining import pretrain
+
+    assert pretrain(best)["validation_loss"] == pytest.approx(summary["best"]["value"], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_models_are_judged_by_a_task(run_file: Path, task_file: Path) -> None:
+    search = {"objective.mask_prob": {"low": 0.1, "high": 0.4}}
+    summary = sweep(sweep_of(run_file, search=search, trials=2, finetune=str(task_file)))
+    assert summary["metric"] == "accuracy"
+    for row in summary["trials"]:
+        folder = run_file.parent / "sweep" / "trials" / f"{row['trial']:04d}"
+        task = json.loads((folder / "task" / "summary.json").read_text())
+        assert task["metrics"]["validation"]["accuracy"]["mean"] == row["accuracy"]
+    assert summary["best"]["value"] == max(row["accuracy"] for row in summary["trials"])
+
+
+@pytest.mark.slow
+def test_a_fine_tuning_is_searched(run_file: Path, task_file: Path) -> None:
+    from bertsmith.pretraining import pretrain
+
+    pretrain(load_run(run_file, ["--output", str(run_file.parent / "pre")]))
+    task = yaml.safe_load(task_file.read_text()) | {"model": str(run_file.parent / "pre" / "model")}
+    write(task_file, task)
+    search = {"training.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}, "pooling": ["cls", "mean"]}
+    summary = sweep(sweep_of(task_file, search=search, trials=3))
+    assert summary["metric"] == "accuracy" and {row["outcome"] for row in summary["trials"]} == {"done"}
+    study = optuna.load_study(study_name="sweep", storage=f"sqlite:///{run_file.parent / 'sweep' / 'study.db'}")
+    # Two seeds of two epochs.
+    assert sorted(study.trials[0].intermediate_values) == [250, 500, 750, 1000]
+
+
+@pytest.mark.slow
+def test_a_run_that_always_fails_ends_the_search(run_file: Path) -> None:
+    run = yaml.safe_load(run_file.read_text())
+    run["training"]["trainer"] = {"gradient_checkpointing": True, "max_grad_norm": "much"}
+    write(run_file, run)
+    with pytest.raises(Failed, match="3 trials failed and none succeeded; the last: .*max_grad_norm"):
+        sweep(sweep_of(run_file))
