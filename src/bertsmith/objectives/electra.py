@@ -85,9 +85,9 @@ class ElectraSettings(MaskingSettings):
     name: Literal["electra"] = "electra"
     """The objective."""
     mask_token_share: float = 0.85
-    """Share of the chosen tokens that the generator does not see."""
+    """Share of the chosen tokens that become [MASK]."""
     random_token_share: float = 0.0
-    """Share of the chosen tokens of which the generator sees a random one; the rest it sees as they are."""
+    """Share of the chosen tokens that become a random token; the rest stay."""
     generator_size: float = 0.25
     """Width of the generator, its heads and its feed-forward layers, as a share of the discriminator's."""
     generator: str | None = None
