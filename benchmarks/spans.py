@@ -30,6 +30,7 @@ from bertsmith.objectives.span import SpanSettings
 from bertsmith.randomness import RowGenerator, permute
 from bertsmith.rows import TextRow, TextRows
 from bertsmith.spans import choose_spans
+from bertsmith.training.memory import kept_memory
 
 FORMS: dict[str, Any] = {
     "MLM": MLMSettings(),
@@ -92,13 +93,31 @@ def step_times(
         if device == "cuda":
             torch.cuda.synchronize()
 
-    for number in range(options.rounds + 1):
-        for name, parts in models.items():
-            took = time_of(lambda parts=parts: step(*parts), options.steps)  # type: ignore[misc]
-            if number:
-                times[name] += took
+    # As in training.
+    with kept_memory():
+        for number in range(options.rounds + 1):
+            for name, parts in models.items():
+                took = time_of(lambda parts=parts: step(*parts), options.steps)  # type: ignore[misc]
+                if number:
+                    times[name] += took
     lengths = np.asarray([len(row.tokens) + 2 for row in batch])
     return {name: (times[name], models[name][0].flops(lengths)) for name in models}
+
+
+def step_table(costs: dict[str, tuple[list[float], float]], options: argparse.Namespace) -> list[str]:
+    """Lay out what :func:`step_times` gives, beside MLM."""
+    median, flops = statistics.median(costs["MLM"][0]), costs["MLM"][1]
+    sizes = "".join(f", {name} {value}" for name, value in options.config.items())
+    lines = [
+        f"BERT {options.preset}{sizes}:",
+        "",
+        "| step | milliseconds, median (min–max) | of MLM's | FLOPs, of MLM's |",
+    ]
+    lines += ["|---|---|---|---|"]
+    for name, (times, own) in costs.items():
+        ratio = statistics.median(times) / median
+        lines.append(f"| {name} | {spread(times)} | {ratio:.3f} | {own / flops:.3f} |")
+    return lines
 
 
 def main() -> None:
@@ -155,18 +174,7 @@ def main() -> None:
 
     lines += [f"| the choice of spans alone | {spread(time_of(choose, 200))} |", ""]
 
-    costs = step_times(corpus, batch, options)
-    median, flops = statistics.median(costs["MLM"][0]), costs["MLM"][1]
-    sizes = "".join(f", {name} {value}" for name, value in options.config.items())
-    lines += [
-        f"BERT {options.preset}{sizes}:",
-        "",
-        "| step | milliseconds, median (min–max) | of MLM's | FLOPs, of MLM's |",
-    ]
-    lines += ["|---|---|---|---|"]
-    for name, (times, own) in costs.items():
-        ratio = statistics.median(times) / median
-        lines.append(f"| {name} | {spread(times)} | {ratio:.3f} | {own / flops:.3f} |")
+    lines += step_table(step_times(corpus, batch, options), options)
     write(lines, options.out)
 
 
