@@ -281,9 +281,11 @@ def _corpus_check(options: argparse.Namespace) -> None:
 def _pretrain(options: argparse.Namespace) -> None:
     from bertsmith.pretraining import pretrain
     from bertsmith.run_settings import load_run
+    from bertsmith.training.running import leave_ranks
 
     run = load_run(options.run_file, options.settings)
     summary = pretrain(run, overwrite=options.overwrite)
+    leave_ranks()
     if not summary:
         return
     model = Path(run.output) / "model"
