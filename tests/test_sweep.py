@@ -18,7 +18,7 @@ from bertsmith.corpus import Corpus
 from bertsmith.errors import Failed, InputError
 from bertsmith.files import locked
 from bertsmith.run_settings import load_run
-from bertsmith.sweep import load_sweep, sweep
+from bertsmith.sweep import _Plan, _Watch, load_sweep, sweep
 
 
 def write(path: Path, values: dict[str, Any]) -> Path:
@@ -78,6 +78,12 @@ def sweep_of(run_file: Path, **values: Any) -> Any:
         ({"search": {"objective.mask_prob": [0.1, 0.3]}}, "losses under different objective.mask_prob do not compare"),
         ({"search": {"objective.mask_prob": [0.1]}, "prune": True, "finetune": "x"}, "prune: losses under different"),
         ({"finetune": "absent.yaml"}, "absent.yaml: no such file"),
+        ({"search": {"output": ["a"]}}, "output is not a setting to search"),
+        ({"search": {"training.seed": {"low": 1, "high": 9, "log": "no"}}}, "expected a list of plain values"),
+        ({"search": {"evaluation.rows": [8, 16]}}, "losses under different evaluation.rows do not compare"),
+        ({"metric": "validation_los"}, "is not validated; did you mean 'validation_loss'"),
+        ({"metric": "machine"}, "is not validated"),
+        ({"output": "a?b"}, "cannot hold the file of trials"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_written(run_file: Path, values: dict[str, Any], message: str) -> None:
@@ -101,6 +107,31 @@ def test_the_judge_is_checked_too(run_file: Path, task_file: Path) -> None:
         sweep(sweep_of(task_file, search={"training.epochs": [1]}, finetune=str(task_file)))
     with pytest.raises(InputError, match="metric is 'acuracy'; did you mean 'accuracy'"):
         sweep(sweep_of(task_file, search={"training.epochs": [1]}, metric="acuracy"))
+
+
+def test_a_fine_tuning_is_not_replaced_by_a_search(run_file: Path) -> None:
+    folder = run_file.parent / "sweep"
+    folder.mkdir()
+    (folder / "run.yaml").write_text("# Written by bertsmith: every setting of the run in this folder.\ntask: {}\n")
+    with pytest.raises(InputError, match="holds a run of another kind"):
+        sweep(sweep_of(run_file))
+
+
+@pytest.mark.parametrize("maximises", [False, True])
+def test_trials_of_a_higher_loss_are_the_unpromising_ones(run_file: Path, maximises: bool) -> None:
+    plan = _Plan(sweep_of(run_file), {}, True, "accuracy" if maximises else "validation_loss", maximises, True)
+    direction = "maximize" if maximises else "minimize"
+    study = optuna.create_study(direction=direction, pruner=optuna.pruners.MedianPruner(1, 0))
+    ended = []
+    for loss in (5.0, 4.0, 6.0):
+        trial = study.ask()
+        try:
+            _Watch(plan, trial, "validation_loss", 0.5)({"validation_loss": loss}, 0.5)
+            study.tell(trial, 1.0)
+        except optuna.TrialPruned:
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            ended.append(loss)
+    assert ended == [6.0]
 
 
 @pytest.mark.slow

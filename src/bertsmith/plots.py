@@ -38,7 +38,8 @@ def plot_losses(
     num_panels = 1 + has_pairs + 2 * has_discriminator + bool(span_law)
     figure = Figure(figsize=(7 if num_panels == 1 else 6 * num_panels, 4.2), layout="constrained")
     panels = figure.subplots(1, num_panels, squeeze=False)[0]
-    _draw_part(panels[0], rows, "mlm", "loss (nats per predicted token)")
+    of_whom = "generator: " if has_discriminator else ""
+    _draw_part(panels[0], rows, "mlm", f"{of_whom}loss (nats per predicted token)")
     if any("sbo" in row for row in rows):
         label = "loss (nats per predicted token)"
         _draw_part(panels[0], rows, "sbo", label, "by boundaries, ", ("#d9c7a3", "#8a6d1f"))

@@ -109,6 +109,19 @@ def pretrain(run: RunSettings, *, overwrite: bool = False, watch: Watch | None =
         return _finish(run, parts, trainer, folder) if is_main else {}
 
 
+def validated_figures(run: RunSettings) -> list[str]:
+    """Name the figures that the validations of a run have.
+
+    Raises:
+        InputError: Something in the run does not fit.
+    """
+    parts = _assemble(run)
+    rows = parts.held_out or parts.rows
+    with torch.no_grad():
+        output = parts.objective.eval()(**parts.objective.collate(rows.take(np.arange(1), np.zeros(1, np.int64))))
+    return ["validation_loss", *(f"validation_{name}" for name in output.parts)]
+
+
 def _assemble(run: RunSettings) -> _Parts:
     """Open the corpus and build the model; everything that can be wrong with them is found here."""
     corpus = Corpus(run.data.corpus)

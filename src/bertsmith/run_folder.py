@@ -65,7 +65,7 @@ def prepare(folder: Path, run: Mapping[str, Any], overwrite: bool, layout: Layou
     strangers = sorted(path.name for path in folder.iterdir() if path.name != LOCK)
     if not is_run and strangers:
         raise InputError(f"{folder}: holds other files ({strangers[0]}, ...) and no run; give a new folder as `output`")
-    if is_run and ("objective" in read_yaml(held)) != ("objective" in run):
+    if is_run and _kind(read_yaml(held)) != _kind(run):
         raise InputError(f"{folder}: holds a run of another kind; give another `output`")
     if overwrite:
         own = re.compile("|".join((*layout.contents, f"{RUN_FILE}.part")))
@@ -77,6 +77,11 @@ def prepare(folder: Path, run: Mapping[str, Any], overwrite: bool, layout: Layou
     elif is_run and any(True for pattern in layout.begun for _ in folder.glob(pattern)):
         _check_same(folder, read_yaml(held), run, layout.free)
     write_text(held, _MARK + yaml.safe_dump(dict(run), sort_keys=False, allow_unicode=True))
+
+
+def _kind(run: Mapping[str, Any]) -> str | None:
+    """Tell pre-training, fine-tuning and search apart by a section that only one of them has."""
+    return next((section for section in ("objective", "task", "search") if section in run), None)
 
 
 def _check_same(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any], free: Sequence[str]) -> None:

@@ -31,7 +31,7 @@ from bertsmith.finetuning.run import finetune
 from bertsmith.finetuning.seed import RESULT
 from bertsmith.finetuning.settings import FinetuningSettings, load_finetuning
 from bertsmith.plots import plot_sweep
-from bertsmith.pretraining import pretrain
+from bertsmith.pretraining import pretrain, validated_figures
 from bertsmith.results import lay_out
 from bertsmith.run_folder import RUN_FILE, Layout, prepare
 from bertsmith.run_settings import RunSettings, load_run
@@ -159,7 +159,7 @@ def sweep(given: SweepSettings, *, overwrite: bool = False) -> dict[str, Any]:
         prepare(plan.folder, to_dict(given), overwrite, SWEEP)
         _check_unchanged(plan)
     if given.parallel == 1:
-        _work(plan, 0)
+        _work(plan)
     else:
         _work_side_by_side(plan)
     return _finish(plan)
@@ -167,6 +167,10 @@ def sweep(given: SweepSettings, *, overwrite: bool = False) -> dict[str, Any]:
 
 def _make_plan(given: SweepSettings) -> _Plan:
     """Find what is wrong with a sweep before anything is written."""
+    if set("?#%{}") & set(given.output):
+        raise InputError(f"output is {given.output!r}; a name with ? # % {{ or }} cannot hold the file of trials")
+    if "output" in given.search:
+        raise InputError("search: output is not a setting to search; leave it out")
     distributions = {key: _distribution(key, values) for key, values in given.search.items()}
     plan = _Plan(given, distributions, "task" not in read_yaml(given.run), "", True, given.prune is not False)
     for end in (0, -1):
@@ -178,7 +182,7 @@ def _make_plan(given: SweepSettings) -> _Plan:
     if base.data.validation == 0:
         raise InputError(f"{given.run}: data.validation is 0; trials are judged by held-out text")
     # What an objective's loss means depends on its settings, and on the text.
-    strange = next((key for key in distributions if key.startswith(("objective.", "data."))), None)
+    strange = next((key for key in distributions if key.startswith(("objective.", "data.", "evaluation."))), None)
     losses_compare = strange is None or given.metric is not None
     if given.prune and not losses_compare:
         raise InputError(f"prune: losses under different {strange} do not compare; leave it out, or give a `metric`")
@@ -193,7 +197,9 @@ def _make_plan(given: SweepSettings) -> _Plan:
             "judge models by, or the `metric` to compare all the same"
         )
     metric = given.metric or "validation_loss"
-    is_score = any(word in metric for word in ("accuracy", "auc", "precision", "recall", "tokens_per_second"))
+    if given.metric is not None and metric not in (known := validated_figures(base)):
+        raise InputError(f"metric: {metric!r} is not validated; {nearest(metric, known)}")
+    is_score = any(word in metric for word in ("accuracy", "auc", "precision", "recall"))
     return plan._replace(metric=metric, maximises=is_score)
 
 
@@ -212,13 +218,13 @@ def _distribution(key: str, values: Any) -> Distribution:
         if isinstance(values, list) and values and not any(isinstance(value, list | dict) for value in values):
             return CategoricalDistribution(values)
         if isinstance(values, Mapping) and {"low", "high"} <= set(values) <= {"low", "high", "log", "step"}:
-            ends = values["low"], values["high"]
-            if all(type(end) is int for end in ends):
-                return IntDistribution(*ends, log=values.get("log", False), step=values.get("step", 1))
-            if all(type(end) in (int, float) for end in ends):
-                low, high = map(float, ends)
-                return FloatDistribution(low, high, log=values.get("log", False), step=values.get("step"))
-    except (ValueError, TypeError) as error:
+            low, high, log, step = values["low"], values["high"], values.get("log", False), values.get("step")
+            kinds = {type(low), type(high), *([] if step is None else [type(step)])}
+            if kinds == {int} and type(log) is bool:
+                return IntDistribution(low, high, log=log, step=step or 1)
+            if kinds <= {int, float} and type(log) is bool:
+                return FloatDistribution(float(low), float(high), log=log, step=step)
+    except (ValueError, TypeError, ArithmeticError) as error:
         raise InputError(f"search.{key}: {error}") from None
     raise InputError(
         f"search.{key} is {values!r}; expected a list of plain values, or {{low: 1e-4, high: 1e-2, log: true}}"
@@ -249,8 +255,8 @@ def _check_unchanged(plan: _Plan) -> None:
     """Refuse to mix trials of a run file that has changed since."""
     study = _open(plan)
     paths = [path for path in (plan.settings.run, plan.settings.finetune) if path is not None]
-    now = {path: read_yaml(path) for path in paths}
-    if study.user_attrs.setdefault("files", now) != json.loads(json.dumps(now)):
+    now = json.dumps({path: read_yaml(path) for path in paths}, default=str)
+    if study.user_attrs.get("files", now) != now:
         raise InputError(
             f"{plan.folder}: was begun with another content of {' or '.join(paths)}; bring it back, give another "
             "`output`, or start over with --overwrite"
@@ -287,12 +293,9 @@ def _patiently_locked(folder: Path) -> Iterator[None]:
             return
 
 
-def _work(plan: _Plan, worker: int) -> None:
+def _work(plan: _Plan) -> None:
     """Try until there is nothing left to try."""
     study = _open(plan)
-    # What goes on must not draw again what was drawn at the beginning, nor what its neighbour draws.
-    begun = len(study.get_trials(deepcopy=False))
-    study.sampler = optuna.samplers.TPESampler(seed=plan.settings.seed + begun if worker == 0 else None)
     console = Console(file=sys.__stderr__)
     while True:
         with ExitStack() as stack:
@@ -308,14 +311,14 @@ def _work(plan: _Plan, worker: int) -> None:
             except optuna.TrialPruned:
                 study.tell(trial, state=TrialState.PRUNED)
                 outcome = "ended early, unpromising"
-            except (InputError, Failed) as error:
+            except (InputError, Failed, torch.OutOfMemoryError) as error:
                 reason = " ".join(str(error).split())
                 trial.set_user_attr("reason", reason)
                 study.tell(trial, state=TrialState.FAIL)
                 outcome = f"failed: {reason}"
                 _refuse_hopeless(study, reason)
         _tidy(plan, study)
-        best = _best(study)
+        best = _best(study, study.get_trials(deepcopy=False))
         known = f" · best so far {best.value:.5g}, trial {best.number}" if best is not None else ""
         shown = ", ".join(f"{_short(key)} {_plain(value)}" for key, value in values.items())
         console.print(
@@ -338,6 +341,8 @@ def _take(plan: _Plan, study: Any, stack: ExitStack) -> Trial | None:
             return Trial(study, left._trial_id)
         if len(known) >= plan.settings.trials:
             return None
+        # Whatever process draws it, and however often the search is stopped, a trial has draws of its own.
+        study.sampler = optuna.samplers.TPESampler(seed=plan.settings.seed + len(known))
         trial: Trial = study.ask()
         stack.enter_context(locked(plan.trial_folder(trial.number), "`output`"))
         return trial
@@ -366,13 +371,7 @@ def _train(plan: _Plan, trial: Trial, values: Mapping[str, Any]) -> float:
         summary = pretrain(run, watch=_Watch(plan, trial, watched, run.evaluation.every))
         if plan.settings.finetune is not None:
             return _score(plan, finetune(_load_judge(plan, folder)))
-        if plan.metric not in summary:
-            raise InputError(f"metric: {plan.metric!r} is not validated; {nearest(plan.metric, _figures(summary))}")
         return float(summary[plan.metric])
-
-
-def _figures(summary: Mapping[str, Any]) -> list[str]:
-    return [name for name, value in summary.items() if isinstance(value, int | float)]
 
 
 def _score(plan: _Plan, summary: Mapping[str, Any]) -> float:
@@ -396,7 +395,10 @@ class _Watch:
         num_done = len(list((self._plan.trial_folder(self._trial.number) / _RUN).glob(f"seed-*/{RESULT}")))
         # Steps of different sizes validate at not quite the same share of the budget.
         share = math.floor(share / self._every + 1e-6) * self._every
-        self._trial.report(row[self._metric], round(_STEPS * (num_done + share) / self._num_seeds))
+        # A loss is reported to a study that looks for the highest score with its sign turned.
+        is_turned = self._plan.maximises and self._metric == "validation_loss"
+        value = -row[self._metric] if is_turned else row[self._metric]
+        self._trial.report(value, round(_STEPS * (num_done + share) / self._num_seeds))
         if self._trial.should_prune():
             raise optuna.TrialPruned
 
@@ -414,21 +416,22 @@ def _refuse_hopeless(study: Any, reason: str) -> None:
 
 def _tidy(plan: _Plan, study: Any) -> None:
     """Delete models and checkpoints of all finished trials but the best; their figures stay."""
-    best = _best(study)
-    for trial in study.get_trials(deepcopy=False):
-        if trial.state.is_finished() and (best is None or trial.number != best.number):
+    # One look at the trials: what another process finishes meanwhile may be better, and is left alone.
+    finished = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+    best = _best(study, finished)
+    for trial in finished:
+        if best is None or trial.number != best.number:
             folder = plan.trial_folder(trial.number)
             for name in ("checkpoints", "model", "tensorboard"):
                 for path in folder.rglob(name):
                     shutil.rmtree(path, ignore_errors=True)
 
 
-def _best(study: Any) -> FrozenTrial | None:
-    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if not done:
-        return None
-    best: FrozenTrial = study.best_trial
-    return best
+def _best(study: Any, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
+    """Find the best of some trials; the first of equals."""
+    done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    sign = -1.0 if study.direction == optuna.study.StudyDirection.MAXIMIZE else 1.0
+    return min(done, key=lambda trial: sign * trial.values[0], default=None)
 
 
 def _work_side_by_side(plan: _Plan) -> None:
@@ -468,7 +471,7 @@ def _begin_process(plan: _Plan, worker: int) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(worker % num_gpus)
     torch.set_num_threads(max(1, available_cores() // plan.settings.parallel))
     try:
-        _work(plan, worker)
+        _work(plan)
     except (InputError, Failed, Interrupted, KeyboardInterrupt) as error:
         if not isinstance(error, Interrupted | KeyboardInterrupt):
             print(f"bertsmith: {' '.join(str(error).split())}", file=sys.__stderr__)
@@ -478,10 +481,13 @@ def _begin_process(plan: _Plan, worker: int) -> None:
 def _finish(plan: _Plan) -> dict[str, Any]:
     """Write what the trials give together: table, figure, the best run file."""
     study = _open(plan)
-    best = _best(study)
-    if best is None:
-        raise Failed(f"{plan.folder}: no trial has succeeded; see the log.txt of each in {plan.folder / 'trials'}")
     trials = study.get_trials(deepcopy=False)
+    best = _best(study, trials)
+    if best is None:
+        reason = next(
+            (trial.user_attrs["reason"] for trial in trials if "reason" in trial.user_attrs), "see their logs"
+        )
+        raise Failed(f"{plan.folder}: no trial has succeeded: {reason}")
     rows = [_row(plan, trial) for trial in trials]
     table = io.StringIO()
     writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
