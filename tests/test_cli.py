@@ -136,3 +136,13 @@ def test_settings_of_a_corpus_from_a_file(tmp_path: Path, text_file: Path, capsy
     assert f"{file}: unknown key `langage`; did you mean 'language'?" in fails(words, capsys)
     file.unlink()
     assert "no such file" in fails(words, capsys)
+
+
+@pytest.mark.parametrize("words", [["pretrain", "--help"], ["schema"]])
+def test_reader_that_has_seen_enough(words: list[str]) -> None:
+    command = [sys.executable, "-m", "bertsmith.cli", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 1

@@ -18,7 +18,9 @@ from bertsmith.corpus import Corpus
 from bertsmith.errors import Failed, InputError
 from bertsmith.files import locked
 from bertsmith.run_settings import load_run
-from bertsmith.sweep import _Plan, _Watch, load_sweep, sweep
+from bertsmith.sweep import load_sweep, sweep
+from bertsmith.sweep.plan import Plan
+from bertsmith.sweep.trials import Watch
 
 
 def write(path: Path, values: dict[str, Any]) -> Path:
@@ -119,14 +121,14 @@ def test_a_fine_tuning_is_not_replaced_by_a_search(run_file: Path) -> None:
 
 @pytest.mark.parametrize("maximises", [False, True])
 def test_trials_of_a_higher_loss_are_the_unpromising_ones(run_file: Path, maximises: bool) -> None:
-    plan = _Plan(sweep_of(run_file), {}, True, "accuracy" if maximises else "validation_loss", maximises, True)
+    plan = Plan(sweep_of(run_file), {}, True, "accuracy" if maximises else "validation_loss", maximises, True)
     direction = "maximize" if maximises else "minimize"
     study = optuna.create_study(direction=direction, pruner=optuna.pruners.MedianPruner(1, 0))
     ended = []
     for loss in (5.0, 4.0, 6.0):
         trial = study.ask()
         try:
-            _Watch(plan, trial, "validation_loss", 0.5)({"validation_loss": loss}, 0.5)
+            Watch(plan, trial, "validation_loss", 0.5)({"validation_loss": loss}, 0.5)
             study.tell(trial, 1.0)
         except optuna.TrialPruned:
             study.tell(trial, state=optuna.trial.TrialState.PRUNED)

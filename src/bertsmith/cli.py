@@ -23,12 +23,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     parser = _parser()
-    options, rest = parser.parse_known_args(_joined(sys.argv[1:] if arguments is None else arguments))
-    if rest and not options.takes_settings:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    options.settings = rest
+    options = argparse.Namespace(debug=False)
     try:
+        options, rest = parser.parse_known_args(_joined(sys.argv[1:] if arguments is None else arguments))
+        if rest and not options.takes_settings:
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        options.settings = rest
         options.run(options)
+        sys.stdout.flush()
     except InputError as error:
         return _report(error, EXIT_BAD_INPUT, options.debug)
     except Failed as error:
@@ -37,6 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _report(error, EXIT_INTERRUPTED, options.debug)
     except KeyboardInterrupt as error:
         return _report(str(error) or "interrupted; the same command goes on from what is saved", EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        # The reader, such as `head`, has seen enough; nothing more may be written, not even at the end of Python.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
     except OSError as error:
         if error.filename is None and error.strerror is None:
             raise

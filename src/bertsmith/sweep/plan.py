@@ -1,0 +1,148 @@
+"""What a sweep tries and judges by, checked before anything is written."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from bertsmith.errors import InputError
+from bertsmith.finetuning.settings import FinetuningSettings, load_finetuning
+from bertsmith.pretraining import validated_figures
+from bertsmith.run_folder import Layout
+from bertsmith.run_settings import RunSettings, load_run
+from bertsmith.settings import nearest, read_yaml
+from bertsmith.sweep.settings import SweepSettings
+from bertsmith.tasks import load_task
+from bertsmith.tasks.metrics import is_better
+
+STUDY = "study.db"
+SWEEP = Layout(
+    contents=(
+        *(STUDY, "trials", "best", "trials.csv", "sweep.png"),
+        r"(summary\.json|results\.txt|best\.yaml)(\.part)?",
+    ),
+    begun=(STUDY,),
+    free=("output", "trials", "parallel"),
+)
+
+Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
+RUN, TASK = "run", "task"
+
+
+class Plan(NamedTuple):
+    """A sweep that has been checked."""
+
+    settings: SweepSettings
+    distributions: dict[str, Distribution]
+    is_pretraining: bool
+    metric: str
+    """By which trials are judged."""
+    maximises: bool
+    prunes: bool
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the sweep."""
+        return Path(self.settings.output)
+
+    def trial_folder(self, number: int) -> Path:
+        """Return the folder of a trial."""
+        return self.folder / "trials" / f"{number:04d}"
+
+
+def make_plan(given: SweepSettings) -> Plan:
+    """Find what is wrong with a sweep before anything is written."""
+    if set("?#%{}") & set(given.output):
+        raise InputError(f"output is {given.output!r}; a name with ? # % {{ or }} cannot hold the file of trials")
+    if "output" in given.search:
+        raise InputError("search: output is not a setting to search; leave it out")
+    distributions = {key: _distribution(key, values) for key, values in given.search.items()}
+    plan = Plan(given, distributions, "task" not in read_yaml(given.run), "", True, given.prune is not False)
+    for end in (0, -1):
+        base = load(plan, {key: _ends(one)[end] for key, one in distributions.items()}, Path(given.output))
+    if isinstance(base, FinetuningSettings):
+        if given.finetune is not None:
+            raise InputError("finetune: the run is a fine-tuning itself; leave it out")
+        return _judged_by(plan, base, given.run)
+    if base.data.validation == 0:
+        raise InputError(f"{given.run}: data.validation is 0; trials are judged by held-out text")
+    # What an objective's loss means depends on its settings, and on the text.
+    strange = next((key for key in distributions if key.startswith(("objective.", "data.", "evaluation."))), None)
+    losses_compare = strange is None or given.metric is not None
+    if given.prune and not losses_compare:
+        raise InputError(f"prune: losses under different {strange} do not compare; leave it out, or give a `metric`")
+    plan = plan._replace(prunes=losses_compare and given.prune is not False)
+    if given.finetune is not None:
+        if given.metric is not None:
+            raise InputError("metric: with `finetune` it is the first of that task; leave it out")
+        return _judged_by(plan, load_judge(plan, Path(given.output)), given.finetune)
+    if not losses_compare:
+        raise InputError(
+            f"search: losses under different {strange} do not compare; give `finetune`, the run file of a task to "
+            "judge models by, or the `metric` to compare all the same"
+        )
+    metric = given.metric or "validation_loss"
+    if given.metric is not None and metric not in (known := validated_figures(base)):
+        raise InputError(f"metric: {metric!r} is not validated; {nearest(metric, known)}")
+    is_score = any(word in metric for word in ("accuracy", "auc", "precision", "recall"))
+    return plan._replace(metric=metric, maximises=is_score)
+
+
+def _judged_by(plan: Plan, run: FinetuningSettings, path: str) -> Plan:
+    if run.vary is not None:
+        raise InputError(f"{path}: has `vary`, which gives more than one number; leave it out, or search those keys")
+    metrics = load_task(run.task).metrics
+    metric = plan.settings.metric or metrics[0]
+    if metric not in metrics:
+        raise InputError(f"metric is {metric!r}; {nearest(metric, metrics)}")
+    return plan._replace(metric=metric, maximises=is_better(metric, 1.0, 0.0))
+
+
+def _distribution(key: str, values: Any) -> Distribution:
+    try:
+        if isinstance(values, list) and values and not any(isinstance(value, list | dict) for value in values):
+            return CategoricalDistribution(values)
+        if isinstance(values, Mapping) and {"low", "high"} <= set(values) <= {"low", "high", "log", "step"}:
+            low, high, log, step = values["low"], values["high"], values.get("log", False), values.get("step")
+            kinds = {type(low), type(high), *([] if step is None else [type(step)])}
+            if kinds == {int} and type(log) is bool:
+                return IntDistribution(low, high, log=log, step=step or 1)
+            if kinds <= {int, float} and type(log) is bool:
+                return FloatDistribution(float(low), float(high), log=log, step=step)
+    except (ValueError, TypeError, ArithmeticError) as error:
+        raise InputError(f"search.{key}: {error}") from None
+    raise InputError(
+        f"search.{key} is {values!r}; expected a list of plain values, or {{low: 1e-4, high: 1e-2, log: true}}"
+    )
+
+
+def _ends(distribution: Distribution) -> tuple[Any, Any]:
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices[0], distribution.choices[-1]
+    return distribution.low, distribution.high
+
+
+def load(plan: Plan, values: Mapping[str, Any], folder: Path) -> RunSettings | FinetuningSettings:
+    """Read the run file with the values of a trial."""
+    words = [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items()]
+    words.append(f"--output={folder / RUN}")
+    return load_run(plan.settings.run, words) if plan.is_pretraining else load_finetuning(plan.settings.run, words)
+
+
+def load_judge(plan: Plan, folder: Path) -> FinetuningSettings:
+    """Read the run file by which the model of a trial is judged."""
+    assert plan.settings.finetune is not None
+    words = [f"--model={folder / RUN / 'model'}", f"--output={folder / TASK}"]
+    return load_finetuning(plan.settings.finetune, words)
+
+
+def short(key: str) -> str:
+    """Name a key as tables do."""
+    return key.rpartition(".")[2]
+
+
+def plain(value: Any) -> str:
+    """Write a value as tables do."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

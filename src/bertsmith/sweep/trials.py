@@ -1,0 +1,205 @@
+"""Trials: taken from the study, trained, judged, and ended early if they do not promise anything."""
+
+import math
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, Trial, TrialState
+from rich.console import Console
+
+from bertsmith.errors import Failed, InputError
+from bertsmith.files import locked
+from bertsmith.finetuning.run import finetune
+from bertsmith.finetuning.seed import RESULT
+from bertsmith.finetuning.settings import FinetuningSettings
+from bertsmith.pretraining import pretrain
+from bertsmith.sweep.plan import RUN, STUDY, Distribution, Plan, load, load_judge, plain, short
+from bertsmith.training.monitors import duration
+
+_LEAST_FAILURES = 3
+"""So many trials that fail before any has succeeded are taken for a mistake in the run file."""
+_STEPS = 1000
+"""Validations are told apart by the share of the budget, in so many parts."""
+_STARTUP_TRIALS = 5
+_WARMUP = 200
+"""No trial ends before so many trials are done, and so many parts of its budget are used."""
+_PATIENCE = 60.0
+"""Seconds to wait for the other processes of a sweep."""
+
+
+def open_study(plan: Plan) -> Any:
+    """Open the study, which is an SQLite file that any number of processes share."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna.create_study(
+        storage=f"sqlite:///{(plan.folder / STUDY).resolve()}",
+        study_name="sweep",
+        direction="maximize" if plan.maximises else "minimize",
+        pruner=optuna.pruners.MedianPruner(_STARTUP_TRIALS, _WARMUP) if plan.prunes else optuna.pruners.NopPruner(),
+        load_if_exists=True,
+    )
+
+
+@contextmanager
+def patiently_locked(folder: Path) -> Iterator[None]:
+    """Hold a folder for a moment, after other processes that do so."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(folder, "`output`"))
+            except InputError:
+                if time.monotonic() > deadline or not folder.is_dir():
+                    raise
+                time.sleep(0.1)
+                continue
+            yield
+            return
+
+
+def work(plan: Plan) -> None:
+    """Try until there is nothing left to try."""
+    study = open_study(plan)
+    console = Console(file=sys.__stderr__)
+    while True:
+        with ExitStack() as stack:
+            trial = _take(plan, study, stack)
+            if trial is None:
+                return
+            values = {key: _suggest(trial, key, one) for key, one in plan.distributions.items()}
+            began = time.monotonic()
+            try:
+                score = _train(plan, trial, values)
+                study.tell(trial, score)
+                outcome = f"{plan.metric} {score:.5g}"
+            except optuna.TrialPruned:
+                study.tell(trial, state=TrialState.PRUNED)
+                outcome = "ended early, unpromising"
+            except (InputError, Failed, torch.OutOfMemoryError) as error:
+                reason = " ".join(str(error).split())
+                trial.set_user_attr("reason", reason)
+                study.tell(trial, state=TrialState.FAIL)
+                outcome = f"failed: {reason}"
+                _refuse_hopeless(study, reason)
+        _tidy(plan, study)
+        best = best_of(study, study.get_trials(deepcopy=False))
+        known = f" · best so far {best.value:.5g}, trial {best.number}" if best is not None else ""
+        shown = ", ".join(f"{short(key)} {plain(value)}" for key, value in values.items())
+        console.print(
+            f"trial {trial.number} · {shown} · {outcome} · {duration(time.monotonic() - began)}{known}",
+            highlight=False, markup=False, soft_wrap=True,
+        )  # fmt: skip
+
+
+def _take(plan: Plan, study: Any, stack: ExitStack) -> Trial | None:
+    """Take a trial that a dead process left, or a new one, and hold its folder; None if there are enough."""
+    with patiently_locked(plan.folder):
+        known = study.get_trials(deepcopy=False)
+        for left in known:
+            if left.state != TrialState.RUNNING:
+                continue
+            try:
+                stack.enter_context(locked(plan.trial_folder(left.number), "`output`"))
+            except InputError:
+                continue
+            return Trial(study, left._trial_id)
+        if len(known) >= plan.settings.trials:
+            return None
+        # Whatever process draws it, and however often the search is stopped, a trial has draws of its own.
+        study.sampler = optuna.samplers.TPESampler(seed=plan.settings.seed + len(known))
+        trial: Trial = study.ask()
+        stack.enter_context(locked(plan.trial_folder(trial.number), "`output`"))
+        return trial
+
+
+def _suggest(trial: Trial, key: str, distribution: Distribution) -> Any:
+    match distribution:
+        case CategoricalDistribution():
+            return trial.suggest_categorical(key, distribution.choices)
+        case IntDistribution(low=low, high=high, log=log, step=step):
+            return trial.suggest_int(key, low, high, log=log, step=step)
+        case FloatDistribution(low=low, high=high, log=log, step=step):
+            return trial.suggest_float(key, low, high, log=log, step=step)
+
+
+def _train(plan: Plan, trial: Trial, values: Mapping[str, Any]) -> float:
+    """Do one trial, or go on with it, and return what it is judged by."""
+    folder = plan.trial_folder(trial.number)
+    with (folder / "log.txt").open("a", encoding="utf-8") as log, redirect_stderr(log):
+        run = load(plan, values, folder)
+        if isinstance(run, FinetuningSettings):
+            assert run.training.epochs is not None
+            watch = Watch(plan, trial, f"validation_{plan.metric}", 1 / run.training.epochs, len(run.seeds))
+            return _score(plan, finetune(run, watch=watch))
+        watched = "validation_loss" if plan.settings.finetune else plan.metric
+        summary = pretrain(run, watch=Watch(plan, trial, watched, run.evaluation.every))
+        if plan.settings.finetune is not None:
+            return _score(plan, finetune(load_judge(plan, folder)))
+        return float(summary[plan.metric])
+
+
+def _score(plan: Plan, summary: Mapping[str, Any]) -> float:
+    """Return the mean over the seeds of a fine-tuning."""
+    first = next(iter(summary["metrics"].values()))
+    return float(first[plan.metric]["mean"])
+
+
+class Watch:
+    """Tells the study of each validation of a trial, and ends the trial where the study says so."""
+
+    def __init__(self, plan: Plan, trial: Trial, metric: str, every: float, num_seeds: int = 1) -> None:
+        self._plan, self._trial, self._metric = plan, trial, metric
+        self._every, self._num_seeds = every, num_seeds
+
+    def __call__(self, row: Mapping[str, float], share: float) -> None:
+        """Take a validation; raises TrialPruned."""
+        if not self._plan.prunes or self._metric not in row:
+            return
+        # Of a fine-tuning the seeds come one after the other.
+        num_done = len(list((self._plan.trial_folder(self._trial.number) / RUN).glob(f"seed-*/{RESULT}")))
+        # Steps of different sizes validate at not quite the same share of the budget.
+        share = math.floor(share / self._every + 1e-6) * self._every
+        # A loss is reported to a study that looks for the highest score with its sign turned.
+        is_turned = self._plan.maximises and self._metric == "validation_loss"
+        value = -row[self._metric] if is_turned else row[self._metric]
+        self._trial.report(value, round(_STEPS * (num_done + share) / self._num_seeds))
+        if self._trial.should_prune():
+            raise optuna.TrialPruned
+
+
+def _refuse_hopeless(study: Any, reason: str) -> None:
+    """End a sweep none of whose trials succeeds.
+
+    Raises:
+        Failed: The first three have failed.
+    """
+    states = [trial.state for trial in study.get_trials(deepcopy=False)]
+    if states.count(TrialState.FAIL) >= _LEAST_FAILURES and TrialState.COMPLETE not in states:
+        raise Failed(f"{states.count(TrialState.FAIL)} trials failed and none succeeded; the last: {reason}")
+
+
+def _tidy(plan: Plan, study: Any) -> None:
+    """Delete models and checkpoints of all finished trials but the best; their figures stay."""
+    # One look at the trials: what another process finishes meanwhile may be better, and is left alone.
+    finished = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+    best = best_of(study, finished)
+    for trial in finished:
+        if best is None or trial.number != best.number:
+            folder = plan.trial_folder(trial.number)
+            for name in ("checkpoints", "model", "tensorboard"):
+                for path in folder.rglob(name):
+                    shutil.rmtree(path, ignore_errors=True)
+
+
+def best_of(study: Any, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
+    """Find the best of some trials; the first of equals."""
+    done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    sign = -1.0 if study.direction == optuna.study.StudyDirection.MAXIMIZE else 1.0
+    return min(done, key=lambda trial: sign * trial.values[0], default=None)
