@@ -5,7 +5,9 @@
 The step: forward, backward and optimiser on the same full rows, all forms interleaved A-B-C-A-B-C-..., beside the ratio
 of FLOPs that they count. MLM has the discriminator's encoder. The plain loop is what home-made ELECTRAs do:
 ElectraForMaskedLM and ElectraForPreTraining with the token embedding shared, both heads over all positions, samples by
-Gumbel noise at all of them. The parts: how long sampling takes by either way, on logits of the chosen positions.
+Gumbel noise at all of them or only at the chosen ones. It runs on the same full rows, and with a sentence a row,
+padded to the longest, which is what most feed it. The parts: how long sampling takes by either way, on logits of the
+chosen positions.
 """
 
 import argparse
@@ -13,9 +15,10 @@ import datetime
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -36,34 +39,60 @@ FORMS: dict[str, Any] = {
     "ELECTRA, categorical": ElectraSettings(),
     "ELECTRA, gumbel_softmax": ElectraSettings(sampling="gumbel_softmax"),
 }
-PLAIN = "ELECTRA, a plain loop over transformers models"
+PLAIN = "plain loop, noise at all positions"
+LEAN = "plain loop, noise at the chosen positions"
+PADDED = "plain loop, noise at the chosen positions, a sentence a row, padded"
+LOOPS = (PLAIN, LEAN, PADDED)
+GUMBEL = "ELECTRA, gumbel_softmax"
 
 
 class PlainLoop(torch.nn.Module):
     """A generator and a discriminator as `transformers` has them, with heads and losses over all positions."""
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: Any, samples_everywhere: bool) -> None:
         super().__init__()
+        self.samples_everywhere = samples_everywhere
         self.generator = AutoModelForMaskedLM.from_config(generator_config(config, 0.25))
         self.discriminator = AutoModelForPreTraining.from_config(config)
         self.generator.electra.embeddings = self.discriminator.electra.embeddings
         self.generator.tie_weights()
 
-    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        of_generator = self.generator(input_ids=input_ids, labels=labels)
+    def forward(
+        self, input_ids: torch.Tensor, labels: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        of_generator = self.generator(input_ids, attention_mask, labels=labels)
         with torch.no_grad():
-            logits = of_generator.logits.float()
-            sampled = (logits - torch.empty_like(logits).exponential_().log()).argmax(-1)
             is_chosen = labels != IGNORED
-            corrupted = torch.where(is_chosen, sampled, input_ids)
+            logits = of_generator.logits.float()
+            if self.samples_everywhere:
+                corrupted = torch.where(is_chosen, by_noise(logits), input_ids)
+            else:
+                corrupted = input_ids.masked_scatter(is_chosen, by_noise(logits[is_chosen]))
             is_replaced = is_chosen & (corrupted != labels)
-        loss: torch.Tensor = of_generator.loss + 50 * self.discriminator(corrupted, labels=is_replaced.long()).loss
+        judged = self.discriminator(corrupted, attention_mask, labels=is_replaced.long())
+        loss: torch.Tensor = of_generator.loss + 50 * judged.loss
         return loss
 
 
-def forms(corpus: Corpus, batch: list[TextRow], options: argparse.Namespace) -> dict[str, tuple[Any, Any, Any, float]]:
-    """Make model, inputs, optimiser and the FLOPs of a step of each form."""
-    lengths = np.asarray([len(row.tokens) + 2 for row in batch])
+def by_noise(logits: torch.Tensor) -> torch.Tensor:
+    return (logits - torch.empty_like(logits).exponential_().log()).argmax(-1)
+
+
+class Form(NamedTuple):
+    """Something whose step is timed."""
+
+    model: Any
+    inputs: Any
+    optimizer: Any
+    num_tokens: int
+    """Real tokens."""
+    flops: float
+    """The work that they need, not what a form makes of it."""
+
+
+def forms(corpus: Corpus, batch: list[TextRow], options: argparse.Namespace) -> dict[str, Form]:
+    """Make the model, inputs and optimiser of each form."""
+    lengths = np.asarray([len(row.tokens) + NUM_SPECIAL for row in batch])
     found = {}
     for name, settings in FORMS.items():
         torch.manual_seed(0)
@@ -71,16 +100,26 @@ def forms(corpus: Corpus, batch: list[TextRow], options: argparse.Namespace) -> 
         encoder = EncoderSettings(preset=options.preset, architecture="electra")
         built = build_encoder(encoder, corpus.tokenizer, options.row_length, kind.encoder_class)
         model = kind.build(built, settings, corpus.tokenizer).to(options.device).train()
-        inputs = model.collate(batch)
-        found[name] = model, inputs, torch.optim.AdamW(model.parameters(), fused=True), model.flops(lengths)
-    plain = PlainLoop(built.config).to(options.device).train()
-    labels = torch.full_like(inputs["input_ids"], IGNORED)
-    labels.view(-1)[inputs["positions"]] = inputs["targets"]
-    plain_inputs = {"input_ids": inputs["input_ids"], "labels": labels}
-    # The work that is needed, not what the loop makes of it.
-    needed = found["ELECTRA, categorical"][3]
-    found[PLAIN] = plain, plain_inputs, torch.optim.AdamW(plain.parameters(), fused=True), needed
+        optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+        found[name] = Form(model, model.collate(batch), optimizer, int(lengths.sum()), model.flops(lengths))
+    electra = found["ELECTRA, categorical"].model
+    for name, rows in ((PLAIN, batch), (LEAN, batch), (PADDED, sentences(corpus, options))):
+        torch.manual_seed(0)
+        lengths = np.asarray([len(row.tokens) + NUM_SPECIAL for row in rows])
+        loop = PlainLoop(built.config, samples_everywhere=name == PLAIN).to(options.device).train()
+        made = electra.collate(rows)
+        labels = torch.full_like(made["input_ids"], IGNORED)
+        labels.view(-1)[made["positions"]] = made["targets"]
+        inputs = {"input_ids": made["input_ids"], "labels": labels, "attention_mask": made["attention_mask"]}
+        optimizer = torch.optim.AdamW(loop.parameters(), fused=True)
+        found[name] = Form(loop, inputs, optimizer, int(lengths.sum()), electra.flops(lengths))
     return found
+
+
+def sentences(corpus: Corpus, options: argparse.Namespace) -> list[TextRow]:
+    """Take sentences from all over the corpus, each a row of its own."""
+    numbers = np.linspace(0, len(corpus.sentence_lengths()) - 1, options.rows).astype(int)
+    return [TextRow(corpus.sentence(int(n))[: options.row_length - NUM_SPECIAL], 0, int(n)) for n in numbers]
 
 
 def milliseconds(run: Callable[[], Any], options: argparse.Namespace) -> float:
@@ -105,7 +144,7 @@ def sampling_times(num_chosen: int, corpus: Corpus, options: argparse.Namespace)
     draws = torch.rand(num_chosen, device=options.device)
     ways: dict[str, Callable[[], Any]] = {
         "inverse of the cumulative distribution": lambda: sample(logits, draws),
-        "argmax of logits + Gumbel noise": lambda: (logits - torch.empty_like(logits).exponential_().log()).argmax(-1),
+        "argmax of logits + Gumbel noise": lambda: by_noise(logits),
     }
     times: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(12):
@@ -145,28 +184,32 @@ def main() -> None:
     times: dict[str, list[float]] = {name: [] for name in made}
     with kept_memory():
         for number in range(options.rounds + 1):
-            for name, (model, inputs, optimizer, _) in made.items():
-                moved = {k: v.to(options.device) if torch.is_tensor(v) else v for k, v in inputs.items()}
-                took = milliseconds(lambda parts=(model, moved, optimizer): step(*parts, options), options)  # type: ignore[misc]
+            for name, form in made.items():
+                moved = {k: v.to(options.device) if torch.is_tensor(v) else v for k, v in form.inputs.items()}
+                took = milliseconds(partial(step, form.model, moved, form.optimizer, options), options)
                 if number:
                     times[name].append(took)
-        num_chosen = len(made["MLM"][1]["targets"])
+        num_chosen = len(made["MLM"].inputs["targets"])
         ways = sampling_times(num_chosen, corpus, options)
 
-    tokens = options.rows * options.row_length
-    base, flops = statistics.median(times["MLM"]), made["MLM"][3]
     lines += [
-        "| step | milliseconds, median (min–max) | tokens/s | of MLM's | FLOPs, of MLM's |",
+        "| step | milliseconds, median (min–max) | real tokens/s | necessary GFLOP/s | of ELECTRA, categorical |",
         "|---|---|---|---|---|",
     ]
-    for name, took in times.items():
-        median = statistics.median(took)
-        of_mlm = f"{median / base:.3f} | {made[name][3] / flops:.3f}"
-        lines.append(f"| {name} | {spread(took)} | {1000 * tokens / median:,.0f} | {of_mlm} |")
-    ratio = statistics.median(times[PLAIN]) / statistics.median(times["ELECTRA, categorical"])
+    medians = {name: statistics.median(took) for name, took in times.items()}
+    rates = {name: made[name].flops / medians[name] / 1e6 for name in made}
+    ours = "ELECTRA, categorical"
+    for name in made:
+        per_second = 1000 * made[name].num_tokens / medians[name]
+        share = rates[name] / rates[ours]
+        lines.append(f"| {name} | {spread(times[name])} | {per_second:,.0f} | {rates[name]:.1f} | {share:.3f} |")
+    mlm = made["MLM"]
+    slower = ", ".join(f"{rates[ours] / rates[name]:.2f}" for name in LOOPS)
     lines += [
         "",
-        f"The plain loop takes {ratio:.2f} times as long for the same tokens and the same necessary FLOPs.",
+        f"A step of ELECTRA takes {medians[ours] / medians['MLM']:.3f} times that of MLM (FLOPs "
+        f"{made[ours].flops / mlm.flops:.3f}), with gumbel_softmax {medians[GUMBEL] / medians['MLM']:.3f} "
+        f"({made[GUMBEL].flops / mlm.flops:.3f}). For the same necessary work the loops take {slower} times as long.",
         "",
     ]
     lines += [f"| sampling, {num_chosen} positions | milliseconds, median (min–max) |", "|---|---|"]

@@ -19,6 +19,7 @@ from transformers.utils import logging
 from bertsmith.attention import packed_arguments
 from bertsmith.batching import Packing
 from bertsmith.errors import InputError
+from bertsmith.positions import start_sinusoidal
 from bertsmith.pretrained import TOKENIZER_FILES, open_pretrained
 from bertsmith.settings import nearest, settings
 
@@ -82,6 +83,9 @@ class EncoderSettings:
     """Folder or hub id of a checkpoint to go on from, instead of a preset."""
     architecture: Architecture | None = None
     """Architecture of a new encoder; bert, or electra with a preset of that name, if not given."""
+    positions: Literal["random", "sinusoidal"] = "random"
+    """How learned position embeddings of a new encoder start. random as the papers have it; with sinusoidal a small
+    model learns from few tokens what it otherwise needs many for."""
     config: dict[str, Any] = field(default_factory=dict)
     """Fields of the architecture's config, such as hidden_dropout_prob; they may also stand directly in `encoder`."""
 
@@ -93,6 +97,8 @@ class EncoderSettings:
             )
         if self.from_pretrained is not None and self.architecture is not None:
             raise ValueError("architecture is that of the checkpoint; remove it beside from_pretrained")
+        if self.from_pretrained is not None and self.positions != "random":
+            raise ValueError("positions are those of the checkpoint; remove it beside from_pretrained")
         if (self.preset or "").startswith("electra-") and self.architecture not in (None, "electra"):
             raise ValueError(f"preset {self.preset} is of architecture electra; remove architecture, or the electra-")
 
@@ -124,6 +130,8 @@ def build_encoder(
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"encoder: no model can be made with {encoder.config}: {reason}") from None
     _check_positions(config, row_length)
+    if encoder.positions == "sinusoidal":
+        start_sinusoidal(model)
     return model
 
 

@@ -454,7 +454,9 @@ def _make_generator(encoder: PreTrainedModel, objective: ElectraSettings, tokeni
                 "usually quality; a quarter is usual",
                 file=sys.stderr,
             )
-        return AutoModelForMaskedLM.from_config(config)
+        generator = AutoModelForMaskedLM.from_config(config)
+        generator.base_model.embeddings.load_state_dict(encoder.base_model.embeddings.state_dict())
+        return generator
     generator = load_encoder(origin, {}, tokenizer, 1, AutoModelForMaskedLM, "objective.generator")
     if generator.config.model_type != "electra":
         raise InputError(
