@@ -48,7 +48,8 @@ def test_build_info_check_pretrain_fill_show_export(
     assert main(["pretrain", str(run_file), "--training.budget.steps", "4", "--data.corpus", corpus]) == 0
     printed = capsys.readouterr().out
     model = str(tmp_path / "out" / "model")
-    assert f"model: {model}" in printed and "unigram floor" in printed
+    assert f"model: {model}" in printed and "without context" in printed
+    assert "warning: the model has learned token frequencies and hardly anything from context" in printed
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["steps"] == 4
 
     assert main(["fill", model, "ba [MASK] be .", "ba [MASK] [MASK] .", "--top", "3"]) == 0

@@ -3,6 +3,7 @@ import numpy.typing as npt
 import pytest
 
 from bertsmith.masking import Vocabulary, choose_tokens, choose_words, corrupt, num_predicted
+from bertsmith.objectives.mlm import MLMSettings
 from bertsmith.randomness import RowGenerator
 
 SIZE, SPECIALS = 1000, 5
@@ -118,3 +119,20 @@ def test_a_row_of_one_long_word_is_cut_and_counted() -> None:
     rows, columns, cut = choose_words(maskable, continues, np.asarray([2]), generator(1))
     assert columns.tolist() == [0, 1]
     assert cut == 1
+
+
+@pytest.mark.parametrize("shares", [(0.8, 0.1), (0.85, 0.0), (1.0, 0.0), (0.5, 0.5), (0.0, 0.3)])
+def test_loss_without_context_is_that_of_bayes(shares: tuple[float, float]) -> None:
+    settings = MLMSettings(mask_token_share=shares[0], random_token_share=shares[1])
+    size, masked, kept = 7, shares[0], 1 - sum(shares)
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(size))
+    # Column 7 is [MASK]: how likely each pair of original token and what stands there is.
+    joint = np.zeros((size, size + 1))
+    for token, probability in enumerate(probabilities):
+        joint[token] = probability * np.append(np.full(size, shares[1] / size), masked)
+        joint[token, token] += probability * kept
+    with np.errstate(divide="ignore", invalid="ignore"):
+        expected = -np.nansum(joint * np.log(joint / joint.sum(axis=0)))
+    assert settings.loss_without_context(probabilities, probabilities) == pytest.approx(expected)
+    other = np.random.default_rng(1).dirichlet(np.ones(size))
+    assert settings.loss_without_context(other, probabilities) > expected

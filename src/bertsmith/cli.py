@@ -295,10 +295,12 @@ def _pretrain(options: argparse.Namespace) -> None:
     if not summary:
         return
     model = Path(run.output) / "model"
-    floor = summary["unigram_floor"]
-    if floor is not None:
-        # The floor is one of masked tokens, not of what an objective adds to their loss.
-        print(f"validation loss of masked tokens {summary['validation_mlm']:.4f} (unigram floor {floor:.4f})")
+    without_context = summary["loss_without_context"]
+    if without_context is not None:
+        # Both are of masked tokens, without what an objective adds to their loss.
+        print(
+            f"validation loss of masked tokens {summary['validation_mlm']:.4f} (without context {without_context:.4f})"
+        )
     if "validation_pair_accuracy" in summary:
         by_length = summary.get("length_only_accuracy")
         known = "" if by_length is None else f" (by length alone {by_length:.4f})"

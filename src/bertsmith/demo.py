@@ -59,8 +59,8 @@ def demo(out: Path, seconds: float) -> None:
     )
     print(_compare(out, model))
     print(
-        f"\nValidation loss {summary['validation_mlm']:.2f}, where a model that knows only how frequent each token is "
-        f"gets {summary['unigram_floor']:.2f}.\n"
+        f"\nValidation loss {summary['validation_mlm']:.2f}, where a model that looks at no context gets "
+        f"{summary['loss_without_context']:.2f}.\n"
         f"The model is in {model}: AutoModelForMaskedLM.from_pretrained({str(model)!r}) opens it.\n"
         f"The losses are drawn in {out / 'mlm' / 'loss.png'} and listed in {out / 'mlm' / 'metrics.jsonl'}.\n"
         f"Fine-tuned models, curves, confusions and errors are in {out / 'docs'} and {out / 'docs-scratch'}.\n\n"

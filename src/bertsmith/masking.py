@@ -17,6 +17,7 @@ from bertsmith.settings import settings
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 
 @settings
@@ -39,6 +40,33 @@ class CorruptionSettings:
             raise ValueError(
                 f"mask_token_share and random_token_share are {shares}; expected shares that add up to <= 1"
             )
+
+    def loss_without_context(self, predicted: Floats, actual: Floats) -> float:
+        """Say what a model reaches on the chosen tokens that looks at nothing but each token itself.
+
+        It knows token frequencies and, where no [MASK] stands, how likely what stands there is the token it asks for.
+        A model above it has learned nothing from context, far below the entropy of the frequencies though it may be.
+
+        Args:
+            predicted: (V,) positive shares of the ordinary tokens, as the model knows them.
+            actual: (V,) their shares in the text that is predicted.
+
+        Returns:
+            Nats per chosen token.
+        """
+        kept = 1.0 - self.mask_token_share - self.random_token_share
+        at_random = self.random_token_share / predicted.size
+        surprise = -np.log(predicted)
+        loss = self.mask_token_share * (actual @ surprise)
+        if kept > 0 or at_random > 0:
+            # By Bayes' rule: how likely a visible token is the original one; random ones are all as frequent.
+            is_kept = kept * predicted / (kept * predicted + at_random)
+            surprise_there = -np.log(is_kept + (1.0 - is_kept) * predicted)
+            loss += kept * (actual @ surprise_there)
+        if at_random > 0:
+            elsewhere = actual @ surprise - actual * surprise - (1.0 - actual) * np.log1p(-is_kept)
+            loss += at_random * (elsewhere + actual * surprise_there).sum()
+        return float(loss)
 
 
 @settings

@@ -15,18 +15,18 @@ _LONGEST_NAME = 24
 
 def plot_losses(
     rows: Sequence[Mapping[str, Any]],
-    floor: float | None,
+    loss_without_context: float | None,
     path: Path,
     length_only_accuracy: float | None = None,
     span_law: Mapping[str, float] | None = None,
 ) -> None:
-    """Draw the loss of masked tokens over training tokens, with the unigram floor, as a PNG.
+    """Draw the loss of masked tokens over training tokens as a PNG.
 
     Beside it, where there are such, the accuracy on pairs, how well a discriminator does, and the lengths of spans.
 
     Args:
         rows: The rows of metrics.jsonl.
-        floor: The loss of the best model that knows token frequencies only, in nats; None without validation.
+        loss_without_context: What a model reaches that looks at no context, in nats; None without validation.
         path: Where to write.
         length_only_accuracy: How often the labels of pairs are guessed from their lengths; None if that is not known.
         span_law: What the share of spans of each length should be, by its name in the rows.
@@ -43,8 +43,9 @@ def plot_losses(
     if any("sbo" in row for row in rows):
         label = "loss (nats per predicted token)"
         _draw_part(panels[0], rows, "sbo", label, "by boundaries, ", ("#d9c7a3", "#8a6d1f"))
-    if floor is not None:
-        panels[0].axhline(floor, color="#c0504d", linestyle="--", label=f"unigram floor {floor:.2f}")
+    if loss_without_context is not None:
+        label = f"without context {loss_without_context:.2f}"
+        panels[0].axhline(loss_without_context, color="#c0504d", linestyle="--", label=label)
     if has_pairs:
         _draw_part(panels[1], rows, "pair_accuracy", "accuracy on pairs")
         if length_only_accuracy is not None:

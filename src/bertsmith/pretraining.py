@@ -20,6 +20,7 @@ from bertsmith.encoder import build_encoder, parameter_count, training_flops
 from bertsmith.errors import InputError
 from bertsmith.export import model_card, write_model
 from bertsmith.files import locked, write_json
+from bertsmith.masking import Floats, Ints
 from bertsmith.objectives import OBJECTIVES, Objective
 from bertsmith.plots import plot_losses
 from bertsmith.randomness import key_of
@@ -40,6 +41,13 @@ from bertsmith.training.monitors import Monitor, human, mean_density, read_metri
 from bertsmith.training.running import train
 from bertsmith.training.trainer import ObjectiveTrainer, Pace, Watch
 
+_LEAST_GAIN = 0.05
+"""So many nats below the loss without context a model has begun to use context."""
+_NOTHING_LEARNED = (
+    "the model has learned token frequencies and hardly anything from context: its validation loss of masked tokens is "
+    "{:.2f}, and {:.2f} can be had without any; train longer, with fewer tokens a step, or a higher learning rate"
+)
+
 
 @dataclass(frozen=True)
 class _Parts:
@@ -50,7 +58,7 @@ class _Parts:
     rows: Rows[Any]
     held_out: Rows[Any] | None
     rows_per_step: int
-    floor: float | None
+    loss_without_context: float | None
     facts: dict[str, float]
 
 
@@ -150,7 +158,9 @@ def _assemble(run: RunSettings) -> _Parts:
         rows=rows,
         held_out=held_out_rows,
         rows_per_step=rows_of_step,
-        floor=unigram_floor(corpus, held_out) if held_out.size else None,
+        loss_without_context=(
+            run.objective.loss_without_context(*token_shares(corpus, held_out)) if held_out.size else None
+        ),
         facts=objective.facts(rows),
     )
 
@@ -160,19 +170,23 @@ def _num_parts(training: TrainingSettings) -> int:
     return training.gradient_accumulation * int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def unigram_floor(corpus: Corpus, held_out: np.ndarray[Any, np.dtype[np.int64]]) -> float:
-    """Compute the cross-entropy of held-out text under the token frequencies of the rest, in nats per token.
+def token_shares(corpus: Corpus, held_out: Ints) -> tuple[Floats, Floats]:
+    """Count how frequent each ordinary token is in the rest of a corpus (smoothed by adding one) and in held-out text.
 
-    It is what the best model that looks at no context reaches; a model above it has learned nothing from context.
-    Special tokens do not count; frequencies are smoothed by adding one.
+    Args:
+        corpus: The corpus.
+        held_out: Numbers of the documents that are held out.
+
+    Returns:
+        Two arrays (V,) of shares, without the special tokens.
     """
     counts = np.zeros(corpus.vocab_size, dtype=np.int64)
     for document in held_out.tolist():
         counts += np.bincount(corpus.document(document), minlength=corpus.vocab_size)
     ordinary = np.ones(corpus.vocab_size, dtype=bool)
     ordinary[corpus.tokenizer.all_special_ids] = False
-    rest = (corpus.tokens_counts - counts)[ordinary] + 1
-    return float(-(counts[ordinary] * np.log(rest / rest.sum())).sum() / max(1, counts[ordinary].sum()))
+    rest, there = (corpus.tokens_counts - counts)[ordinary] + 1, counts[ordinary]
+    return rest / rest.sum(), there / max(1, there.sum())
 
 
 def _find_checkpoint(folder: Path, corpus: Corpus, budget: Budget) -> tuple[Path | None, list[Path], Batching | None]:
@@ -301,8 +315,8 @@ def _greet(run: RunSettings, parts: _Parts, batching: Batching, monitor: Monitor
         f"{parts.rows_per_step} rows of {rows.mean_length:.0f} tokens a step, {batching} · "
         f"{'bf16' if use_bf16(run.training.precision) else 'fp32'}"
     )
-    if parts.floor is not None:
-        monitor.say(f"unigram floor of the held-out text: {parts.floor:.4f}")
+    if parts.loss_without_context is not None:
+        monitor.say(f"loss of a model that knows token frequencies and no context: {parts.loss_without_context:.4f}")
     for name, value in parts.facts.items():
         monitor.say(f"{name.replace('_', ' ')}: {value:.4f}")
 
@@ -328,7 +342,7 @@ def _finish(run: RunSettings, parts: _Parts, trainer: ObjectiveTrainer, folder: 
         "density": mean_density(rows),
         "loss": last.get("loss"),
         **{name: value for name, value in validation.items() if name.startswith("validation_")},
-        "unigram_floor": parts.floor,
+        "loss_without_context": parts.loss_without_context,
         **parts.facts,
         "parameters": parameter_count(parts.objective.encoder),
         "corpus": parts.corpus.hash,
@@ -336,9 +350,11 @@ def _finish(run: RunSettings, parts: _Parts, trainer: ObjectiveTrainer, folder: 
     known = validation or last
     means = {name.removeprefix("validation_"): value for name, value in known.items()}
     warnings = list(parts.objective.troubles(means, 1.0).values())
+    if parts.loss_without_context is not None and means["mlm"] > parts.loss_without_context - _LEAST_GAIN:
+        warnings.insert(0, _NOTHING_LEARNED.format(means["mlm"], parts.loss_without_context))
     summary = {**figures, "warnings": warnings, "machine": machine(trainer.args), "versions": versions()}
     by_length, law = parts.facts.get("length_only_accuracy"), parts.objective.span_law()
-    plot_losses(rows, parts.floor, folder / "loss.png", by_length, law)
+    plot_losses(rows, parts.loss_without_context, folder / "loss.png", by_length, law)
     card = model_card(to_dict(run), figures)
     write_model(parts.objective, parts.corpus.tokenizer, folder / "model", card)
     write_json(folder / "summary.json", summary)
