@@ -23,6 +23,7 @@ from bertsmith.files import locked, write_json
 from bertsmith.masking import Floats, Ints
 from bertsmith.objectives import OBJECTIVES, Objective
 from bertsmith.plots import plot_losses
+from bertsmith.pretrained import GENERATOR
 from bertsmith.randomness import key_of
 from bertsmith.rows import (
     NUM_SPECIAL,
@@ -44,8 +45,9 @@ from bertsmith.training.trainer import ObjectiveTrainer, Pace, Watch
 _LEAST_GAIN = 0.05
 """So many nats below the loss without context a model has begun to use context."""
 _NOTHING_LEARNED = (
-    "the model has learned token frequencies and hardly anything from context: its validation loss of masked tokens is "
-    "{:.2f}, and {:.2f} can be had without any; train longer, with fewer tokens a step, or a higher learning rate"
+    "the {} has learned token frequencies and hardly anything from context: its validation loss of masked tokens is "
+    "{:.2f}, and {:.2f} can be had without any; train longer or with fewer tokens a step; a new encoder may learn sooner "
+    "with encoder.positions: sinusoidal and a larger encoder.initializer_range"
 )
 
 
@@ -351,7 +353,8 @@ def _finish(run: RunSettings, parts: _Parts, trainer: ObjectiveTrainer, folder: 
     means = {name.removeprefix("validation_"): value for name, value in known.items()}
     warnings = list(parts.objective.troubles(means, 1.0).values())
     if parts.loss_without_context is not None and means["mlm"] > parts.loss_without_context - _LEAST_GAIN:
-        warnings.insert(0, _NOTHING_LEARNED.format(means["mlm"], parts.loss_without_context))
+        whose = "generator" if GENERATOR in parts.objective.companions() else "model"
+        warnings.insert(0, _NOTHING_LEARNED.format(whose, means["mlm"], parts.loss_without_context))
     summary = {**figures, "warnings": warnings, "machine": machine(trainer.args), "versions": versions()}
     by_length, law = parts.facts.get("length_only_accuracy"), parts.objective.span_law()
     plot_losses(rows, parts.loss_without_context, folder / "loss.png", by_length, law)

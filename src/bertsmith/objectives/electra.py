@@ -389,7 +389,7 @@ class Electra(Objective):
 _SETTLED = 0.5
 """The share of the budget after which a model should have learned something."""
 _LEAST_REPLACED = 0.02
-_LEAST_AUC = 0.6
+_LEAST_AUC = 0.7
 
 
 def sample(logits_MV: Tensor, draws: Tensor) -> Tensor:
