@@ -46,8 +46,8 @@ _LEAST_GAIN = 0.05
 """So many nats below the loss without context a model has begun to use context."""
 _NOTHING_LEARNED = (
     "the {} has learned token frequencies and hardly anything from context: its validation loss of masked tokens is "
-    "{:.2f}, and {:.2f} can be had without any; train longer or with fewer tokens a step; a new encoder may learn sooner "
-    "with encoder.positions: sinusoidal and a larger encoder.initializer_range"
+    "{:.2f}, and {:.2f} can be had without any; train longer or with fewer tokens a step; a new encoder may learn "
+    "sooner with encoder.positions: sinusoidal and a larger encoder.initializer_range"
 )
 
 
