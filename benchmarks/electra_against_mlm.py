@@ -14,6 +14,9 @@ Five arms for each seed of pre-training, all of one stock architecture (ELECTRA,
 and each is fine-tuned on python-docs with 300 labels; none, mlm+mlm and mlm+electra also on four tasks of GLUE with
 2,000 examples each. The runs are those of the command line, with run files in the folder, and go on after a kill;
 several processes may share a folder if their seeds differ.
+
+With --seconds S two other arms go on from mlm, both with ELECTRA, each for S seconds of one process: its samples
+categorical, or by gumbel_softmax.
 """
 
 import argparse
@@ -30,6 +33,7 @@ from bertsmith.cli import main as bertsmith
 from bertsmith.statistics import holm, paired
 
 ARMS = ("none", "mlm", "electra", "mlm+mlm", "mlm+electra")
+SAMPLINGS = ("categorical", "gumbel_softmax")
 LONG_ARMS = ("mlm+mlm", "mlm+electra", "none")
 GLUE = {"CoLA": "matthews", "MRPC": "accuracy", "RTE": "accuracy", "STS-B": "spearman"}
 DOCS = "python-docs"
@@ -56,13 +60,16 @@ def pretrain(options: argparse.Namespace, arm: str, seed: int) -> None:
     }  # fmt: skip
     if is_second:
         encoder = {"from_pretrained": str(folder(options, first, seed) / "model")}
-    budget = options.flops / 2 if is_second else options.flops
+    budget = {"flops": options.flops / 2 if is_second else options.flops}
+    objective = {"name": second or first}
+    if second in SAMPLINGS:
+        budget, objective = {"seconds": options.seconds}, {"name": "electra", "sampling": second}
     values = {
         "data": {"corpus": str(options.corpus), "row_length": 64, "validation": 0.01},
         "encoder": encoder,
-        "objective": {"name": second or first},
+        "objective": objective,
         "training": {
-            "budget": {"flops": budget},
+            "budget": budget,
             "tokens_per_step": 1024,
             "learning_rate": 1e-3 if is_second else 2e-3,
             "seed": 100 + seed if is_second else seed,
@@ -73,7 +80,9 @@ def pretrain(options: argparse.Namespace, arm: str, seed: int) -> None:
 
 
 def folder(options: argparse.Namespace, arm: str, seed: int, task: str = "") -> Path:
-    path: Path = options.out / f"{arm}-{seed}{task and '-' + task}"
+    # New weights depend on the seeds of fine-tuning alone.
+    name = arm if arm == "none" else f"{arm}-{seed}"
+    path: Path = options.out / f"{name}{task and '-' + task}"
     return path
 
 
@@ -149,20 +158,49 @@ def table(options: argparse.Namespace) -> list[str]:
     return lines
 
 
+def table_of_samplings(options: argparse.Namespace) -> list[str]:
+    """Lay out both ways of sampling."""
+    lines = [
+        "| samples | tokens | generator (nats) | discriminator's AUC | python-docs, 300 labels |",
+        "|---" * 5 + "|",
+    ]
+    arms = [f"mlm+{sampling}" for sampling in SAMPLINGS]
+    for arm in arms:
+        summaries = [json.loads((folder(options, arm, seed) / "summary.json").read_text()) for seed in options.seeds]
+        tokens, loss = (np.mean([one[key] for one in summaries]) for key in ("tokens", "validation_mlm"))
+        aucs = ", ".join(f"{one['validation_disc_auc']:.3f}" for one in summaries)
+        found = scores(options, arm, DOCS)
+        shown = f"{np.mean(found):.1f} ({', '.join(f'{value:.1f}' for value in found)})"
+        lines.append(f"| {arm[4:]} | {tokens / 1e6:.2f} M | {loss:.2f} | {aucs} | {shown} |")
+    gain = paired(*(scores(options, arm, DOCS) for arm in reversed(arms)))
+    lines += [
+        "",
+        f"gumbel_softmax - categorical: {gain.mean:+.1f} ({gain.low:+.1f} to {gain.high:+.1f}), p = {gain.p:.2f}.",
+    ]
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, help="a built corpus")
     parser.add_argument("--out", type=Path, required=True, help="folder for runs and models")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--flops", type=float, default=2e13, help="F, of the first stage")
+    parser.add_argument("--seconds", type=float, help="compare the two ways of sampling, for so long")
     parser.add_argument("--glue", type=Path, help="folder with CoLA, MRPC, RTE and STS-B")
     parser.add_argument("--table", type=Path, help="only append the tables of what has been run to this file")
     options = parser.parse_args()
     if options.table:
         options.glue_done = folder(options, "none", options.seeds[0], "RTE").exists()
-        write(table(options), options.table)
+        write(table_of_samplings(options) if options.seconds else table(options), options.table)
         return
     options.out.mkdir(parents=True, exist_ok=True)
+    if options.seconds:
+        for seed in options.seeds:
+            for sampling in SAMPLINGS:
+                pretrain(options, f"mlm+{sampling}", seed)
+                finetune(options, f"mlm+{sampling}", seed, DOCS)
+        return
     for seed in options.seeds:
         for arm in LONG_ARMS:
             if arm != "none":

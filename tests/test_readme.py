@@ -144,6 +144,11 @@ def test_electra_and_the_searches(workplace: Path) -> None:
         line = line.replace("GENERATOR", "out/electra-mini/model/generator")
         run([*shlex.split(line.replace("DISCRIMINATOR", "out/electra-mini/model")), "--overwrite"], workplace)
 
+    for line in blocks("bash", ELECTRA)[2].strip().splitlines():
+        shorter = ["--training.budget", "{steps: 3}", "--training.tokens_per_step", "512"]
+        printed = run([*shlex.split(line), *shorter], workplace)
+    assert "hardly tells replaced tokens" in printed
+
     (task,) = (workplace / "runs").glob("finetune-docs.yaml")
     text = task.read_text().replace("examples: 100", "examples: 12").replace("[0, 1, 2, 3, 4]", "[0]")
     task.write_text(f"{text}max_length: 16\ntraining: {{epochs: 1}}\n")
