@@ -8,8 +8,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "bertsmith"
 # From the source of the pipe to its mouth: a module may import those before it.
 PIPE = [
     "errors", "pretrained", "files", "settings", "randomness", "corpus", "tasks", "spans", "masking", "rows", "pairs",
-    "batching", "attention", "encoder", "objectives", "training", "run_settings", "run_folder", "statistics", "plots",
-    "results", "export", "pretraining", "finetuning", "sweep", "fill", "show", "demo", "cli",
+    "batching", "attention", "positions", "encoder", "objectives", "training", "run_settings", "run_folder",
+    "statistics", "plots", "results", "export", "pretraining", "finetuning", "sweep", "fill", "show", "demo", "cli",
 ]  # fmt: skip
 
 
