@@ -381,7 +381,8 @@ class Electra(Objective):
         if share >= _SETTLED and figures.get("disc_auc", 1.0) < _LEAST_AUC:
             found["disc_auc"] = (
                 f"the discriminator hardly tells replaced tokens from original ones (AUC {figures['disc_auc']:.2f}, "
-                "0.5 is a coin): for fine-tuning it may be worse than none; train longer, or use objective.name: mlm"
+                "0.5 is a coin): for fine-tuning it may be worse than none; begin with a model that objective.name: "
+                "mlm has trained (encoder.from_pretrained), or train much longer"
             )
         return found
 
