@@ -153,6 +153,13 @@ def table(options: argparse.Namespace) -> list[str]:
             if (a, b) == ("mlm+electra", "mlm+mlm"):
                 p_values.append(gain.p or 1.0)
         lines.append(f"| {a} - {b} | " + " | ".join(cells + [""] * (len(tasks) - len(cells))) + " |")
+    averages = [np.mean([scores(options, arm, task) for task in tasks], axis=0) for arm in ("mlm+electra", "mlm+mlm")]
+    gain = paired(*averages)
+    lines += [
+        "",
+        f"mlm+electra - mlm+mlm on the average of all tasks: {gain.mean:+.2f} ({gain.low:+.2f} to {gain.high:+.2f}), "
+        f"p = {gain.p:.2f}; {gain.detectable:.1f} would have been found.",
+    ]
     shown = ", ".join(f"{task} {p:.3g}" for task, p in zip(tasks, holm(p_values), strict=True))
     lines += ["", f"p of the first row, after Holm: {shown}."]
     return lines
