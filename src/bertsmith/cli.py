@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
+from bertsmith.command_words import join_settings
 from bertsmith.errors import Failed, InputError, Interrupted
 
 EXIT_FAILED = 1
@@ -25,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = argparse.Namespace(debug=False)
     try:
-        options, rest = parser.parse_known_args(_joined(sys.argv[1:] if arguments is None else arguments))
+        options, rest = parser.parse_known_args(join_settings(sys.argv[1:] if arguments is None else arguments))
         if rest and not options.takes_settings:
             parser.error(f"unrecognized arguments: {' '.join(rest)}")
         options.settings = rest
@@ -50,44 +51,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-_OPTIONS = (
-    "--help",
-    "--version",
-    "--debug",
-    "--out",
-    "--overwrite",
-    "--processes",
-    "--rows",
-    "--top",
-    "--seconds",
-    "--settings",
-    "--file",
-)
-"""The options of the commands themselves; every other ``--key`` is a setting."""
-
-
-_SWITCHES = (
-    *("--html-entities", "--deduplicate", "--lowercase", "--strip-accents"),
-    *("--zero-shot", "--from-scratch", "--linear-probe", "--swap-pairs"),
-)
-"""Settings that are true when nothing follows: the word behind them may be a file."""
-
-
-def _joined(words: Sequence[str]) -> list[str]:
-    """Join ``--key value`` of a setting to ``--key=value``, or argparse would take the value for a file."""
-    joined: list[str] = []
-    for word in words:
-        key = joined[-1] if joined else ""
-        is_open = key.startswith("--") and "=" not in key and key not in _OPTIONS
-        if f"--{key.rpartition('.')[2].strip('-').replace('_', '-')}" in _SWITCHES:
-            is_open = word.lower() in ("true", "false")
-        if is_open and not word.startswith("--"):
-            joined[-1] = f"{key}={word}"
-        else:
-            joined.append(word)
-    return joined
-
-
 def _report(error: Exception | str, code: int, debug: bool = False) -> int:
     """Print an error as one line on standard error."""
     if debug and isinstance(error, Exception):
@@ -110,26 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for everything (%(default)s)")
     command.add_argument("--seconds", type=float, default=180, help="budget of the training (%(default)s)")
 
-    corpus = commands.add_parser("corpus", help="build, describe and check a corpus")
-    corpora = corpus.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    command = _add(corpora, "build", _corpus_build, "turn text into a tokenised corpus", _build_settings)
-    command.add_argument(
-        "sources",
-        nargs="+",
-        metavar="SRC",
-        help=".txt, .jsonl, .csv, .tsv, .parquet, each also .gz; folders of them; python-docs; a hub data-set id",
-    )
-    command.add_argument("--out", required=True, type=Path, help="the corpus folder")
-    command.add_argument("--overwrite", action="store_true", help="build anew, whatever the folder holds")
-    command.add_argument("--processes", type=int, help="worker processes (one for each core)")
-    command.add_argument(
-        "--settings", dest="settings_file", metavar="FILE.yaml", help="a file of settings; those given here go before"
-    )
-    command = _add(corpora, "info", _corpus_info, "say what is in a corpus")
-    command.add_argument("corpus", type=Path, help="the corpus folder")
-    command = _add(corpora, "check", _corpus_check, "verify the hashes of a corpus")
-    command.add_argument("corpus", type=Path, help="the corpus folder")
-
+    _add_corpus(commands)
     command = _add(commands, "pretrain", _pretrain, "pre-train an encoder as a run file says", _run_settings)
     command.add_argument("run_file", metavar="RUN.yaml")
     command.add_argument("--overwrite", action="store_true", help="start over, whatever the run folder holds")
@@ -160,6 +104,28 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--head", action="store_true", help="also the head of objectives nsp, ssp and span")
     command = _add(commands, "schema", _schema, "print the JSON schema of run files, for editors")
     return parser
+
+
+def _add_corpus(commands: Any) -> None:
+    corpus = commands.add_parser("corpus", help="build, describe and check a corpus")
+    corpora = corpus.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    command = _add(corpora, "build", _corpus_build, "turn text into a tokenised corpus", _build_settings)
+    command.add_argument(
+        "sources",
+        nargs="+",
+        metavar="SRC",
+        help=".txt, .jsonl, .csv, .tsv, .parquet, each also .gz; folders of them; python-docs; a hub data-set id",
+    )
+    command.add_argument("--out", required=True, type=Path, help="the corpus folder")
+    command.add_argument("--overwrite", action="store_true", help="build anew, whatever the folder holds")
+    command.add_argument("--processes", type=int, help="worker processes (one for each core)")
+    command.add_argument(
+        "--settings", dest="settings_file", metavar="FILE.yaml", help="a file of settings; those given here go before"
+    )
+    command = _add(corpora, "info", _corpus_info, "say what is in a corpus")
+    command.add_argument("corpus", type=Path, help="the corpus folder")
+    command = _add(corpora, "check", _corpus_check, "verify the hashes of a corpus")
+    command.add_argument("corpus", type=Path, help="the corpus folder")
 
 
 def _add(
