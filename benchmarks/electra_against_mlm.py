@@ -16,7 +16,8 @@ and each is fine-tuned on python-docs with 300 labels; none, mlm+mlm and mlm+ele
 several processes may share a folder if their seeds differ.
 
 With --seconds S two other arms go on from mlm, both with ELECTRA, each for S seconds of one process: its samples
-categorical, or by gumbel_softmax.
+categorical, or by gumbel_softmax. Two processes that run at once, one with --sampling categorical and the other with
+--sampling gumbel_softmax, share whatever else the machine does.
 """
 
 import argparse
@@ -194,6 +195,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--flops", type=float, default=2e13, help="F, of the first stage")
     parser.add_argument("--seconds", type=float, help="compare the two ways of sampling, for so long")
+    parser.add_argument("--sampling", choices=SAMPLINGS, nargs="+", default=SAMPLINGS, help="with --seconds, these only")
     parser.add_argument("--glue", type=Path, help="folder with CoLA, MRPC, RTE and STS-B")
     parser.add_argument("--table", type=Path, help="only append the tables of what has been run to this file")
     options = parser.parse_args()
@@ -204,7 +206,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     if options.seconds:
         for seed in options.seeds:
-            for sampling in SAMPLINGS:
+            for sampling in options.sampling:
                 pretrain(options, f"mlm+{sampling}", seed)
                 finetune(options, f"mlm+{sampling}", seed, DOCS)
         return

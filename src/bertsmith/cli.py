@@ -20,6 +20,16 @@ EXIT_INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0, 1 failed, 2 bad input, 130 interrupted."""
+    code = _run(arguments)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # At Python's own end, a rank may die of the threads of its process group, in spite of all that it has done.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     # Nothing is fetched unless a command names a hub id, and then only that.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -253,11 +263,9 @@ def _corpus_check(options: argparse.Namespace) -> None:
 def _pretrain(options: argparse.Namespace) -> None:
     from bertsmith.pretraining import pretrain
     from bertsmith.run_settings import load_run
-    from bertsmith.training.running import leave_ranks
 
     run = load_run(options.run_file, options.settings)
     summary = pretrain(run, overwrite=options.overwrite)
-    leave_ranks()
     if not summary:
         return
     model = Path(run.output) / "model"

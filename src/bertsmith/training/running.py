@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-import torch
-
 from bertsmith.errors import Failed, Interrupted
 from bertsmith.training import checkpoints
 from bertsmith.training.memory import kept_memory
@@ -49,12 +47,6 @@ def train(
         ) from None
     if pace.interrupted and not trainer.budget.spent:
         raise Interrupted(f"stopped at step {trainer.state.global_step}, saved; the same command goes on from there")
-
-
-def leave_ranks() -> None:
-    """Take leave of the other ranks at the end of a process; without it, a rank may die of the threads of its group."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
 
 
 def end_with_parent() -> None:
