@@ -31,6 +31,7 @@ from bertsmith.objectives import OBJECTIVES
 from bertsmith.objectives.electra import ElectraSettings, generator_config, sample
 from bertsmith.objectives.mlm import MLMSettings
 from bertsmith.rows import NUM_SPECIAL, TextRow, TextRows
+from bertsmith.settings import to_dict
 from bertsmith.training.memory import kept_memory
 
 IGNORED = -100
@@ -98,7 +99,7 @@ def forms(corpus: Corpus, batch: list[TextRow], options: argparse.Namespace) -> 
         torch.manual_seed(0)
         kind = OBJECTIVES[settings.name]
         encoder = EncoderSettings(preset=options.preset, architecture="electra")
-        built = build_encoder(encoder, corpus.tokenizer, options.row_length, kind.encoder_class)
+        built = build_encoder(encoder, corpus.tokenizer, options.row_length, kind.encoder_class(to_dict(settings)))
         model = kind.build(built, settings, corpus.tokenizer).to(options.device).train()
         optimizer = torch.optim.AdamW(model.parameters(), fused=True)
         found[name] = Form(model, model.collate(batch), optimizer, int(lengths.sum()), model.flops(lengths))

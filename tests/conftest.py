@@ -66,5 +66,19 @@ def sentences(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 
 @pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """200 records of three views; those of record n begin with word n % 60 and the word of their column."""
+    from made_up import WORDS, build_words
+
+    rng = np.random.default_rng(0)
+
+    def view(record: int, column: int) -> str:
+        return " ".join([WORDS[record % 60], WORDS[column], *rng.choice(WORDS, rng.integers(1, 40))])
+
+    lines = [",".join(view(record, column) for column in range(3)) for record in range(200)]
+    return build_words(tmp_path_factory.mktemp("views"), "pairs.csv", "\n".join(lines) + "\n", view_columns="0,1,2")
+
+
+@pytest.fixture(scope="session")
 def corpus(corpus_folder: Path) -> Corpus:
     return Corpus(corpus_folder)

@@ -1,6 +1,7 @@
 """Corpora of made-up sentences, every word of which is one token."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers import BertTokenizerFast
@@ -22,15 +23,15 @@ def make(folder: Path, documents: list[list[int]], seed: int = 0) -> Corpus:
 
 def make_of(folder: Path, documents: list[list[str]]) -> Corpus:
     """Build a corpus of documents of sentences."""
-    (folder / "text.txt").write_text("\n\n".join(map("\n".join, documents)) + "\n")
+    text = "\n\n".join(map("\n".join, documents)) + "\n"
+    return build_words(folder, "text.txt", text, txt_lines="sentence", txt_documents="blank_line")
+
+
+def build_words(folder: Path, name: str, text: str, **read: Any) -> Corpus:
+    """Build a corpus of a file whose every word is one token."""
+    (folder / name).write_text(text)
     (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]) + "\n")
     BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder / "tokenizer")
     tokenizer = TokenizerSettings(from_pretrained=str(folder / "tokenizer"))
-    read = ReadOptions(txt_lines="sentence", txt_documents="blank_line")
-    build(
-        [str(folder / "text.txt")],
-        folder / "corpus",
-        BuildSettings(read=read, tokenizer=tokenizer, shard_bytes=1 << 16),
-        workers=1,
-    )
-    return Corpus(folder / "corpus")
+    settings = BuildSettings(read=ReadOptions(**read), tokenizer=tokenizer, shard_bytes=1 << 16)
+    return build([str(folder / name)], folder / "corpus", settings, workers=1)

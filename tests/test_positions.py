@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForPreTraining
 
 from bertsmith.corpus import Corpus
 from bertsmith.encoder import Architecture, EncoderSettings, build_encoder
@@ -60,7 +61,7 @@ def test_checkpoints_have_theirs() -> None:
 @pytest.mark.parametrize("tie", ["all", "tokens", "none"])
 def test_generators_start_like_the_discriminator(tokenizer: Any, tie: Any) -> None:
     settings = EncoderSettings(preset="tiny", architecture="electra", positions="sinusoidal")
-    encoder = build_encoder(settings, tokenizer, 64, Electra.encoder_class)
+    encoder = build_encoder(settings, tokenizer, 64, AutoModelForPreTraining)
     objective = Electra.build(encoder, ElectraSettings(tie=tie), tokenizer)
     own, other = (m.base_model.embeddings.position_embeddings.weight for m in (objective.generator, objective.encoder))
     assert torch.equal(own, other)

@@ -261,33 +261,14 @@ def _corpus_check(options: argparse.Namespace) -> None:
 
 
 def _pretrain(options: argparse.Namespace) -> None:
-    from bertsmith.pretraining import pretrain
+    from bertsmith.pretraining import closing_lines, pretrain
     from bertsmith.run_settings import load_run
 
     run = load_run(options.run_file, options.settings)
     summary = pretrain(run, overwrite=options.overwrite)
-    if not summary:
-        return
-    model = Path(run.output) / "model"
-    without_context = summary["loss_without_context"]
-    if without_context is not None:
-        # Both are of masked tokens, without what an objective adds to their loss.
-        print(
-            f"validation loss of masked tokens {summary['validation_mlm']:.4f} (without context {without_context:.4f})"
-        )
-    if "validation_pair_accuracy" in summary:
-        by_length = summary.get("length_only_accuracy")
-        known = "" if by_length is None else f" (by length alone {by_length:.4f})"
-        print(f"validation accuracy on pairs {summary['validation_pair_accuracy']:.4f}{known}")
-    if "validation_disc_auc" in summary:
-        print(
-            f"validation of the discriminator: AUC {summary['validation_disc_auc']:.4f}, "
-            f"{summary['validation_replaced_share']:.1%} of the tokens replaced"
-        )
-    for warning in summary["warnings"]:
-        print(f"warning: {warning}")
-    print(f"model: {model} · figures: {run.output}/summary.json · plot: {run.output}/loss.png")
-    print(f"next: bertsmith fill {model} 'A sentence with a [MASK] .'")
+    # Of several ranks one speaks.
+    for line in closing_lines(run, summary) if summary else ():
+        print(line)
 
 
 def _finetune(options: argparse.Namespace) -> None:

@@ -343,17 +343,24 @@ def _check_fields(given: Mapping[str, Any], names: Sequence[str], architecture: 
 
 def _check_report(origin: str, model: PreTrainedModel, report: Mapping[str, Any], key: str) -> None:
     """Refuse random layers that a user would take for those of the checkpoint; announce a new head."""
-    body = f"{model.base_model_prefix}."
+    prefix = f"{model.base_model_prefix}."
+    layers = tuple(f"{name}." for name, _ in model.base_model.named_children() if name != "pooler")
+
+    def is_of_body(name: str) -> bool:
+        # A bare model's own names have no prefix, but those of a checkpoint with a head may have.
+        is_bare = model.base_model is model
+        return (is_bare or name.startswith(prefix)) and name.removeprefix(prefix).startswith(layers)
+
     missing = {name for name in report["missing_keys"] if name not in model.all_tied_weights_keys}
-    broken = [name for name in missing if name.startswith(body)] + list(report["mismatched_keys"])
-    unused = [name for name in report["unexpected_keys"] if name.startswith(body) and ".pooler." not in name]
+    broken = [name for name in missing if is_of_body(name)] + list(report["mismatched_keys"])
+    unused = list(filter(is_of_body, report["unexpected_keys"]))
     if broken or unused:
         name = str((broken + unused)[0])
         raise InputError(
             f"{key}: {origin} does not have the layers that its config and the run's say ({name}); "
             "remove config fields that change sizes or depth"
         )
-    if missing:
+    if missing and model.base_model is not model:
         head = "vocabulary head" if model.get_output_embeddings() is not None else "head"
         print(f"note: {origin} has no {head} ({min(missing)}, ...); a new one is trained", file=sys.stderr)
 

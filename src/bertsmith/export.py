@@ -104,6 +104,9 @@ def write_folder(
 
 
 def _untrained_pooler(encoder: PreTrainedModel) -> dict[str, torch.Tensor]:
+    if encoder.base_model is encoder:
+        # A bare model has its own.
+        return {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_POOLER_SEED)
         bare = AutoModel.from_config(encoder.config)
@@ -163,6 +166,9 @@ def _objective_of(checkpoint: Path) -> Objective:
 _FILL = """from transformers import pipeline
 fill = pipeline("fill-mask", "path/to/this/folder")"""
 
+_BARE = """from transformers import AutoModel
+encoder = AutoModel.from_pretrained("path/to/this/folder")"""
+
 _DISCRIMINATOR = """from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForPreTraining
 encoder = AutoModel.from_pretrained("path/to/this/folder")
 discriminator = AutoModelForPreTraining.from_pretrained("path/to/this/folder")
@@ -181,11 +187,12 @@ def model_card(run: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
     lines = "\n".join(f"| {name} | {_cell(value)} |" for name, value in figures.items())
     settings = "\n".join(f"| {name} | `{value}` |" for name, value in run["objective"].items())
     is_electra = run["objective"]["name"] == "electra"
+    is_bare = run["objective"]["name"] == "cert" and not run["objective"]["mlm_weight"]
     is_trained = "trained by" if run["objective"]["name"] in ("nsp", "ssp") else "not trained by"
     pooler = f"The pooler, where the architecture has one, is {is_trained} this objective."
     return f"""---
 library_name: transformers
-pipeline_tag: {"feature-extraction" if is_electra else "fill-mask"}
+pipeline_tag: {"feature-extraction" if is_electra or is_bare else "fill-mask"}
 tags: [bertsmith, {run["objective"]["name"]}]
 ---
 # An encoder pre-trained with bertsmith
@@ -194,7 +201,7 @@ A text encoder {start} with the objective `{run["objective"]["name"]}` on the co
 in rows of {run["data"]["row_length"]} tokens.
 
 ```python
-{_DISCRIMINATOR if is_electra else _FILL}
+{_DISCRIMINATOR if is_electra else _BARE if is_bare else _FILL}
 ```
 
 | result | |

@@ -41,7 +41,7 @@ class CorruptionSettings:
                 f"mask_token_share and random_token_share are {shares}; expected shares that add up to <= 1"
             )
 
-    def loss_without_context(self, predicted: Floats, actual: Floats) -> float:
+    def loss_without_context(self, predicted: Floats, actual: Floats) -> float | None:
         """Say what a model reaches on the chosen tokens that looks at nothing but each token itself.
 
         It knows token frequencies and, where no [MASK] stands, how likely what stands there is the token it asks for.
@@ -52,7 +52,7 @@ class CorruptionSettings:
             actual: (V,) their shares in the text that is predicted.
 
         Returns:
-            Nats per chosen token.
+            Nats per chosen token; None for settings that predict none.
         """
         kept = 1.0 - self.mask_token_share - self.random_token_share
         at_random = self.random_token_share / predicted.size

@@ -20,9 +20,10 @@ def plot_losses(
     length_only_accuracy: float | None = None,
     span_law: Mapping[str, float] | None = None,
 ) -> None:
-    """Draw the loss of masked tokens over training tokens as a PNG.
+    """Draw the losses over training tokens as a PNG.
 
-    Beside it, where there are such, the accuracy on pairs, how well a discriminator does, and the lengths of spans.
+    That of masked tokens, or the contrastive one, comes first; beside it, where there are such, the accuracy on pairs,
+    how well a discriminator does, how views compare, and the lengths of spans.
 
     Args:
         rows: The rows of metrics.jsonl.
@@ -35,11 +36,14 @@ def plot_losses(
 
     has_pairs = any("pair_accuracy" in row for row in rows)
     has_discriminator = any("disc" in row for row in rows)
-    num_panels = 1 + has_pairs + 2 * has_discriminator + bool(span_law)
+    has_tokens = any("mlm" in row for row in rows)
+    has_views = any("contrast" in row for row in rows)
+    num_panels = has_tokens + has_pairs + 2 * has_discriminator + 3 * has_views + bool(span_law)
     figure = Figure(figsize=(7 if num_panels == 1 else 6 * num_panels, 4.2), layout="constrained")
     panels = figure.subplots(1, num_panels, squeeze=False)[0]
     of_whom = "generator: " if has_discriminator else ""
-    _draw_part(panels[0], rows, "mlm", f"{of_whom}loss (nats per predicted token)")
+    if has_tokens:
+        _draw_part(panels[0], rows, "mlm", f"{of_whom}loss (nats per predicted token)")
     if any("sbo" in row for row in rows):
         label = "loss (nats per predicted token)"
         _draw_part(panels[0], rows, "sbo", label, "by boundaries, ", ("#d9c7a3", "#8a6d1f"))
@@ -58,6 +62,8 @@ def plot_losses(
         _draw_part(panels[2], rows, "replaced_share", "discriminator", "replaced tokens, ", colors)
         panels[2].axhline(0.5, color="#c0504d", linestyle="--", label="AUC of a coin")
         panels[2].set_ylim(0, 1)
+    if has_views:
+        _draw_views(panels[-3:], rows)
     if span_law:
         _draw_lengths(panels[-1], rows, span_law)
     for axes in panels:
@@ -90,6 +96,17 @@ def _draw_part(
     axes.set(xlabel="training tokens", ylabel=label)
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.xaxis.set_major_formatter("{x:,.0f}")
+
+
+def _draw_views(panels: Sequence[Any], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Draw the contrastive loss, how often the other view is found, and how views lie."""
+    others = "#d9c7a3", "#8a6d1f"
+    _draw_part(panels[0], rows, "contrast", "contrastive loss (nats per sentence)")
+    _draw_part(panels[1], rows, "top1", "", "first, ")
+    _draw_part(panels[1], rows, "top5", "the other view among the nearest", "of five, ", others)
+    panels[1].set_ylim(0, 1.02)
+    _draw_part(panels[2], rows, "alignment", "", "alignment, ")
+    _draw_part(panels[2], rows, "uniformity", "alignment and uniformity (less is better)", "uniformity, ", others)
 
 
 def _draw_lengths(axes: Any, rows: Sequence[Mapping[str, Any]], law: Mapping[str, float]) -> None:

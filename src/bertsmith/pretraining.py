@@ -1,7 +1,7 @@
 """Pre-training: from a corpus and a run file to a model folder, continued wherever an earlier attempt stopped."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +39,7 @@ from bertsmith.training import checkpoints
 from bertsmith.training.arguments import machine, make_arguments, use_bf16, versions
 from bertsmith.training.budget import Budget, learning_rate_factor
 from bertsmith.training.monitors import Monitor, human, mean_density, read_metrics
+from bertsmith.training.optimizer import optimizer_class
 from bertsmith.training.running import train
 from bertsmith.training.trainer import ObjectiveTrainer, Pace, Watch
 
@@ -144,7 +145,8 @@ def _assemble(run: RunSettings) -> _Parts:
     if held_out.size:
         held_out_rows = kind.make_rows(run.objective, corpus, row_length, held_out, VALIDATION_SEED)
     torch.manual_seed(run.training.seed)
-    encoder = build_encoder(run.encoder, corpus.tokenizer, row_length, kind.encoder_class)
+    encoder_class = kind.encoder_class(to_dict(run.objective))
+    encoder = build_encoder(run.encoder, corpus.tokenizer, row_length, encoder_class)
     objective = kind.build(encoder, run.objective, corpus.tokenizer, run.training.seed)
 
     rows_of_step = rows_per_step(rows, run.training.tokens_per_step)
@@ -154,6 +156,7 @@ def _assemble(run: RunSettings) -> _Parts:
             f"training.gradient_accumulation times the number of processes is {num_parts}, more than the "
             f"{rows_of_step} rows of a step; lower it, or raise training.tokens_per_step"
         )
+    objective.check_step(rows_of_step, run.training.gradient_accumulation)
     return _Parts(
         corpus=corpus,
         objective=objective,
@@ -242,7 +245,7 @@ def _make_trainer(
         pace=pace,
         facts={"corpus": parts.corpus.hash, "batching": batching},
         keep_checkpoints=run.training.keep_checkpoints,
-        bias_correction=run.training.bias_correction,
+        optimizer=optimizer_class(run.training.optimizer, run.training.bias_correction, args),
         watch=watch,
     )
     # Every rank needs its own dropout; Trainer seeds all of them alike.
@@ -320,7 +323,7 @@ def _greet(run: RunSettings, parts: _Parts, batching: Batching, monitor: Monitor
     if parts.loss_without_context is not None:
         monitor.say(f"loss of a model that knows token frequencies and no context: {parts.loss_without_context:.4f}")
     for name, value in parts.facts.items():
-        monitor.say(f"{name.replace('_', ' ')}: {value:.4f}")
+        monitor.say(f"{name.replace('_', ' ')}: {value:.4g}")
 
 
 @contextmanager
@@ -362,3 +365,33 @@ def _finish(run: RunSettings, parts: _Parts, trainer: ObjectiveTrainer, folder: 
     write_model(parts.objective, parts.corpus.tokenizer, folder / "model", card)
     write_json(folder / "summary.json", summary)
     return summary
+
+
+def closing_lines(run: RunSettings, summary: Mapping[str, Any]) -> list[str]:
+    """Say in a few lines how a run ended, where its results are, and what to do next."""
+    lines = []
+    without_context, by_length = summary["loss_without_context"], summary.get("length_only_accuracy")
+    if without_context is not None:
+        # Both are of masked tokens, without what an objective adds to their loss.
+        lines.append(
+            f"validation loss of masked tokens {summary['validation_mlm']:.4f} (without context {without_context:.4f})"
+        )
+    if "validation_pair_accuracy" in summary:
+        known = "" if by_length is None else f" (by length alone {by_length:.4f})"
+        lines.append(f"validation accuracy on pairs {summary['validation_pair_accuracy']:.4f}{known}")
+    if "validation_disc_auc" in summary:
+        lines.append(
+            f"validation of the discriminator: AUC {summary['validation_disc_auc']:.4f}, "
+            f"{summary['validation_replaced_share']:.1%} of the tokens replaced"
+        )
+    if "validation_top1" in summary:
+        lines.append(
+            f"validation of views: {summary['validation_top1']:.1%} found at once, alignment "
+            f"{summary['validation_alignment']:.3f}, uniformity {summary['validation_uniformity']:.3f}"
+        )
+    lines += [f"warning: {warning}" for warning in summary["warnings"]]
+    model = Path(run.output) / "model"
+    lines.append(f"model: {model} · figures: {run.output}/summary.json · plot: {run.output}/loss.png")
+    can_fill = "validation_mlm" in summary or run.objective.name != "cert"
+    use = f"fill {model} 'A sentence with a [MASK] .'" if can_fill else f"finetune RUN.yaml --model {model}"
+    return [*lines, f"next: bertsmith {use}"]

@@ -53,6 +53,8 @@ class TrainingSettings:
     """Share of the budget in which the learning rate rises."""
     schedule: Schedule = "linear"
     """How it goes on from its peak: linear or cosine to 0, or constant; linear_throughout falls from the start."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """What steps with the gradient; sgd has a momentum of 0.9, and wants a learning rate like 0.03."""
     weight_decay: float = 0.01
     """Decay of all weights but biases and norms."""
     bias_correction: bool = True
@@ -93,8 +95,10 @@ class TrainingSettings:
                 f"weight_decay is {self.weight_decay} and learning_rate is {self.learning_rate}; "
                 "expected finite numbers that are not negative"
             )
-        if not self.bias_correction and "optim" in self.trainer:
-            raise ValueError("bias_correction: false has an AdamW of its own; remove trainer.optim")
+        if self.optimizer != "adamw" and not self.bias_correction:
+            raise ValueError(f"bias_correction has no effect with optimizer: {self.optimizer}; leave it out")
+        if (self.optimizer != "adamw" or not self.bias_correction) and "optim" in self.trainer:
+            raise ValueError("optimizer: sgd and bias_correction: false have their own; remove trainer.optim")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup is {self.warmup}; expected a share of the budget from 0 to less than 1")
 

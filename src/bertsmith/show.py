@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from rich.text import Text
+from transformers import AutoModelForPreTraining
 
 from bertsmith.batching import TrainingStream, rows_per_step
 from bertsmith.corpus import Corpus
@@ -22,6 +23,7 @@ from bertsmith.pairs import KINDS, NO_LABEL, PairRow
 from bertsmith.pretrained import GENERATOR
 from bertsmith.rows import Ints, split_documents
 from bertsmith.run_settings import RunSettings
+from bertsmith.views import ViewRow
 
 JUDGED = Text.assemble(
     "then what the discriminator made of the generator's samples: ",
@@ -45,7 +47,8 @@ def show(run: RunSettings, num_rows: int = 4) -> Iterator[Text]:
         run: A pre-training run.
         num_rows: How many rows.
     """
-    yield LEGEND
+    if run.objective.name != "cert":
+        yield LEGEND
     corpus = Corpus(run.data.corpus)
     tokenizer = corpus.tokenizer
     if num_rows < 1:
@@ -58,6 +61,9 @@ def show(run: RunSettings, num_rows: int = 4) -> Iterator[Text]:
     collate = kind.make_collate(run.objective, tokenizer, seed)
     steps = (stream[step] for step in range(num_rows))
     taken = list(islice(chain.from_iterable(steps), num_rows))
+    if isinstance(taken[0], ViewRow):
+        yield from (_views(row, tokenizer) for row in taken)
+        return
     batch = collate(taken)
     model = Path(run.output) / "model"
     verdict = _judge(model, run, batch, tokenizer) if kind is Electra and model.is_dir() else None
@@ -91,10 +97,16 @@ def show(run: RunSettings, num_rows: int = 4) -> Iterator[Text]:
         yield line
 
 
+def _views(row: ViewRow, tokenizer: Any) -> Text:
+    """Write the two views of a sentence below each other."""
+    first, second = (tokenizer.decode(tokens.tolist()) for tokens in (row.first, row.second))
+    return Text.assemble((f"row {row.number}\n", "cyan"), f"{first}\n{second}")
+
+
 def _judge(model: Path, run: RunSettings, batch: dict[str, Any], tokenizer: Any) -> Verdict:
     """Let the model of a run judge a batch."""
     encoder = EncoderSettings(from_pretrained=str(model))
-    discriminator = build_encoder(encoder, tokenizer, run.data.row_length, Electra.encoder_class)
+    discriminator = build_encoder(encoder, tokenizer, run.data.row_length, AutoModelForPreTraining)
     assert isinstance(run.objective, ElectraSettings)
     own = replace(run.objective, generator=str(model / GENERATOR))
     objective = Electra.build(discriminator, own, tokenizer).eval()

@@ -14,9 +14,10 @@ from bertsmith.attention import BODIES
 from bertsmith.encoder import Architecture
 from bertsmith.errors import InputError
 from bertsmith.finetuning.layers import freeze, layer_depths
-from bertsmith.finetuning.models import build_model, open_finetuned, pool, save_model, takes_types
+from bertsmith.finetuning.models import build_model, open_finetuned, save_model, takes_types
 from bertsmith.finetuning.objective import TaskObjective, predict
 from bertsmith.finetuning.rows import Collator, Row, encode
+from bertsmith.pooling import pool
 from bertsmith.tasks.examples import Example
 
 ARCHITECTURES = get_args(Architecture)

@@ -34,7 +34,7 @@ def tokenizer(corpus: Corpus) -> Any:
 
 def discriminator(tokenizer: Any, **encoder: Any) -> Any:
     settings = EncoderSettings(**{"preset": "tiny", "architecture": "electra", **encoder})
-    return build_encoder(settings, tokenizer, 64, Electra.encoder_class)
+    return build_encoder(settings, tokenizer, 64, AutoModelForPreTraining)
 
 
 def make(tokenizer: Any, encoder: Any = None, **objective: Any) -> Electra:

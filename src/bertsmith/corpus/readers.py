@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, Literal
 from bertsmith.corpus import python_docs
 from bertsmith.corpus.documents import Document, Problem
 from bertsmith.corpus.sources import PYTHON_DOCS, Source, first_line, format_of, list_sources, parse_hub_id
-from bertsmith.corpus.text_files import SAMPLE_BYTES, Line, detect_layout, join_lines, read_lines
+from bertsmith.corpus.text_files import SAMPLE_BYTES, Line, Records, detect_layout, join_lines, read_lines
 from bertsmith.errors import InputError
 from bertsmith.settings import settings
 
@@ -40,6 +40,9 @@ class ReadOptions:
     text_column: str = "text"
     """Name of the column (in JSON lines: of the key) that holds the text; in CSV and TSV without a header, its number
     from 0."""
+    view_columns: str | None = None
+    """Names or numbers of two or more columns, separated by commas, that hold views of one sentence, such as its
+    translations back: each record becomes a document of these sentences, for objective.views: augmented."""
     id_column: str | None = None
     """Name or number of the column that identifies a document; file name and line if not given."""
     errors: Literal["strict", "replace"] = "strict"
@@ -59,8 +62,17 @@ class ReadOptions:
         """Check what types cannot say."""
         if not self.text_column:
             raise ValueError("text_column is empty; expected the name of a column")
+        if self.view_columns is not None and (len(self.columns) < 2 or not all(self.columns)):
+            raise ValueError(f"view_columns is {self.view_columns!r}; expected two names or more: first,second")
         if not 1 <= self.max_line_bytes < 2**31:
             raise ValueError(f"max_line_bytes is {self.max_line_bytes}; expected 1 to {2**31 - 1}")
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that hold text."""
+        if self.view_columns is None:
+            return [self.text_column]
+        return [column.strip() for column in self.view_columns.split(",")]
 
 
 def _log(problem: Problem) -> None:
@@ -159,6 +171,10 @@ class Reader:
             yield line
 
     def _read_txt(self, source: Source, lines: Iterator[Line], sample: bytes) -> Iterator[Document]:
+        if self._options.view_columns is not None:
+            advice = f"give CSV, TSV, JSON lines or Parquet, or leave out --view-columns, {_SKIP}"
+            self._report(str(source.path), "a .txt has no columns for --view-columns", advice)
+            return
         layout = detect_layout(sample, self._options.txt_lines, self._options.txt_documents)
         self.layouts[source.name] = str(layout)
         decoded = ((line.number, text) for line in lines if (text := self._decode(source, line)) is not None)
@@ -185,7 +201,7 @@ class Reader:
     def _read_csv(self, source: Source, lines: Iterator[Line], delimiter: str) -> Iterator[Document]:
         csv.field_size_limit(self._options.max_line_bytes)
         quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self._options.quotes == "csv" else csv.QUOTE_NONE
-        records = _Records(lines, lambda line: self._decode(source, line))
+        records = Records(lines, lambda line: self._decode(source, line))
         reader = csv.reader(records, delimiter=delimiter, quoting=quoting, strict=True)
         columns: list[str] | None = None
         while True:
@@ -219,15 +235,16 @@ class Reader:
 
     def _columns(self, fields: list[str]) -> list[str]:
         """The names of columns: the first record, or numbers where columns are chosen so and it has no such name."""
-        wanted = [column for column in (self._options.text_column, self._options.id_column) if column is not None]
-        if self._options.text_column not in fields and all(column.isdecimal() for column in wanted):
+        wanted = [*self._options.columns, *filter(None, [self._options.id_column])]
+        if not set(self._options.columns) & set(fields) and all(column.isdecimal() for column in wanted):
             return [str(number) for number in range(len(fields))]
         return fields
 
     def _has_columns(self, columns: Iterable[str], where: str) -> bool:
         names = list(columns)
-        chosen = {"--text-column": self._options.text_column, "--id-column": self._options.id_column}
-        for option, column in chosen.items():
+        text_option = "--text-column" if self._options.view_columns is None else "--view-columns"
+        chosen = [(text_option, column) for column in self._options.columns]
+        for option, column in [*chosen, ("--id-column", self._options.id_column)]:
             if column is not None and column not in names:
                 nearest = difflib.get_close_matches(column, names, 1)
                 hint = f" (the nearest is {nearest[0]!r})" if nearest else ""
@@ -241,7 +258,7 @@ class Reader:
         import pyarrow.parquet
 
         before, index = self.bytes_read, 0
-        columns = [column for column in (self._options.text_column, self._options.id_column) if column]
+        columns = [*self._options.columns, *filter(None, [self._options.id_column])]
         try:
             # So set, pyarrow does not load a whole row group at once, which may be the whole file.
             with pyarrow.parquet.ParquetFile(source.path, buffer_size=2**20, pre_buffer=False) as file:
@@ -312,57 +329,48 @@ class Reader:
     def _documents(self, record: Mapping[str, Any], where: str, default_id: str) -> Iterator[Document]:
         """A record's text and id, checked; nothing if it was reported."""
         options = self._options
-        has_columns = options.text_column in record and (options.id_column is None or options.id_column in record)
-        if not has_columns and not self._has_columns(record, where):
+        has_id = options.id_column is None or options.id_column in record
+        if not (has_id and set(options.columns) <= set(record)) and not self._has_columns(record, where):
             return
-        text = record[options.text_column]
+        texts = [self._text(record[column], column, where) for column in options.columns]
+        whole = [text for text in texts if text is not None]
+        if len(whole) < len(texts):
+            return
+        identity = None if options.id_column is None else record[options.id_column]
+        yield Document(
+            default_id if identity is None else str(identity), "\n".join(whole), split=options.view_columns is None
+        )
+
+    def _text(self, text: object, column: str, where: str) -> str | None:
+        """The text of a column, a view on one line; None if it was reported."""
+        options = self._options
         if not isinstance(text, str):
-            message = f"column {options.text_column!r} holds {_kind(text)}, not text"
+            message = f"column {column!r} holds {_kind(text)}, not text"
             self._report(where, message, f"choose another with --text-column, {_SKIP}")
-            return
+            return None
         if len(text) > options.max_line_bytes:
             message = f"the text is longer than {options.max_line_bytes:,} characters"
             self._report(where, message, f"raise --max-line-bytes, {_SKIP}")
-            return
+            return None
         if not _is_writable(text):
             if options.errors == "strict":
                 message = "the text holds a NUL character or half of a surrogate pair"
                 self._report(where, message, f"pass --errors replace, {_SKIP}")
-                return
+                return None
             text = _UNWRITABLE.sub("\ufffd", text)
-        identity = None if options.id_column is None else record[options.id_column]
-        yield Document(default_id if identity is None else str(identity), text, split=True)
+        if options.view_columns is None:
+            return text
+        view = " ".join(text.split())
+        if not view:
+            self._report(where, f"column {column!r} is empty", f"fill it, leave the line out, {_SKIP}")
+            return None
+        return view
 
     def _report(self, where: str, message: str, advice: str) -> None:
         if self._options.bad_documents == "fail":
             raise InputError(f"{where}: {message}; {advice}")
         self._num_problems += 1
         self._on_problem(Problem(where, message))
-
-
-class _Records:
-    """Lines as text for the csv module, which asks for as many as a record has."""
-
-    def __init__(self, lines: Iterator[Line], decode: Callable[[Line], str | None]) -> None:
-        self.number = 0
-        self._lines = lines
-        self._decode = decode
-        self._has_fault = False
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        line = next(self._lines)
-        self.number = line.number
-        text = self._decode(line)
-        self._has_fault |= text is None
-        return f"{text or ''}\n"
-
-    def take_fault(self) -> bool:
-        """Whether a line since the last call was reported: it spoils the whole record."""
-        had_fault, self._has_fault = self._has_fault, False
-        return had_fault
 
 
 def _is_writable(text: str) -> bool:

@@ -9,7 +9,7 @@ text, either a paragraph a line, or hard-wrapped with blank lines between paragr
    if 9 of 10 lines hold no more than one sentence (titles, questions, reviews without a stop). Else it is *paragraph*.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import BinaryIO, Literal, NamedTuple
 
 from bertsmith.corpus.sentences import split_sentences
@@ -168,3 +168,30 @@ def _ends_document(layout: Layout, is_blank: bool, num_chars: int) -> bool:
     if layout.wrapped:
         return num_chars >= (MAX_DOCUMENT_CHARS if is_blank else 2 * MAX_DOCUMENT_CHARS)
     return num_chars >= MAX_DOCUMENT_CHARS
+
+
+class Records:
+    """Lines as text for the csv module, which asks for as many as a record has."""
+
+    def __init__(self, lines: Iterator[Line], decode: Callable[[Line], str | None]) -> None:
+        self.number = 0
+        self._lines = lines
+        self._decode = decode
+        self._has_fault = False
+
+    def __iter__(self) -> Iterator[str]:
+        """Return itself."""
+        return self
+
+    def __next__(self) -> str:
+        """Return the next line, empty if it was reported."""
+        line = next(self._lines)
+        self.number = line.number
+        text = self._decode(line)
+        self._has_fault |= text is None
+        return f"{text or ''}\n"
+
+    def take_fault(self) -> bool:
+        """Whether a line since the last call was reported: it spoils the whole record."""
+        had_fault, self._has_fault = self._has_fault, False
+        return had_fault

@@ -15,16 +15,15 @@ from transformers.utils import logging
 from bertsmith.errors import InputError
 from bertsmith.finetuning.material import Reading, Split, read_split, to_predictions
 from bertsmith.finetuning.models import (
-    Pooling,
     longest_input,
     open_encoder,
     open_finetuned,
     open_tokenizer,
-    pool,
     takes_types,
 )
 from bertsmith.finetuning.objective import TaskObjective, batches_by_length, predict
 from bertsmith.finetuning.rows import Collator, Row
+from bertsmith.pooling import Pooling, pool
 from bertsmith.results import write_predictions
 from bertsmith.settings import settings
 from bertsmith.statistics import examples_interval

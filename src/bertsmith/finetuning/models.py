@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from copy import copy
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,10 +31,9 @@ from bertsmith.attention import ATTENTION_DROPOUT
 from bertsmith.encoder import num_positions
 from bertsmith.errors import InputError
 from bertsmith.export import write_folder
+from bertsmith.pooling import Pooling, pool
 from bertsmith.pretrained import TOKENIZER_FILES, open_pretrained
 from bertsmith.tasks.examples import TaskType
-
-Pooling = Literal["cls", "mean", "max"]
 
 # What the architectures call their dropout rates.
 _HIDDEN_DROPOUT = ("hidden_dropout_prob", "dropout", "hidden_dropout", "embedding_dropout", "mlp_dropout")
@@ -125,18 +124,6 @@ AutoModelForSequenceClassification.register(PooledConfig, PooledClassifier)
 def _config_of_encoder(config: PooledConfig) -> Any:
     assert config.encoder is not None
     return AutoConfig.for_model(**config.encoder)
-
-
-def pool(hidden_BLH: Tensor, attention_mask: Tensor | None, pooling: Pooling) -> Tensor:
-    """Reduce hidden states to one vector an example, over its real tokens, special tokens included: -> (B, H)."""
-    if pooling == "cls":
-        return hidden_BLH[:, 0]
-    if attention_mask is None:
-        return hidden_BLH.mean(1) if pooling == "mean" else hidden_BLH.amax(1)
-    real_BL1 = attention_mask.bool().unsqueeze(-1)
-    if pooling == "mean":
-        return hidden_BLH.masked_fill(~real_BL1, 0.0).sum(1) / real_BL1.sum(1)
-    return hidden_BLH.masked_fill(~real_BL1, -torch.inf).amax(1)
 
 
 def open_tokenizer(origin: str) -> Any:

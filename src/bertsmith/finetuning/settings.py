@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import field, fields, replace
 from typing import Any, Literal
 
-from bertsmith.finetuning.models import Pooling
+from bertsmith.pooling import Pooling
 from bertsmith.settings import merge, parse_overrides, read_yaml, settings, validate
 from bertsmith.tasks.settings import TaskSettings
 from bertsmith.training.budget import Schedule

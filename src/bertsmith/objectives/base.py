@@ -66,9 +66,9 @@ class Objective(PreTrainedModel):  # type: ignore[misc]
     Attributes:
         Config: Its settings class.
         encoder: The stock transformers model that is trained and exported, usually a masked-language model.
-        encoder_class: The Auto class that makes it.
         collate: Turns rows into a batch; a dataclass with a field ``packed``.
         loss_weights: The weight of each part in the loss; parts that are not in it are monitors.
+        label_name: A tensor that every batch has: by it Trainer knows that it can compute a loss in validation.
         row_parts: Parts of the loss that have an item a row. Steps of short rows have more of them than others; so
             that every row weighs the same in training, our Trainer divides by the mean number of a step.
     """
@@ -80,8 +80,8 @@ class Objective(PreTrainedModel):  # type: ignore[misc]
     # Trainer must not think that forward divides by the items of the whole step unless our Trainer says so.
     accepts_loss_kwargs = False
     Config: ClassVar[type[Any]]
-    encoder_class: ClassVar[Any] = AutoModelForMaskedLM
     loss_weights: Mapping[str, float]
+    label_name: ClassVar[str] = "targets"
     row_parts: ClassVar[Sequence[str]] = ()
     collate: Any
 
@@ -89,13 +89,18 @@ class Objective(PreTrainedModel):  # type: ignore[misc]
         super().__init__(config)
         if encoder is None:
             assert config.encoder is not None
-            encoder = self.encoder_class.from_config(AutoConfig.for_model(**config.encoder))
+            encoder = self.encoder_class(config.objective or {}).from_config(AutoConfig.for_model(**config.encoder))
         attention = encoder.config._attn_implementation
         self.encoder = encoder
         self.post_init()
         assert encoder.config._attn_implementation == attention, "wrapping changed the encoder's attention"
         # Tied tensors are saved once; without this, loading reports them as missing.
         self._keys_to_ignore_on_save = set(self.all_tied_weights_keys)
+
+    @staticmethod
+    def encoder_class(objective: Mapping[str, Any]) -> Any:
+        """Return the Auto class that makes the encoder, for the settings as a plain dictionary."""
+        return AutoModelForMaskedLM
 
     @classmethod
     def build(cls, encoder: PreTrainedModel, objective: Any, tokenizer: Any, seed: int = 0) -> Self:
@@ -157,6 +162,20 @@ class Objective(PreTrainedModel):  # type: ignore[misc]
     def flops(self, lengths: Ints) -> float:
         """Count the floating-point operations that training on rows of these lengths (B,) needs."""
         raise NotImplementedError
+
+    def check_step(self, rows_per_step: int, gradient_accumulation: int) -> None:
+        """Refuse steps that do not suit the objective.
+
+        Args:
+            rows_per_step: Rows of an optimiser step, on average.
+            gradient_accumulation: Micro-batches a step.
+
+        Raises:
+            InputError: They do not.
+        """
+
+    def after_step(self) -> None:
+        """Do what follows a step of the optimiser; our Trainer calls this after each."""
 
     def facts(self, rows: Any) -> dict[str, float]:
         """Say what is worth knowing about the rows before training on them, by name."""

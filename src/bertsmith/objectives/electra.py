@@ -28,7 +28,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -177,7 +177,6 @@ class Electra(Objective):
     """
 
     Config = ElectraSettings
-    encoder_class: ClassVar[Any] = AutoModelForPreTraining
     collate: ElectraCollator
     generator: PreTrainedModel
 
@@ -194,6 +193,11 @@ class Electra(Objective):
             generator = AutoModelForMaskedLM.from_config(AutoConfig.for_model(**config.generator))
         self.generator = generator
         self._tie(config.objective["tie"])
+
+    @staticmethod
+    def encoder_class(objective: Mapping[str, Any]) -> Any:
+        """Return the Auto class that makes the discriminator."""
+        return AutoModelForPreTraining
 
     def _tie(self, what: str) -> None:
         """Let the generator use the discriminator's embedding, or its tokens."""

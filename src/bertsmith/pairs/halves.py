@@ -29,7 +29,6 @@ from bertsmith.pairs.base import (
 from bertsmith.randomness import RowGenerator
 
 _TRIES = 10
-_BLOCK = 1 << 20
 
 
 class _Halves(NamedTuple):
@@ -96,7 +95,7 @@ class SentenceHalves(PairRows):
         self._least = 2 * SHORT if short_sentences == "skip" else 2
         self._check_negatives()
         # Usually few, while a list of the rows themselves would grow with the corpus.
-        left_out = self._find_left_out()
+        left_out = self._documents.shorter_sentences(corpus, self._least)
         self._num_rows = int(self._documents.starts[-1]) - left_out.size
         self._rows_before_left_out = left_out - np.arange(left_out.size)
         if not len(self):
@@ -198,16 +197,6 @@ class SentenceHalves(PairRows):
             )
         if self._documents.counts.max() < 2:
             raise InputError(f"{self.corpus.path}: a single sentence has no negatives; build a corpus of more text")
-
-    def _find_left_out(self) -> Ints:
-        """Find the places among the S sentences that have no row."""
-        total = int(self._documents.starts[-1])
-        found = [np.empty(0, np.int64)]
-        for start in range(0, total, _BLOCK):
-            places = np.arange(start, min(start + _BLOCK, total))
-            lengths = self.corpus.sentence_lengths(self._documents.sentences(places))
-            found.append(places[lengths < self._least])
-        return np.concatenate(found)
 
 
 def split_at(lengths: Ints, draws: npt.NDArray[np.float64], split: Literal["half", "gaussian", "uniform"]) -> Ints:

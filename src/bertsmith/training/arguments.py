@@ -16,7 +16,6 @@ from bertsmith.settings import nearest
 _OWN: dict[str, Any] = {
     "train_sampling_strategy": "sequential",
     "remove_unused_columns": False,
-    "label_names": ["targets"],
     "logging_strategy": "no",
     "save_strategy": "no",
     "eval_strategy": "no",

@@ -128,7 +128,7 @@ class Monitor:
 
 
 # Kinds of rows and lengths of spans are in metrics.jsonl alone: there are too many of them for a line.
-_NOT_SHOWN = ("share_", "num_", "accuracy_span_", "sbo_accuracy_span_")
+_NOT_SHOWN = ("share_", "num_", "queue_", "accuracy_span_", "sbo_accuracy_span_")
 _NOT_A_PART = ("step", "tokens", "seconds", "flops", "learning_rate", "tokens_per_second", "grad_norm")
 
 

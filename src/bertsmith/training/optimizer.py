@@ -1,10 +1,34 @@
-"""AdamW without bias correction."""
+"""Optimisers that Trainer does not have."""
 
 import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from transformers import TrainingArguments
+
+SGD_MOMENTUM = 0.9
+
+
+def optimizer_class(
+    name: str, bias_correction: bool, args: TrainingArguments
+) -> tuple[type[torch.optim.Optimizer], dict[str, Any]] | None:
+    """Choose the optimiser.
+
+    Args:
+        name: "adamw" or "sgd".
+        bias_correction: Whether Adam's averages are corrected for their start at 0.
+        args: Trainer's arguments, with the learning rate and what belongs to Adam.
+
+    Returns:
+        A class and its arguments; None for the AdamW that Trainer has itself.
+    """
+    if name == "sgd":
+        return torch.optim.SGD, {"lr": args.learning_rate, "momentum": SGD_MOMENTUM}
+    if bias_correction:
+        return None
+    adam = {"lr": args.learning_rate, "betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon}
+    return UncorrectedAdamW, {**adam, "fused": True}
 
 
 class UncorrectedAdamW(torch.optim.AdamW):

@@ -28,7 +28,6 @@ from bertsmith.rows import VALIDATION_SEED, ValidationRows
 from bertsmith.training import checkpoints
 from bertsmith.training.budget import Budget
 from bertsmith.training.monitors import Monitor
-from bertsmith.training.optimizer import UncorrectedAdamW
 
 _EXPLODED = 3.0
 """A loss of this many times the first one, or that of a uniform guess, is taken for an explosion."""
@@ -103,7 +102,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
             its ``best_step``, if there is one, is kept beside the newest.
         keep_checkpoints: How many checkpoints to keep.
         score: Validates in another way than by the loss on ``validation``: returns figures by name, "loss" among them.
-        bias_correction: Whether Adam's averages are corrected for their start at 0.
+        optimizer: Class and arguments of the optimiser; None for AdamW.
         watch: Is told every validation.
     """
 
@@ -121,10 +120,9 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         facts: Mapping[str, Any],
         keep_checkpoints: int,
         score: Callable[[], Mapping[str, float]] | None = None,
-        bias_correction: bool = True,
+        optimizer: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None,
         watch: Watch | None = None,
     ) -> None:
-        adam = {"lr": args.learning_rate, "betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon}
         super().__init__(
             model=objective,
             args=args,
@@ -132,11 +130,12 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
             eval_dataset=validation,
             data_collator=objective.collate,
             callbacks=[pace],
-            optimizer_cls_and_kwargs=None if bias_correction else (UncorrectedAdamW, {**adam, "fused": True}),
+            optimizer_cls_and_kwargs=optimizer,
         )
         self.remove_callback(PrinterCallback)
         # The loss is divided by the items of the whole step in compute_loss; Trainer must not divide it again.
         self.model_accepts_loss_kwargs = True
+        self.label_names = [objective.label_name]
         self.objective = objective
         self.budget = budget
         self._schedule = schedule
@@ -235,6 +234,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         with torch.random.fork_rng(devices=devices):
             if self._score is None:
                 metrics: dict[str, float] = super().evaluate(*args, **kwargs)
+                assert "eval_loss" in metrics, "Trainer found no labels"
             else:
                 metrics = self._publish(_validation(self._score()))
                 self._show(metrics)
@@ -368,6 +368,7 @@ class Pace(TrainerCallback):  # type: ignore[misc]
             torch.distributed.broadcast(seconds, src=0)
         self._share_before = budget.share
         budget.spend(tokens=float(lengths.sum()), flops=objective.flops(lengths), seconds=seconds.item())
+        objective.after_step()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Set what Trainer does after this step."""

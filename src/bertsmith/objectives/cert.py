@@ -1,0 +1,463 @@
+"""Contrastive learning over two views of each sentence, against a queue of past keys.
+
+CERT: Contrastive Self-supervised Learning for Language Understanding (arXiv 2005.12766), by momentum contrast: MoCo
+(arXiv 1911.05722; the two-layer head is that of v2, arXiv 2003.04297).
+
+    x', x''  two views of a sentence, usually translations of it into other languages and back
+    q = f_q(x'), k+ = f_k(x'')   encoder, pooling, head Linear(H, H) - ReLU - Linear(H, D), scaled to length 1
+    L = mean over the rows of -log exp(q k+ / tau) / (exp(q k+ / tau) + sum over the queue of exp(q k- / tau))
+    After each optimiser step:   theta_k <- m theta_k + (1 - m) theta_q;   the step's keys enter the queue of the last
+    K keys, and the oldest leave it. No gradient reaches f_k, nor the queue.
+
+``negatives: in_batch`` has one encoder for both views, and the keys of the other rows of the batch for k-: SimCSE
+(arXiv 2104.08821), with ``views: dropout`` its unsupervised form. ``mlm_weight`` adds masked language modelling of
+x', as SimCSE does. ``views: crop`` takes two random parts of the sentence.
+
+Differs from the paper: the queue begins empty, where MoCo fills it with random vectors; a key is no negative for its
+own sentence, of which an earlier key is in the queue whenever this holds more keys than an epoch has rows. Keys are not
+shuffled among ranks, since LayerNorm, unlike BatchNorm, lets no row know of another.
+
+Differs from the authors' code, in which the temperature got into the queue instead of the keys, token ids were shuffled
+without their masks, K had to be a multiple of the batch, and one process could not run.
+
+Shapes: B rows, L positions, H hidden size, D projected size, K keys in the queue, M chosen positions of the batch.
+"""
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize
+from transformers import AutoModel, AutoModelForMaskedLM, PreTrainedModel
+
+from bertsmith.attention import use_packed_attention
+from bertsmith.batching import Packing, flatten, pack
+from bertsmith.contrast import Queue, of_all_ranks, uniformity
+from bertsmith.corpus import Corpus
+from bertsmith.encoder import hidden_states, training_flops
+from bertsmith.errors import InputError
+from bertsmith.masking import Floats, MaskingSettings, Vocabulary, mask, num_predicted, vocabulary_for
+from bertsmith.objectives.base import (
+    Objective,
+    ObjectiveConfig,
+    ObjectiveOutput,
+    assemble_text,
+    count,
+    masked_parts,
+)
+from bertsmith.pooling import Pooling, pool
+from bertsmith.randomness import RowGenerator
+from bertsmith.rows import NUM_SPECIAL, Ints, TextRow
+from bertsmith.settings import settings
+from bertsmith.views import ViewKind, ViewRow, Views
+
+_BETTER = (1, 5)
+"""The positive is among the so many keys that are nearest to the query."""
+_SETTLED = 0.5
+"""The share of the budget after which a model should have learned something."""
+_ALIKE = 0.9
+
+
+@settings
+class CertSettings(MaskingSettings):
+    """Contrastive learning over two views of each sentence."""
+
+    name: Literal["cert"] = "cert"
+    """The objective."""
+    views: ViewKind = "augmented"
+    """augmented takes pairs that a corpus was built of (--view-columns); of any corpus, dropout has each sentence twice
+    and crop two random parts of it."""
+    crop_least: float = 0.5
+    """The least share of a sentence that is in a crop."""
+    deletion_prob: float = 0.0
+    """Share of the tokens of a crop that are left out."""
+    least_tokens: int = 5
+    """Shorter sentences give no crops, and no views that differ by dropout."""
+    negatives: Literal["queue", "in_batch"] = "queue"
+    """What a sentence is told from: past keys of a slowly moving encoder, or the other sentences of its batch."""
+    queue_size: int = 4096
+    """K, past keys to tell a sentence from; MoCo has 65536."""
+    momentum: float = 0.999
+    """m, how slowly the encoder of the keys follows; with 1 it stays as it began."""
+    temperature: float = 0.07
+    """tau, by which similarities are divided."""
+    projection: int = 128
+    """D, numbers that a sentence is projected to in training."""
+    pooling: Pooling = "cls"
+    """What is projected: the state of the first token, or the mean or maximum over all tokens."""
+    mlm_weight: float = 0.0
+    """Weight of masked language modelling of the first view; 0 leaves it out."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges, and that nothing is set that has no effect."""
+        super().__post_init__()
+        if not 0 < self.temperature < float("inf"):
+            raise ValueError(f"temperature is {self.temperature}; expected more than 0, usually 0.05 to 0.5")
+        if not 0 <= self.momentum <= 1:
+            raise ValueError(f"momentum is {self.momentum}; expected 0 to 1, usually 0.99 to 0.9999")
+        if not 0 <= self.mlm_weight < float("inf"):
+            raise ValueError(f"mlm_weight is {self.mlm_weight}; expected 0 or more")
+        if not 0 < self.crop_least <= 1 or not 0 <= self.deletion_prob < 1:
+            raise ValueError(
+                f"crop_least is {self.crop_least} and deletion_prob is {self.deletion_prob}; expected shares, the "
+                "first more than 0, the second less than 1"
+            )
+        for name in ("queue_size", "projection", "least_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+        idle = {
+            "queue_size": ("negatives: in_batch", self.negatives == "in_batch"),
+            "momentum": ("negatives: in_batch", self.negatives == "in_batch"),
+            "crop_least": (f"views: {self.views}", self.views != "crop"),
+            "deletion_prob": (f"views: {self.views}", self.views != "crop"),
+            "least_tokens": ("views: augmented", self.views == "augmented"),
+            **dict.fromkeys(MaskingSettings.__dataclass_fields__, ("mlm_weight: 0", self.mlm_weight == 0)),
+        }
+        for name, (cause, is_idle) in idle.items():
+            if is_idle and getattr(self, name) != getattr(CertSettings, name):
+                raise ValueError(f"{name} has no effect with {cause}; leave it out")
+
+    def loss_without_context(self, predicted: Floats, actual: Floats) -> float | None:
+        """See :class:`bertsmith.masking.CorruptionSettings`; None where no token is masked."""
+        return super().loss_without_context(predicted, actual) if self.mlm_weight else None
+
+
+@dataclass(frozen=True)
+class CertCollator:
+    """Turns pairs of views into a batch; what is masked is a function of (seed, epoch, row index).
+
+    Args:
+        objective: The settings.
+        vocabulary: The tokenizer's facts.
+        seed: The seed of the run.
+        packed: Lay the rows end to end.
+    """
+
+    objective: CertSettings
+    vocabulary: Vocabulary
+    seed: int
+    packed: bool = False
+
+    def __call__(self, items: Sequence[ViewRow | list[ViewRow]]) -> dict[str, Any]:
+        """Make a batch of B rows, which may come in micro-batches; for packed ones see :mod:`bertsmith.batching`.
+
+        Returns:
+            ``input_ids`` (B, L) the first views, ``attention_mask`` (B, L), or None where none is padded; ``key_ids``
+            and ``key_mask``, the second views likewise; ``numbers`` (B,) of the rows, below 0 for blank ones. With
+            masked language modelling also ``masked_ids`` (B, L), and ``positions`` (M,), ``targets`` (M,) and
+            ``cut_words`` () as in :class:`bertsmith.objectives.mlm.MLMCollator`. Packed batches have ``packing`` and
+            ``key_packing``.
+        """
+        rows = flatten(items)
+        firsts = [TextRow(row.first, row.epoch, row.number) for row in rows]
+        seconds = [TextRow(row.second, row.epoch, row.number) for row in rows]
+        tokens, real = assemble_text(firsts, self.vocabulary)
+        batch: dict[str, Any] = {
+            "input_ids": torch.from_numpy(tokens),
+            "attention_mask": None if real.all() else torch.from_numpy(real.astype(np.int64)),
+        }
+        masked: dict[str, Any] = {}
+        if self.objective.mlm_weight:
+            random = RowGenerator(self.seed, [row.epoch for row in rows], [row.number for row in rows])
+            masked = mask(tokens, random, self.vocabulary, self.objective)
+            masked |= {"attention_mask": batch["attention_mask"]}
+            if self.packed:
+                masked = pack(masked)
+            masked = {"masked_ids": masked["input_ids"], **{name: masked[name] for name in _MASKED}}
+        key_tokens, key_real = assemble_text(seconds, self.vocabulary)
+        keys: dict[str, Any] = {
+            "input_ids": torch.from_numpy(key_tokens),
+            "attention_mask": None if key_real.all() else torch.from_numpy(key_real.astype(np.int64)),
+        }
+        if self.packed:
+            batch, keys = pack(batch), pack(keys)
+            batch["key_packing"] = keys["packing"]
+        numbers = torch.tensor([row.number for row in rows])
+        return {**batch, **masked, "key_ids": keys["input_ids"], "key_mask": keys["attention_mask"], "numbers": numbers}
+
+
+_MASKED = ("positions", "targets", "cut_words")
+
+
+class Cert(Objective):
+    """Contrastive learning around any encoder that bertsmith knows.
+
+    Attributes:
+        encoder: f_q without its head, a bare model; with masked language modelling a masked-language model.
+        head: Projects the pooled states (B, H) to (B, D).
+        key_encoder: f_k without its head, which follows ``encoder``; None with ``negatives: in_batch``.
+        key_head: Follows ``head``.
+        queue: Past keys.
+    """
+
+    Config = CertSettings
+    collate: CertCollator
+    label_name = "numbers"
+    row_parts = ("contrast",)
+
+    def __init__(self, config: ObjectiveConfig, encoder: PreTrainedModel | None = None) -> None:
+        super().__init__(config, encoder)
+        objective = config.objective
+        assert objective is not None
+        hidden = self.encoder.config.hidden_size
+        self.loss_weights = {"contrast": 1.0} | ({"mlm": objective["mlm_weight"]} if objective["mlm_weight"] else {})
+        self.head = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, objective["projection"]))
+        # A pooler of the architecture is not used; what gets no gradient would stop several ranks.
+        for name, parameter in self.encoder.base_model.named_parameters():
+            if name.startswith("pooler."):
+                parameter.requires_grad_(False)
+        self._pending: list[tuple[Tensor, Tensor]] = []
+        self.key_encoder: PreTrainedModel | None = None
+        if objective["negatives"] == "queue":
+            self.key_encoder = deepcopy(self.encoder.base_model).requires_grad_(False)
+            self.key_head = deepcopy(self.head).requires_grad_(False)
+            self.queue = Queue(objective["queue_size"], objective["projection"])
+
+    @staticmethod
+    def encoder_class(objective: Mapping[str, Any]) -> Any:
+        """Return the Auto class of the encoder: a vocabulary head that is not trained would be of no use."""
+        return AutoModelForMaskedLM if objective["mlm_weight"] else AutoModel
+
+    @classmethod
+    def build(cls, encoder: PreTrainedModel, objective: Any, tokenizer: Any, seed: int = 0) -> Self:
+        """Wrap an encoder, as :meth:`Objective.build` does.
+
+        Raises:
+            InputError: ``views: dropout`` meets an encoder that has none.
+        """
+        drops = any(isinstance(module, nn.Dropout) and module.p > 0 for module in encoder.modules())
+        if objective.views == "dropout" and not drops:
+            raise InputError(
+                "objective.views: dropout takes an encoder with dropout, or both views are the same; set it in "
+                "`encoder`, for example hidden_dropout_prob: 0.1"
+            )
+        return super().build(encoder, objective, tokenizer, seed)
+
+    @staticmethod
+    def make_rows(
+        objective: CertSettings, corpus: Corpus, row_length: int, documents: Ints | None = None, seed: int = 0
+    ) -> Views:
+        """Make the rows of some documents of a corpus; arguments and errors as for :class:`Views`."""
+        return Views(
+            *(corpus, row_length, documents),
+            seed=seed,
+            views=objective.views,
+            crop_least=objective.crop_least,
+            deletion_prob=objective.deletion_prob,
+            least_tokens=objective.least_tokens,
+        )
+
+    @staticmethod
+    def make_collate(objective: CertSettings, tokenizer: Any, seed: int) -> CertCollator:
+        """Make the function that lays out and masks rows; errors as for :meth:`Objective.build`."""
+        return CertCollator(objective, vocabulary_for(objective, tokenizer), seed)
+
+    def check_step(self, rows_per_step: int, gradient_accumulation: int) -> None:
+        """Refuse a queue that does not hold a step's keys, and negatives that depend on micro-batches."""
+        objective = self.config.objective
+        if objective["negatives"] == "queue" and objective["queue_size"] < rows_per_step:
+            raise InputError(
+                f"objective.queue_size is {objective['queue_size']}, less than the {rows_per_step} rows of a step; "
+                "raise it, or lower training.tokens_per_step"
+            )
+        if objective["negatives"] == "in_batch" and gradient_accumulation > 1:
+            raise InputError(
+                "training.gradient_accumulation: with objective.negatives: in_batch a sentence is told from those of "
+                "its micro-batch, so that smaller ones change the task; set it to 1, or take negatives: queue"
+            )
+
+    @property
+    def guess_loss(self) -> float:
+        """The loss of similarities that are as wrong as they can be."""
+        objective = self.config.objective
+        tokens = super().guess_loss * objective["mlm_weight"]
+        return float(tokens + 2 / objective["temperature"] + np.log(objective["queue_size"]))
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        key_ids: Tensor,
+        key_mask: Tensor | None,
+        numbers: Tensor,
+        masked_ids: Tensor | None = None,
+        positions: Tensor | None = None,
+        targets: Tensor | None = None,
+        cut_words: Tensor | None = None,
+        packing: Packing | None = None,
+        key_packing: Packing | None = None,
+        num_items: Mapping[str, float] | None = None,
+    ) -> ObjectiveOutput:
+        """Tell each sentence's other view from the negatives.
+
+        Where the items of the whole optimiser step are given, :meth:`after_step` must be called after it; otherwise a
+        batch is taken for a step.
+
+        Args:
+            input_ids: (B, L) the first views, or (1, T) of a packed batch.
+            attention_mask: (B, L) 1 for real tokens; None where nothing is padded.
+            key_ids: The second views likewise, with ``key_mask`` and ``key_packing``.
+            key_mask: See ``key_ids``.
+            numbers: (B,) of the rows; those below 0 count for nothing.
+            masked_ids: The first views with some tokens masked, if these are to be predicted.
+            positions: (M,) chosen positions in the flattened batch.
+            targets: (M,) original ids at these positions.
+            cut_words: () words that were cut.
+            packing: Where the rows of a packed batch are; None for others.
+            key_packing: See ``key_ids``.
+            num_items: See :meth:`Objective.total`.
+
+        Returns:
+            Parts ``contrast`` (the loss), ``top1`` and ``top5`` (whether the positive is among the so many nearest),
+            ``positive_similarity``, ``negative_similarity``, ``alignment`` and ``uniformity`` (arXiv 2005.10242, with
+            exponents 2), ``queue_age`` (steps since the oldest key) and ``num_own_keys`` (that were no negatives); with
+            masked tokens ``mlm`` and ``accuracy``.
+        """
+        if self.training and num_items is None and self.key_encoder is not None:
+            self._follow()
+        query_BD = self._project(self.encoder, self.head, input_ids, attention_mask, packing)
+        if self.key_encoder is None:
+            key_BD = self._project(self.encoder, self.head, key_ids, key_mask, key_packing)
+            negatives_ND, theirs_N = of_all_ranks(key_BD), of_all_ranks(numbers)
+            is_negative_BN = (theirs_N >= 0)[None] & (theirs_N[None] != numbers[:, None])
+            num_own = count(0, query_BD)
+        else:
+            with torch.no_grad():
+                key_BD = self._project(self.key_encoder, self.key_head, key_ids, key_mask, key_packing)
+            # Where the batch is the step, the queue changes before the backward pass needs it.
+            negatives_ND = self.queue.keys.clone() if num_items is None else self.queue.keys
+            theirs_N = self.queue.numbers
+            is_own_BN = theirs_N[None] == numbers[:, None]
+            is_negative_BN = self.queue.is_filled()[None] & ~is_own_BN
+            num_own = is_own_BN.sum()
+
+        similarity_B1 = (query_BD * key_BD).sum(-1, keepdim=True)
+        similarities_BN = query_BD @ negatives_ND.T
+        parts, counts = self._compare(similarity_B1, similarities_BN, is_negative_BN, numbers >= 0)
+        if masked_ids is not None:
+            assert positions is not None and targets is not None
+            hidden_BLH = hidden_states(self.encoder, masked_ids, attention_mask, packing=packing)
+            more_parts, more_counts = masked_parts(self.encoder, hidden_BLH, positions, targets)
+            parts, counts = parts | more_parts, counts | more_counts
+        loss = self.total(parts, counts, num_items)
+
+        parts["uniformity"], counts["uniformity"] = uniformity(query_BD.detach(), numbers >= 0)
+        if self.key_encoder is not None:
+            parts["num_own_keys"], counts["num_own_keys"] = num_own, counts["contrast"]
+            rows_of_step = counts["contrast"] if num_items is None else num_items["contrast"]
+            parts["queue_age"] = self.queue.is_filled().sum() / torch.as_tensor(rows_of_step).clamp(min=1)
+            counts["queue_age"] = count(1, query_BD)
+            if self.training:
+                self._pending.append((of_all_ranks(key_BD), of_all_ranks(numbers)))
+                if num_items is None:
+                    self._enqueue()
+        if cut_words is not None and self.config.objective["unit"] == "word":
+            parts["cut_words"], counts["cut_words"] = cut_words, counts["contrast"]
+        return ObjectiveOutput(loss=loss, parts={name: part.detach() for name, part in parts.items()}, counts=counts)
+
+    def _project(
+        self, encoder: PreTrainedModel, head: nn.Module, ids: Tensor, mask: Tensor | None, packing: Packing | None
+    ) -> Tensor:
+        """Encode, pool and project a view: -> (B, D) of length 1, in fp32."""
+        hidden_BLH = hidden_states(encoder, ids, mask, packing=packing)
+        projected_BD = head(pool(hidden_BLH, mask, self.config.objective["pooling"], packing))
+        return normalize(projected_BD.float(), dim=-1)
+
+    def _compare(
+        self, similarity_B1: Tensor, similarities_BN: Tensor, is_negative_BN: Tensor, counts_B: Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Compare the similarity to the positive with those to the negatives, for the rows that count."""
+        similarities_BN = similarities_BN.masked_fill(~is_negative_BN, -torch.inf)
+        logits = torch.cat((similarity_B1, similarities_BN), dim=1) / self.config.objective["temperature"]
+        losses_B = cross_entropy(
+            logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device), reduction="none"
+        )
+        num_better_B = (similarities_BN.detach() > similarity_B1.detach()).sum(1)
+        found = similarities_BN.detach().masked_fill(~is_negative_BN | ~counts_B[:, None], 0.0)
+        parts = {
+            "contrast": losses_B,
+            **{f"top{most}": (num_better_B < most).float() for most in _BETTER},
+            "positive_similarity": similarity_B1.detach().squeeze(1),
+            "alignment": 2 - 2 * similarity_B1.detach().squeeze(1),
+        }
+        num_rows = counts_B.sum().float()
+        sums = {name: (part * counts_B).sum() for name, part in parts.items()}
+        num_negatives = (is_negative_BN & counts_B[:, None]).sum().float()
+        return (
+            {**sums, "negative_similarity": found.sum()},
+            {**dict.fromkeys(sums, num_rows), "negative_similarity": num_negatives},
+        )
+
+    def after_step(self) -> None:
+        """Let the key encoder follow, and the keys of the step enter the queue."""
+        if self.key_encoder is not None:
+            self._follow()
+            self._enqueue()
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Set theta_k <- m theta_k + (1 - m) theta_q, in the precision of the weights."""
+        assert self.key_encoder is not None
+        step = 1 - self.config.objective["momentum"]
+        leaders = [*self.encoder.base_model.parameters(), *self.head.parameters()]
+        followers = [*self.key_encoder.parameters(), *self.key_head.parameters()]
+        for follower, leader in zip(followers, leaders, strict=True):
+            follower.lerp_(leader, step)
+
+    def _enqueue(self) -> None:
+        for keys_ND, numbers_N in self._pending:
+            self.queue.enqueue(keys_ND[numbers_N >= 0], numbers_N[numbers_N >= 0])
+        self._pending.clear()
+
+    def pack(self) -> None:
+        """Train on packed batches from now on, as :meth:`Objective.pack` says; the key encoder too."""
+        super().pack()
+        if self.key_encoder is not None:
+            use_packed_attention(self.key_encoder)
+
+    def count_items(self, batch: Mapping[str, Tensor]) -> dict[str, float]:
+        """Say how many items each loss part of a batch has."""
+        found = {"contrast": float((batch["numbers"] >= 0).sum())}
+        return found | ({"mlm": batch["targets"].numel()} if "targets" in batch else {})
+
+    def flops(self, lengths: Ints) -> float:
+        """Count the floating-point operations that training on rows of these lengths (B,), of both views, needs.
+
+        The query has a forward and a backward pass, the key of a queue a forward pass; both views are taken to be of
+        the same length. Heads and the comparison with K keys count, 4 D K a row.
+        """
+        objective, config = self.config.objective, self.encoder.config
+        view = lengths // 2
+        passes = 4 / 3 if self.key_encoder is not None else 2.0
+        total = training_flops(config, view, 0) * float(lengths.sum()) / max(1.0, 2.0 * float(view.sum())) * passes
+        if objective["mlm_weight"]:
+            total += training_flops(config, view, int(num_predicted(view - NUM_SPECIAL, objective["mask_prob"]).sum()))
+        head: int = 6 * (config.hidden_size**2 + config.hidden_size * objective["projection"])
+        num_negatives = objective["queue_size"] if self.key_encoder is not None else len(lengths)
+        comparison = 4.0 * objective["projection"] * num_negatives
+        return float(total + len(lengths) * (head * passes + comparison))
+
+    def facts(self, rows: Views) -> dict[str, float]:
+        """Say how many sentences, or records, give no pair of views, and how many epochs the queue holds."""
+        found: dict[str, float] = {"left_out": rows.num_left_out}
+        if self.key_encoder is not None:
+            found["epochs_in_queue"] = self.config.objective["queue_size"] / len(rows)
+        return found
+
+    def troubles(self, figures: Mapping[str, float], share: float) -> dict[str, str]:
+        """Say in plain words what is wrong with a model whose losses may look well."""
+        alike = figures.get("negative_similarity", 0.0)
+        if share < _SETTLED or alike < _ALIKE:
+            return {}
+        return {
+            "negative_similarity": f"all sentences are projected to nearly the same place (similarity of negatives "
+            f"{alike:.2f}): nothing is learned; try a lower training.learning_rate, or another objective.temperature"
+        }
+
+    def head_weights(self) -> dict[str, Tensor]:
+        """Return the weights of the projection: head.0.weight (H, H), head.2.weight (D, H), and their biases."""
+        return {name: value for name, value in self.state_dict().items() if name.startswith("head.")}
