@@ -9,8 +9,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "bertsmith"
 PIPE = [
     "errors", "pretrained", "files", "settings", "randomness", "corpus", "tasks", "spans", "masking", "rows", "pairs",
     "batching", "attention", "positions", "encoder", "objectives", "training", "run_settings", "run_folder",
-    "statistics", "plots", "results", "export", "pretraining", "finetuning", "sweep", "fill", "show", "demo",
-    "command_words", "cli",
+    "statistics", "plots", "results", "export", "pretraining", "finetuning", "sentence", "sweep", "fill", "show",
+    "demo", "command_words", "cli",
 ]  # fmt: skip
 
 
