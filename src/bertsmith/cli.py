@@ -108,10 +108,15 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("texts", nargs="*", metavar="TEXT", help="a sentence with [MASK]")
     command.add_argument("--file", type=Path, help="a file of such sentences, one a line")
     command.add_argument("--top", type=int, default=5, help="proposals for each mask (%(default)s)")
-    command = _add(commands, "export", _export, "write the model of a training checkpoint")
-    command.add_argument("checkpoint", type=Path, help="a run folder, or one of its checkpoints")
+    command = _add(commands, "export", _export, "write the model of a training checkpoint, or sentence embeddings")
+    command.add_argument(
+        "checkpoint", metavar="FROM", type=Path, help="a run or one of its checkpoints; with --sentence also any model"
+    )
     command.add_argument("--out", required=True, type=Path, help="the model folder to write")
     command.add_argument("--head", action="store_true", help="also the head of objectives nsp, ssp and span")
+    command.add_argument("--sentence", action="store_true", help="as a folder for sentence-transformers")
+    command.add_argument("--pooling", choices=("cls", "mean", "max"), help="of --sentence (the model's own, or mean)")
+    command.add_argument("--normalize", action="store_true", help="with --sentence: embeddings of length 1")
     command = _add(commands, "schema", _schema, "print the JSON schema of run files, for editors")
     return parser
 
@@ -346,7 +351,22 @@ def _fill(options: argparse.Namespace) -> None:
 def _export(options: argparse.Namespace) -> None:
     from bertsmith.export import export_checkpoint
 
+    if options.sentence:
+        return _export_sentence(options)
+    if options.pooling or options.normalize:
+        raise InputError("export: --pooling and --normalize are of --sentence; add it, or leave them out")
     print(f"model: {export_checkpoint(options.checkpoint, options.out, with_head=options.head)}")
+
+
+def _export_sentence(options: argparse.Namespace) -> None:
+    from bertsmith.sentence import export_sentence, usage
+
+    if options.head:
+        raise InputError("export: --sentence writes the encoder alone; leave --head out")
+    made = export_sentence(options.checkpoint, options.out, pooling=options.pooling, normalize=options.normalize)
+    of_length = ", length 1" if made.is_normalized else ""
+    print(f"model: {made.folder} · embeddings: {made.pooling} of at most {made.max_length} tokens{of_length}")
+    print(usage(made.folder))
 
 
 def _schema(options: argparse.Namespace) -> None:

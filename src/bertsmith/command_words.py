@@ -14,6 +14,9 @@ _OPTIONS = (
     "--seconds",
     "--settings",
     "--file",
+    "--head",
+    "--sentence",
+    "--normalize",
 )
 """The options of the commands themselves; every other ``--key`` is a setting."""
 

@@ -12,7 +12,7 @@ from transformers import AutoModel, PreTrainedModel
 from transformers.utils import logging
 
 from bertsmith.errors import InputError
-from bertsmith.files import synchronise
+from bertsmith.files import settle
 from bertsmith.objectives import OBJECTIVES, Objective
 from bertsmith.objectives.base import HEAD, ObjectiveConfig
 from bertsmith.settings import read_yaml
@@ -95,10 +95,7 @@ def write_folder(
             f"{folder}: the model could not be written ({str(error).splitlines()[0]}); nothing is lost: make room, and "
             "the same command goes on"
         ) from None
-    for file in filter(Path.is_file, staging.rglob("*")):
-        # safetensors makes its file readable by the owner alone.
-        file.chmod(0o644)
-        synchronise(file)
+    settle(staging)
     shutil.rmtree(folder, ignore_errors=True)
     staging.rename(folder)
 

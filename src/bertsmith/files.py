@@ -29,6 +29,13 @@ def synchronise(path: Path) -> None:
         os.close(handle)
 
 
+def settle(folder: Path) -> None:
+    """Make every file of a finished folder readable for all, which safetensors does not, and safe on disk."""
+    for file in filter(Path.is_file, folder.rglob("*")):
+        file.chmod(0o644)
+        synchronise(file)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
     part = path.with_name(path.name + ".part")

@@ -60,12 +60,11 @@ def prepare(folder: Path, run: Mapping[str, Any], overwrite: bool, layout: Layou
     Raises:
         InputError: It holds a run with other settings, or something that is not a run.
     """
-    held = folder / RUN_FILE
-    is_run = held.exists() and held.read_text(encoding="utf-8", errors="replace").startswith(_MARK)
+    held = read_run(folder)
     strangers = sorted(path.name for path in folder.iterdir() if path.name != LOCK)
-    if not is_run and strangers:
+    if held is None and strangers:
         raise InputError(f"{folder}: holds other files ({strangers[0]}, ...) and no run; give a new folder as `output`")
-    if is_run and _kind(read_yaml(held)) != _kind(run):
+    if held is not None and _kind(held) != _kind(run):
         raise InputError(f"{folder}: holds a run of another kind; give another `output`")
     if overwrite:
         own = re.compile("|".join((*layout.contents, f"{RUN_FILE}.part")))
@@ -74,9 +73,16 @@ def prepare(folder: Path, run: Mapping[str, Any], overwrite: bool, layout: Layou
                 shutil.rmtree(path)
             else:
                 path.unlink()
-    elif is_run and any(True for pattern in layout.begun for _ in folder.glob(pattern)):
-        _check_same(folder, read_yaml(held), run, layout.free)
-    write_text(held, _MARK + yaml.safe_dump(dict(run), sort_keys=False, allow_unicode=True))
+    elif held is not None and any(True for pattern in layout.begun for _ in folder.glob(pattern)):
+        _check_same(folder, held, run, layout.free)
+    write_text(folder / RUN_FILE, _MARK + yaml.safe_dump(dict(run), sort_keys=False, allow_unicode=True))
+
+
+def read_run(folder: Path) -> dict[str, Any] | None:
+    """Read the run file that :func:`prepare` wrote into a folder; None if there is none."""
+    file = folder / RUN_FILE
+    is_run = file.exists() and file.read_text(encoding="utf-8", errors="replace").startswith(_MARK)
+    return read_yaml(file) if is_run else None
 
 
 def _kind(run: Mapping[str, Any]) -> str | None:

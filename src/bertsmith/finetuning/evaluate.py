@@ -22,6 +22,7 @@ from bertsmith.finetuning.models import (
     takes_types,
 )
 from bertsmith.finetuning.objective import TaskObjective, batches_by_length, predict
+from bertsmith.finetuning.own_pooling import own_pooling
 from bertsmith.finetuning.rows import Collator, Row
 from bertsmith.pooling import Pooling, pool
 from bertsmith.results import write_predictions
@@ -45,7 +46,8 @@ class EvaluationSettings:
     zero_shot: bool = False
     """Score pairs of texts with a value by the cosine of their embeddings, without any head."""
     pooling: Pooling | None = None
-    """With zero_shot: how hidden states become an embedding; mean if not given."""
+    """With zero_shot: how hidden states become an embedding; if not given, as the model's folder says (the modules.json
+    of sentence-transformers, or a model that was fine-tuned with mean or max), else mean."""
     max_length: int | None = None
     """Longer texts are cut to this many tokens; null for no cutting, and an error if a text is too long for the model.
     In question answering, the length of a window (null: 384, or what the model takes)."""
@@ -203,12 +205,13 @@ def _similarities(
         )
     model = open_encoder(origin).to("cuda" if torch.cuda.is_available() else "cpu")
     reading = _reading(model, tokenizer, task, evaluation)
+    pooling = evaluation.pooling or own_pooling(origin) or "mean"
     found = {}
     for name, examples in splits.items():
         first = [example._replace(text_pair=None) for example in examples]
         second = [example._replace(text=example.text_pair or "", text_pair=None) for example in examples]
         a, b = (
-            embed(model, _read(name, side, reading).rows, _collator(model, tokenizer), evaluation.pooling or "mean")
+            embed(model, _read(name, side, reading).rows, _collator(model, tokenizer), pooling)
             for side in (first, second)
         )
         norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)

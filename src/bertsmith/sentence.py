@@ -1,0 +1,184 @@
+"""An encoder as a folder of sentence-transformers (https://sbert.net): the transformer, its pooling, and length 1.
+
+The library itself writes the folder, so that ``SentenceTransformer(folder)`` opens it wherever it is installed; no hub
+is asked. Its embeddings are those of ``AutoModel``, pooled as :func:`bertsmith.pooling.pool` does.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModel, PreTrainedModel
+from transformers.utils import logging
+
+from bertsmith.errors import InputError
+from bertsmith.export import export_checkpoint
+from bertsmith.files import settle
+from bertsmith.finetuning.models import longest_input, open_encoder, open_tokenizer, save_model
+from bertsmith.finetuning.own_pooling import own_pooling
+from bertsmith.pooling import Pooling
+from bertsmith.run_folder import read_run
+
+_POOLER_SEED = 0
+
+
+class SentenceFolder(NamedTuple):
+    """What was written."""
+
+    folder: Path
+    """Where to."""
+    pooling: Pooling
+    """How the hidden states of the real tokens become one vector."""
+    is_normalized: bool
+    """Whether embeddings have length 1."""
+    max_length: int
+    """How many tokens of a text count."""
+
+
+def export_sentence(
+    origin: str | Path, out: str | Path, *, pooling: Pooling | None = None, normalize: bool = False
+) -> SentenceFolder:
+    """Write a model as a folder of sentence-transformers, whole or not at all.
+
+    Args:
+        origin: A run folder of pre-training, meaning its newest whole checkpoint; one of its checkpoints; or the folder
+            of any model.
+        out: The folder to write; it must not exist.
+        pooling: None for that of the run's objective, or of the model folder itself, or else mean.
+        normalize: Give embeddings of length 1.
+
+    Returns:
+        What was written. A text is cut to the rows that the run was trained on, or to what the model takes.
+
+    Raises:
+        InputError: sentence-transformers is not installed, ``origin`` cannot be opened, or ``out`` exists or cannot be
+            written.
+    """
+    origin, out = Path(origin), Path(out)
+    if out.exists():
+        raise InputError(f"{out}: exists already; give another --out")
+    if not origin.is_dir():
+        raise InputError(f"{origin}: no such folder; give a run, a checkpoint or the folder of a model")
+    # It is missed before the work, not after it.
+    _library()
+    logging.disable_progress_bar()
+    staging = out.with_name(out.name + ".staging")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        made = _write(origin, staging, pooling, normalize)
+        made.folder.rename(out)
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"{out}: the model could not be written ({str(error).splitlines()[0]}); make room, and repeat the command"
+        ) from None
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return made._replace(folder=out)
+
+
+def usage(folder: Path) -> str:
+    """Show in two lines of Python how the folder is used."""
+    return (
+        "from sentence_transformers import SentenceTransformer\n"
+        f'embeddings = SentenceTransformer("{folder}").encode(["One sentence.", "Another one."])'
+    )
+
+
+def _write(origin: Path, staging: Path, pooling: Pooling | None, normalize: bool) -> SentenceFolder:
+    """Write all into folders of the staging folder; the last of them is the one that is wanted."""
+    run, needs_model = _run_of(origin)
+    model = str(export_checkpoint(origin, staging / "model") if needs_model else origin)
+    tokenizer = open_tokenizer(model)
+    encoder = _open_bare(model)
+    if pooling is None:
+        pooling = run.get("objective", {}).get("pooling") or own_pooling(model) or "mean"
+    max_length = min(longest_input(encoder.config, tokenizer), run.get("data", {}).get("row_length", 10**6))
+    save_model(encoder, tokenizer, staging / "encoder", card="")
+    made = SentenceFolder(staging / "whole", pooling, normalize, max_length)
+    _save(staging / "encoder", encoder.config.hidden_size, made)
+    (made.folder / "README.md").write_text(_card(origin, made), encoding="utf-8")
+    settle(made.folder)
+    return made
+
+
+def _run_of(origin: Path) -> tuple[dict[str, Any], bool]:
+    """Find the run of pre-training that a folder is of.
+
+    Returns:
+        Its settings, empty if there is none; and whether the folder is one of checkpoints instead of a model's.
+    """
+    here = origin.resolve()
+    places = [(here, True), (here.parent.parent, True)] if here.parent.name == "checkpoints" else [(here, True)]
+    if here.name == "model":
+        places.append((here.parent, False))
+    for folder, needs_model in places:
+        run = read_run(folder)
+        if run is not None and "objective" in run:
+            return run, needs_model
+    return {}, False
+
+
+def _open_bare(model: str) -> PreTrainedModel:
+    """Open an encoder, with a pooler where its architecture has one.
+
+    A pooler that the model lacks is new, but always the same; without it sentence-transformers would make a random one
+    at every opening, and warn of it. The embeddings do not depend on it.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_POOLER_SEED)
+        encoder = open_encoder(model)
+        if "pooler" not in encoder._modules or encoder.pooler is not None:
+            return encoder
+        # A fine-tuned model that pools by itself has dropped it.
+        bare: PreTrainedModel = AutoModel.from_config(encoder.config, dtype=torch.float32)
+    bare.load_state_dict({**bare.state_dict(), **encoder.state_dict()})
+    return bare
+
+
+def _save(encoder: Path, hidden_size: int, made: SentenceFolder) -> None:
+    """Let sentence-transformers write the folder."""
+    library = _library()
+    parts = library.sentence_transformer.modules
+    modules = [
+        parts.Transformer(str(encoder), processor_kwargs={"model_max_length": made.max_length}),
+        parts.Pooling(hidden_size, made.pooling),
+        *([parts.Normalize()] if made.is_normalized else []),
+    ]
+    # Its own card is of a model that it trained, and would look for the one it comes from on the hub.
+    whole = library.SentenceTransformer(modules=modules, device="cpu", local_files_only=True)
+    whole.save(str(made.folder), create_model_card=False)
+
+
+def _library() -> Any:
+    try:
+        import sentence_transformers.sentence_transformer.modules
+    except ImportError:
+        raise InputError(
+            "export --sentence needs sentence-transformers, 5.4 or newer; install it with: pip install '.[sentence]'"
+        ) from None
+    return sentence_transformers
+
+
+def _card(origin: Path, made: SentenceFolder) -> str:
+    return f"""---
+library_name: sentence-transformers
+pipeline_tag: sentence-similarity
+tags: [bertsmith, sentence-transformers]
+---
+# Sentence embeddings of an encoder
+
+The encoder of `{origin}`, written by `bertsmith export --sentence`.
+
+| embeddings | |
+|---|---|
+| pooling | {made.pooling}, of all real tokens, the special ones included |
+| longest text | {made.max_length} tokens |
+| length | {"1" if made.is_normalized else "not normalized"} |
+
+```python
+{usage(Path("path/to/this/folder"))}
+```
+"""
