@@ -28,4 +28,5 @@ fast:
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
 
 slow:
-	$(BIN)/python -m pytest -m 'slow and not gpu'
+	@# The tests of one file go to one process: those of faults wait for moments that others would move.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow and not gpu' --numprocesses 2 --dist loadfile
