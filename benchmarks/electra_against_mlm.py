@@ -195,7 +195,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--flops", type=float, default=2e13, help="F, of the first stage")
     parser.add_argument("--seconds", type=float, help="compare the two ways of sampling, for so long")
-    parser.add_argument("--sampling", choices=SAMPLINGS, nargs="+", default=SAMPLINGS, help="with --seconds, these only")
+    parser.add_argument(
+        "--sampling", choices=SAMPLINGS, nargs="+", default=SAMPLINGS, help="with --seconds, these only"
+    )
     parser.add_argument("--glue", type=Path, help="folder with CoLA, MRPC, RTE and STS-B")
     parser.add_argument("--table", type=Path, help="only append the tables of what has been run to this file")
     options = parser.parse_args()
