@@ -47,7 +47,7 @@ class Filters:
             cache: Where the pairs so far are kept.
         """
         verdicts = {"too_long": "drop"} | {name: getattr(settings, name) for name in REASONS[1:]}
-        is_off = settings.language == "off" or language_check(language) is not None
+        is_off = settings.language == "skip" or language_check(language) is not None
         self.found = dict.fromkeys(REASONS, 0)
         self._drops = {reason for reason, verdict in verdicts.items() if verdict == "drop"}
         self._tests: dict[str, Callable[[Pair], bool]] = {

@@ -94,7 +94,7 @@ def _announce(progress: Silent, found: Survey, models: Sequence[Model], how: Pla
         f"{found.sentences:,} sentences via {' and '.join(settings.via)}; {how.engine}, {how.compute_type} on "
         f"{how.device}; models: {', '.join(f'{model.direction} {model.origin}' for model in models)}"
     )
-    if settings.filters.language != "off" and (reason := language_check(settings.source)):
+    if settings.filters.language != "skip" and (reason := language_check(settings.source)):
         progress.note(f"the check for the language of views is off: {reason}")
 
 

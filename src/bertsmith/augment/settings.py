@@ -1,7 +1,7 @@
 """The settings of ``bertsmith augment``."""
 
 import re
-from dataclasses import replace
+from dataclasses import field, replace
 from typing import Literal
 
 from bertsmith.corpus.readers import ReadOptions
@@ -64,8 +64,8 @@ class FilterSettings:
     """Pairs with an empty view."""
     runaway: Verdict = "drop"
     """Pairs with a view that repeats itself, or is far longer or shorter than its source."""
-    language: Literal["drop", "keep", "off"] = "drop"
-    """Pairs with a view that is not in the language of the source; off: not looked at, which saves some time."""
+    language: Literal["drop", "keep", "skip"] = "drop"
+    """Pairs with a view that is not in the language of the source; skip: not looked at, which saves some time."""
     duplicate: Verdict = "drop"
     """Pairs whose two views are those of an earlier pair."""
     max_ratio: float = 3.0
@@ -90,10 +90,10 @@ class AugmentSettings:
     back-translations via either."""
     source: str = "en"
     """The language of the sentences."""
-    models: dict[str, str] = {}
+    models: dict[str, str] = field(default_factory=dict)
     """Folder or hub id of the model for a direction, as --models.en-de FOLDER; default
     Helsinki-NLP/opus-mt-{from}-{to}."""
-    prefixes: dict[str, str] = {}
+    prefixes: dict[str, str] = field(default_factory=dict)
     """Text put before every sentence in a direction, as T5 and OPUS-MT models of several languages want it:
     --prefixes.en-zh '>>cmn_Hans<<'."""
     engine: Literal["auto", "ctranslate2", "transformers"] = "auto"
