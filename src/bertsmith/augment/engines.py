@@ -239,7 +239,12 @@ class MarianEngine:
     def _submit(self, translator: Any, batch: Batch, **options: Any) -> list[Any]:
         return list(
             translator.translate_batch(
-                batch.rows, max_input_length=0, max_decoding_length=batch.limit, asynchronous=True, **options
+                batch.rows,
+                max_input_length=0,
+                max_decoding_length=batch.limit,
+                min_decoding_length=1,
+                asynchronous=True,
+                **options,
             )
         )
 
@@ -299,6 +304,7 @@ class TransformersEngine:
             AutoModelForSeq2SeqLM.from_pretrained, str(model.folder), "model", f"models.{model.direction}", dtype=dtype
         )
         self._model = loaded.to(how.device).eval()
+        self._model.generation_config = _generation(loaded.generation_config, settings.decoding)
         self.max_tokens = int(min(self._tokenizer.model_max_length, 512))
         self._decoding = settings.decoding
         self._seed = settings.seed
@@ -327,27 +333,27 @@ class TransformersEngine:
         with torch.inference_mode():
             generated = self._model.generate(
                 **padded,
-                generation_config=self._generation(batch.limit),
+                max_new_tokens=batch.limit,
+                min_new_tokens=1,
                 logits_processor=LogitsProcessorList(sampling),
             )
         rows: list[list[int]] = generated.tolist()
         return rows
 
-    def _generation(self, limit: int) -> Any:
-        """Take of the model's own settings only which tokens are special: the others would change the decoding."""
-        from transformers import GenerationConfig
 
-        own = self._model.generation_config
-        pad, start = own.pad_token_id, own.decoder_start_token_id
-        return GenerationConfig(
-            pad_token_id=pad,
-            eos_token_id=own.eos_token_id,
-            decoder_start_token_id=start,
-            bad_words_ids=[[pad]] if pad == start else None,
-            do_sample=False,
-            num_beams=self._decoding.beams or 1,
-            max_new_tokens=limit,
-        )
+def _generation(own: Any, decoding: DecodingSettings) -> Any:
+    """Take of a model's own settings only which tokens are special: the others would change the decoding."""
+    from transformers import GenerationConfig
+
+    pad, start = own.pad_token_id, own.decoder_start_token_id
+    return GenerationConfig(
+        pad_token_id=pad,
+        eos_token_id=own.eos_token_id,
+        decoder_start_token_id=start,
+        bad_words_ids=[[pad]] if pad == start else None,
+        do_sample=False,
+        num_beams=decoding.beams or 1,
+    )
 
 
 class _Draw:
