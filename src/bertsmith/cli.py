@@ -276,12 +276,10 @@ def _augment(options: argparse.Namespace) -> None:
     from bertsmith.settings import read_words
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    given = {"via": options.via} if options.via else {}
-    settings = read_words(AugmentSettings, options.settings, options.settings_file, given)
+    settings = read_words(AugmentSettings, options.settings, options.settings_file, {"via": options.via})
     with ConsoleProgress() as progress:
         summary = augment(options.sources, options.out, settings, overwrite=options.overwrite, progress=progress)
-    for line in report(summary, options.out) if summary else ():
-        print(line)
+    print("\n".join(report(summary, options.out)))
 
 
 def _pretrain(options: argparse.Namespace) -> None:

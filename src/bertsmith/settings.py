@@ -93,12 +93,13 @@ def read_words(cls: type[T], words: Sequence[str], file: str | None, given: Mapp
         cls: The settings class.
         words: Settings on the command line; short names will do.
         file: A YAML file of settings, before which go those of the command line.
-        given: What was given by options of the command itself.
+        given: What was given by options of the command itself; None is not given.
 
     Raises:
         InputError: The file is missing or malformed, or a key or value is wrong.
     """
-    values = {**parse_overrides(words, cls, short_names=True), **(given or {})}
+    values = parse_overrides(words, cls, short_names=True)
+    values |= {key: value for key, value in (given or {}).items() if value is not None}
     if file:
         values = merge(read_yaml(file), values)
     return validate(cls, values, where=file or "command line")

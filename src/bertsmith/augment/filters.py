@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -16,6 +17,7 @@ REASONS = ("too_long", "empty", "identical", "runaway", "language", "duplicate")
 _ALLOWANCE = 20
 """Characters that a view may be longer or shorter in any case: "Yes." may become "That is right."."""
 _MAX_CYCLE = 8
+_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
 _MIN_LETTERS = 20
 _MAX_PROBABILITY = 0.05
 
@@ -103,11 +105,10 @@ def is_runaway(view: str, source: str, max_ratio: float) -> bool:
 def _loops(text: str) -> bool:
     """Say whether one word comes four times in a row, or a group of up to eight words three times.
 
-    Where text has no spaces, as Chinese, characters take the place of words, and a group has at least two.
+    Where text has no spaces, as Chinese and Thai, characters take the place of words, and a group has at least two.
     """
-    words = text.casefold().split()
-    is_spaced = len(text) <= 20 * len(words)
-    units = words if is_spaced else list(text)
+    is_spaced = not _UNSPACED.search(text)
+    units = text.casefold().split() if is_spaced else list(text)
     for cycle in range(1 if is_spaced else 2, _MAX_CYCLE + 1):
         times = 4 if cycle == 1 else 3
         run = 0

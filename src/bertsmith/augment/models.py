@@ -9,7 +9,7 @@ from bertsmith.augment.settings import AugmentSettings
 from bertsmith.corpus.sources import first_line
 from bertsmith.errors import InputError
 from bertsmith.files import sha256
-from bertsmith.pretrained import open_pretrained
+from bertsmith.pretrained import announce_hub, open_pretrained
 
 _HUB_DEFAULT = "Helsinki-NLP/opus-mt-{}"
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
@@ -88,6 +88,7 @@ def _fetch(origin: str, key: str) -> Path:
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError
 
+    announce_hub(origin)
     try:
         siblings = huggingface_hub.HfApi().model_info(origin, timeout=_HUB_SECONDS).siblings
         names = [file.rfilename for file in siblings or ()]

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from bertsmith.augment.cache import FILE
 from bertsmith.augment.filters import Pair
@@ -33,38 +33,48 @@ def make_plan(settings: dict[str, Any], sha256: str) -> dict[str, Any]:
     return plan
 
 
-def prepare(folder: Path, plan: dict[str, Any], overwrite: bool) -> tuple[bool, bool]:
-    """Make a folder ready.
+class State(NamedTuple):
+    """What a folder holds."""
 
-    Returns:
-        Whether there is anything to do: false if the folder holds the pairs of this very plan. And whether the run is a
-        new one, not the going on with a begun one.
+    finished: dict[str, Any] | None
+    """The summary of the pairs of this very plan, if it holds them and there is nothing to do."""
+    is_begun: bool
+    """Whether it holds a begun run of this very plan."""
+
+
+def look_at(folder: Path, plan: dict[str, Any], overwrite: bool) -> State:
+    """Say what a folder holds, without changing it.
 
     Raises:
-        InputError: The folder holds something else, and ``overwrite`` is false.
+        InputError: It holds something else, and ``overwrite`` is false.
     """
     held = _read(folder / _PLAN)
-    is_finished = (folder / SUMMARY).is_file()
+    summary = _read(folder / SUMMARY)
     if held is None:
         foreign = {path.name for path in folder.iterdir()} - {LOCK, FILE, f"{FILE}-wal", f"{FILE}-shm", SKIPPED}
-        if foreign and not overwrite:
+        if foreign:
             raise InputError(f"{folder}: holds no pairs but {min(foreign)}; choose an empty folder for --out")
-    else:
-        changed = difference(held, plan)
-        if changed and not overwrite:
-            kind = "pairs" if is_finished else "unfinished pairs"
-            raise InputError(
-                f"{folder}: holds {kind} made with {changed}; add --overwrite to make them anew (translations that "
-                "are still right are kept), or choose another --out"
-            )
-        if not changed and not overwrite:
-            return not is_finished, False
-        if not changed and not is_finished:
-            return True, False
+        return State(None, False)
+    changed = difference(held, plan)
+    if changed and not overwrite:
+        kind = "pairs" if summary else "unfinished pairs"
+        raise InputError(
+            f"{folder}: holds {kind} made with {changed}; add --overwrite to make them anew (translations that are "
+            "still right are kept), or choose another --out"
+        )
+    return State(None if overwrite else summary, not changed and summary is None)
+
+
+def begin(folder: Path, plan: dict[str, Any]) -> None:
+    """Take away the pairs that a folder holds, and let it be known whose those to come are."""
     for name in (SUMMARY, PAIRS, TABLE):
         (folder / name).unlink(missing_ok=True)
     write_json(folder / _PLAN, plan)
-    return True, True
+
+
+def forget(folder: Path) -> None:
+    """Take back what :func:`begin` let be known: bad input is mended by changing it."""
+    (folder / _PLAN).unlink(missing_ok=True)
 
 
 def _read(file: Path) -> dict[str, Any] | None:

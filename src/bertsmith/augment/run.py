@@ -13,7 +13,7 @@ from bertsmith.augment.cache import Cache, open_cache
 from bertsmith.augment.engines import Plan, open_engine, plan
 from bertsmith.augment.filters import REASONS, Filters, language_check
 from bertsmith.augment.models import Model, find_models
-from bertsmith.augment.output import PAIRS, SKIPPED, SUMMARY, make_plan, pair_files, prepare
+from bertsmith.augment.output import PAIRS, SKIPPED, SUMMARY, begin, forget, look_at, make_plan, pair_files
 from bertsmith.augment.settings import AugmentSettings
 from bertsmith.augment.sources import Survey, UnitStream, survey
 from bertsmith.augment.translate import Chain, Direction
@@ -33,7 +33,7 @@ def augment(
     *,
     overwrite: bool = False,
     progress: Silent | None = None,
-) -> dict[str, Any] | None:
+) -> dict[str, Any]:
     """Back-translate sentences into pairs of views; go on with a killed run.
 
     Args:
@@ -44,7 +44,7 @@ def augment(
         progress: What is told how far the run has come.
 
     Returns:
-        What is in ``summary.json``; None if the folder holds the pairs already.
+        What is in ``summary.json``.
 
     Raises:
         InputError: Bad sources or settings, a missing model or package, an unfit folder, a full disk.
@@ -56,19 +56,26 @@ def augment(
     stream = UnitStream(sources, settings)
     with _explained(folder), locked(folder, "--out"):
         found = _survey(sources, settings, folder, progress)
-        is_open, is_new = prepare(folder, make_plan(to_dict(settings), found.sha256), overwrite)
-        if not is_open:
+        identity = make_plan(to_dict(settings), found.sha256)
+        state = look_at(folder, identity, overwrite)
+        if state.finished is not None:
             progress.note(f"{folder}: already made from these sentences with these settings; nothing to do")
-            return None
+            return state.finished
         models = find_models(settings)
         how = plan(settings, models)
         _announce(progress, found, models, how, settings)
         with open_cache(folder) as cache:
-            if is_new:
+            if not state.is_begun:
                 cache.begin_run()
+                begin(folder, identity)
             elif cache.totals()[0]:
                 progress.note(f"{folder}: going on after {cache.totals()[0]:,} translations")
-            return _make(stream, folder, settings, found, models, how, cache, progress)
+            try:
+                return _make(stream, folder, settings, found, models, how, cache, progress)
+            except InputError:
+                if not cache.totals()[0]:
+                    forget(folder)
+                raise
 
 
 def _survey(sources: Sequence[str], settings: AugmentSettings, folder: Path, progress: Silent) -> Survey:
