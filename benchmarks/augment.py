@@ -1,6 +1,6 @@
 """Back-translation: CTranslate2 against transformers, and memory while 100,000 sentences stream through.
 
-    python benchmarks/augment.py [--sentences 96] [--streamed 100000] [--out results.md]
+    python benchmarks/augment.py [--sentences 48] [--streamed 100000] [--out results.md]
 
 Speed: one random Marian model of OPUS-MT's size (6 + 6 layers, 512 wide, 58,101 words), greedy decoding, sentences of
 about 20 tokens, each of which becomes exactly --length tokens, because random weights would never end: what is measured
@@ -25,10 +25,13 @@ import torch
 from report import machine_and_command, write
 from transformers import MarianConfig, MarianMTModel, MarianTokenizer
 
-from bertsmith.augment.engines import Batch, Engine, MarianEngine, Plan, TransformersEngine, available_cores
+from bertsmith.augment.engines import Batch, Engine, Plan
+from bertsmith.augment.marian import MarianEngine
 from bertsmith.augment.models import Model
 from bertsmith.augment.run import augment
+from bertsmith.augment.seq2seq import TransformersEngine
 from bertsmith.augment.settings import AugmentSettings, FilterSettings
+from bertsmith.corpus.build import available_cores
 from bertsmith.corpus.progress import Silent
 
 SYLLABLES = [a + b + c for a in "bdfgklmnprst" for b in "aeiou" for c in "lmnrst"]
@@ -110,7 +113,7 @@ def speed(folder: Path, options: argparse.Namespace) -> list[str]:
         f"{len(texts)} sentences of {sum(lengths) / len(texts):.0f} tokens to {options.length} tokens, best of "
         f"{options.turns} turns; {available_cores()} cores.",
         "",
-        "| engine | seconds (all turns) | of all cores | sentences/s | tokens written/s | against the best transformers |",
+        "| engine | seconds (turns) | of all cores | sentences/s | tokens written/s | against the best transformers |",
         "|---|---|---|---|---|---|",
     ]
     for name, times in seconds.items():
@@ -178,27 +181,18 @@ def memory(folder: Path, options: argparse.Namespace) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sentences", type=int, default=96, help="sentences to time the engines with")
+    parser.add_argument("--sentences", type=int, default=48, help="sentences to time the engines with")
     parser.add_argument("--length", type=int, default=32, help="tokens of each translation")
     parser.add_argument("--turns", type=int, default=2, help="how often each engine is timed")
     parser.add_argument("--streamed", type=int, default=100_000, help="sentences to stream")
     parser.add_argument("--out", type=Path, help="a Markdown file to append to")
     options = parser.parse_args()
+    title = [f"# Back-translation, {datetime.date.today()}", ""]
+    machine = machine_and_command("python benchmarks/augment.py", parser, options, unnamed=("out",))
+    write([*title, *machine], options.out)
     with tempfile.TemporaryDirectory() as folder:
-        lines = [
-            f"# Back-translation, {datetime.date.today()}",
-            "",
-            *machine_and_command("python benchmarks/augment.py", parser, options, unnamed=("out",)),
-            "",
-            "## Memory",
-            "",
-            *memory(Path(folder), options),
-            "",
-            "## Speed",
-            "",
-            *speed(Path(folder), options),
-        ]
-    write(lines, options.out)
+        for name, part in (("Memory", memory), ("Speed", speed)):
+            write([f"## {name}", "", *part(Path(folder), options)], options.out)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ def test_settings(words: Words, fails: Fails, sentence_file: Path, tmp_path: Pat
     assert "via is 'en', which is the language of the source" in says(via=("en",))
     assert "'d/e' is no name of a language" in says(via=("d/e",))
     assert "models.en_fr is no direction of this run; there are: de-en, en-de" in says("--models.en-fr", "x")
+    assert "codes.fr is of no language here; there are: de, en" in says("--codes.fr", "fra_Latn")
     assert "temperature is 0.0; expected more than 0" in says("--decoding.method", "sampling", "--temperature", "0")
     assert "temperature is -1.0; expected more" in says("--decoding.method", "sampling", "--temperature", "-1")
     assert "beams is given, but method is 'greedy'; add --decoding.method beam" in says("--beams", "4")
@@ -105,7 +106,6 @@ def test_models(words: Words, models: Path, fails: Fails, sentence_file: Path, t
     config = json.loads((other / "config.json").read_text())
     for changed, message in (
         ({"model_type": "bert", "is_encoder_decoder": False}, "is a bert model, which cannot translate"),
-        ({"model_type": "m2m_100"}, "is a m2m_100 model of many languages, which is not supported"),
         ({"model_type": "t5"}, "is a t5 model, not a Marian one; give --engine transformers"),
     ):
         (other / "config.json").write_text(json.dumps(config | changed))

@@ -1,15 +1,18 @@
 """The engines: equal where they claim to be, and a function of what they claim to be."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from augment_helpers import made_up_sentences, save_marian
+from augment_helpers import made_up_sentences, pieces_of, save_marian
 from scipy.stats import chisquare
 
-from bertsmith.augment.engines import Batch, MarianEngine, Plan, TransformersEngine, _Draw
+from bertsmith.augment.engines import Batch, Plan
+from bertsmith.augment.marian import MarianEngine
 from bertsmith.augment.models import Model
+from bertsmith.augment.seq2seq import TransformersEngine, _Draw, _name
 from bertsmith.augment.settings import AugmentSettings, DecodingSettings
 from bertsmith.augment.translate import plan_batches
 from bertsmith.errors import InputError
@@ -135,6 +138,51 @@ def test_any_other_model_in_transformers(tmp_path: Path) -> None:
     assert bytes(token - 3 for token in engine.encode(["one"])[0][:-1]) == b"to German: one"
     texts = ["one", "another one"]
     assert len(next(engine.translate([Batch(texts, engine.encode(texts), 8)]))) == 2
+
+
+def test_a_model_of_many_languages(vocabularies: tuple[Path, Path], tmp_path: Path) -> None:
+    from transformers import M2M100Config, M2M100ForConditionalGeneration, M2M100Tokenizer
+
+    folder = tmp_path / "many"
+    folder.mkdir()
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", *pieces_of(vocabularies[0])[3:]]
+    (folder / "vocab.json").write_text(json.dumps({piece: index for index, piece in enumerate(pieces)}))
+    tokenizer = M2M100Tokenizer(str(folder / "vocab.json"), str(vocabularies[0]))
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = M2M100Config(
+        vocab_size=max(tokenizer.lang_token_to_id.values()) + 1, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, max_position_embeddings=128,
+    )  # fmt: skip
+    M2M100ForConditionalGeneration(config).save_pretrained(folder)
+
+    how = Plan("transformers", "cpu", "float32", 2048)
+    settings = settings_of(tmp_path, DecodingSettings(method="sampling"))
+    there, back = (
+        TransformersEngine(model_of(folder, direction, "m2m_100"), how, settings) for direction in ("en-de", "de-en")
+    )
+    assert there._model is back._model
+    german, english = tokenizer.get_lang_id("de"), tokenizer.get_lang_id("en")
+    for engine, source, target in ((there, english, german), (back, german, english)):
+        rows = engine.encode(["Gos fan den.", "Dan."])
+        assert all(row[0] == source for row in rows)
+        assert all(row[1] == target for row in engine.generate(Batch(["Gos fan den.", "Dan."], rows, 8)))
+    with pytest.raises(InputError, match="does not say which language 'klingon' is; give its name with --codes.kl"):
+        TransformersEngine(model_of(folder, "en-klingon", "m2m_100"), how, settings)
+
+
+@pytest.mark.parametrize(
+    ("language", "codes", "expected"),
+    [("de", {}, "deu_Latn"), ("zh", {"zh": "zho_Hant"}, "zho_Hant"), ("zh", {}, None), ("de", {"de": "de_DE"}, None)],
+)
+def test_names_of_languages(language: str, codes: dict[str, str], expected: str | None, tmp_path: Path) -> None:
+    tokens = ["</s>", "deu_Latn", "zho_Hans", "zho_Hant", "ast_Latn"]
+    settings = AugmentSettings(via=("de", "zh"), codes=codes)
+    if expected:
+        assert _name(language, tokens, settings, model_of(tmp_path)) == expected
+    else:
+        with pytest.raises(InputError, match="there are"):
+            _name(language, tokens, settings, model_of(tmp_path))
 
 
 def test_batches_hold_sentences_of_about_one_length() -> None:

@@ -14,8 +14,11 @@ from bertsmith.pretrained import announce_hub, open_pretrained
 _HUB_DEFAULT = "Helsinki-NLP/opus-mt-{}"
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _OTHER_FILES = ("*.json", "*.spm", "*.model", "*.txt")
-_MANY_LANGUAGES = ("m2m_100", "mbart", "nllb-moe", "seamless_m4t", "seamless_m4t_v2")
+
 _HUB_SECONDS = 20
+
+MANY_LANGUAGES = ("m2m_100", "mbart", "nllb-moe")
+"""Architectures of models that are told from which language to which they translate: NLLB is of the first one."""
 
 # ISO 639-1 and 639-3: both are found in the files of models.
 _CODES = (
@@ -42,6 +45,12 @@ class Model(NamedTuple):
     sha256: str
     """Of its weights, config and tokenizer."""
 
+    @property
+    def languages(self) -> tuple[str, str]:
+        """From which language, and to which."""
+        source, target = self.direction.split("-")
+        return source, target
+
 
 def find_models(settings: AugmentSettings) -> list[Model]:
     """Find the model of every direction, fetching from the hub those that are no folders.
@@ -61,11 +70,6 @@ def _find(settings: AugmentSettings, direction: str) -> Model:
         raise InputError(
             f"{key}: {origin} is a {config.model_type} model, which cannot translate; give a sequence-to-sequence "
             "model, such as one of OPUS-MT"
-        )
-    if config.model_type in _MANY_LANGUAGES:
-        raise InputError(
-            f"{key}: {origin} is a {config.model_type} model of many languages, which is not supported; give a model "
-            f"of this direction, such as {_HUB_DEFAULT.format(direction)}"
         )
     _check_languages(folder, direction, key, origin)
     prefix = settings.prefixes.get(direction, "")
@@ -126,8 +130,8 @@ def _check_languages(folder: Path, direction: str, key: str, origin: str) -> Non
         values = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return
-    expected = [_short(language) for language in direction.split("-")]
-    found = [_short(str(values.get(name))) for name in ("source_lang", "target_lang")]
+    expected = [short_code(language) for language in direction.split("-")]
+    found = [short_code(str(values.get(name))) for name in ("source_lang", "target_lang")]
     if any(want and have and want != have for want, have in zip(expected, found, strict=True)):
         raise InputError(
             f"{key}: {origin} translates from {values.get('source_lang')} to {values.get('target_lang')}, not from "
@@ -135,7 +139,7 @@ def _check_languages(folder: Path, direction: str, key: str, origin: str) -> Non
         )
 
 
-def _short(language: str) -> str | None:
+def short_code(language: str) -> str | None:
     """Give the two letters of a language; None for a name that is not known."""
     codes = _CODES.split()
     plain = language.replace("_", "-").partition("-")[0].lower()

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from bertsmith.augment.cache import Cache, open_cache
-from bertsmith.augment.engines import Plan, open_engine, plan
+from bertsmith.augment.engines import Engine, Plan, plan
 from bertsmith.augment.filters import REASONS, Filters, language_check
+from bertsmith.augment.marian import MarianEngine
 from bertsmith.augment.models import Model, find_models
 from bertsmith.augment.output import PAIRS, SKIPPED, SUMMARY, begin, forget, look_at, make_plan, pair_files
+from bertsmith.augment.seq2seq import TransformersEngine
 from bertsmith.augment.settings import AugmentSettings
 from bertsmith.augment.sources import Survey, UnitStream, survey
 from bertsmith.augment.translate import Chain, Direction
@@ -153,8 +155,20 @@ def _make(
 def _direction(model: Model, how: Plan, settings: AugmentSettings) -> Direction:
     decoding = settings.decoding
     seed = settings.seed if decoding.method == "sampling" else None
-    parts = [how[:3], model.sha256, model.direction, model.prefix, to_dict(decoding), seed]
+    codes = [settings.codes.get(language) for language in model.languages]
+    parts = [how[:3], model.sha256, model.direction, model.prefix, codes, to_dict(decoding), seed]
     return Direction(model.direction, json.dumps(parts), remembered(lambda: open_engine(model, how, settings)))
+
+
+def open_engine(model: Model, how: Plan, settings: AugmentSettings) -> Engine:
+    """Load a model.
+
+    Raises:
+        InputError: It cannot be opened or converted.
+    """
+    if how.engine == "ctranslate2":
+        return MarianEngine(model, how, settings)
+    return TransformersEngine(model, how, settings)
 
 
 class _Meter:

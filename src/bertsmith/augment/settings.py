@@ -96,6 +96,8 @@ class AugmentSettings:
     prefixes: dict[str, str] = field(default_factory=dict)
     """Text put before every sentence in a direction, as T5 and OPUS-MT models of several languages want it:
     --prefixes.en-zh '>>cmn_Hans<<'."""
+    codes: dict[str, str] = field(default_factory=dict)
+    """What a model of many languages, such as NLLB, calls a language, where that is not plain: --codes.zh zho_Hans."""
     engine: Literal["auto", "ctranslate2", "transformers"] = "auto"
     """What translates; auto: CTranslate2 for Marian models (OPUS-MT), transformers for all others."""
     compute_type: Literal["auto", "int8", "int8_float16", "float16", "bfloat16", "float32"] = "auto"
@@ -166,6 +168,11 @@ class AugmentSettings:
         for language in (self.source, *self.via):
             if not _LANGUAGE.fullmatch(language):
                 raise ValueError(f"{language!r} is no name of a language; expected letters, such as de, zh or pt_BR")
+        for language in self.codes:
+            if language not in (self.source, *self.via):
+                raise ValueError(
+                    f"codes.{language} is of no language here; {nearest(language, [self.source, *self.via])}"
+                )
         for name in ("models", "prefixes"):
             object.__setattr__(self, name, self._by_direction(name, getattr(self, name)))
 

@@ -1,6 +1,7 @@
 """What a long build says while it runs: a bar on a terminal, plain lines elsewhere, nothing unless asked."""
 
 import time
+from datetime import timedelta
 from types import TracebackType
 
 from rich.console import Console
@@ -85,6 +86,8 @@ class ConsoleProgress(Silent):
             self._bar.update(self._task, completed=done, total=total or None, rate=rate)
         if not self._console.is_terminal and now - self._last_line >= _SECONDS_BETWEEN_LINES:
             share = f" {100 * done / total:.0f} %" if total else ""
+            if left := int(self._bar.tasks[0].time_remaining or 0):
+                rate += f", {timedelta(seconds=left)} left"
             self.note(f"{stage}{share}: {rate}")
             self._last_line = now
 
