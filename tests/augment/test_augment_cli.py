@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -133,6 +134,27 @@ def test_stopped_runs_give_the_same_bytes(
     for name in ("pairs.jsonl", "pairs.csv"):
         assert (stopped / name).read_bytes() == (whole / name).read_bytes()
     assert counts_of(stopped) == counts_of(whole)
+
+
+def test_a_run_goes_on_with_another_model(
+    words: Words, models: Path, sentence_file: Path, tmp_path: Path, kill_after: Callable[..., None]
+) -> None:
+    """A model that is another one under the same name: nothing of the old one is taken over."""
+    link, out = tmp_path / "model", tmp_path / "out"
+    link.symlink_to(models / "en-de")
+    command = words(sentence_file, out=out, more=("--models.en-de", str(link), "--batch-tokens", "64"))
+    kill_after(20)
+    with pytest.raises(Killed):
+        main(command)
+    link.unlink()
+    shutil.copytree(models / "en-zh", link)
+    (link / "tokenizer_config.json").write_bytes((models / "en-de" / "tokenizer_config.json").read_bytes())
+    kill_after(None)
+    assert main(command) == 0
+    kill_after(None)
+    assert main(words(sentence_file, out=tmp_path / "fresh", more=command[-4:])) == 0
+    assert read_pairs(out) == read_pairs(tmp_path / "fresh")
+    assert counts_of(out)["reused"] >= 0
 
 
 def test_sampling_follows_the_seed(words: Words, sentence_file: Path, tmp_path: Path) -> None:

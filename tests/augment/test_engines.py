@@ -150,8 +150,9 @@ def test_a_model_of_many_languages(vocabularies: tuple[Path, Path], tmp_path: Pa
     tokenizer = M2M100Tokenizer(str(folder / "vocab.json"), str(vocabularies[0]))
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
+    num_words = max(tokenizer.lang_token_to_id.values()) + 1
     config = M2M100Config(
-        vocab_size=max(tokenizer.lang_token_to_id.values()) + 1, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        vocab_size=num_words, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
         decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, max_position_embeddings=128,
     )  # fmt: skip
     M2M100ForConditionalGeneration(config).save_pretrained(folder)

@@ -38,8 +38,8 @@ class State(NamedTuple):
 
     finished: dict[str, Any] | None
     """The summary of the pairs of this very plan, if it holds them and there is nothing to do."""
-    is_begun: bool
-    """Whether it holds a begun run of this very plan."""
+    begun: list[str] | None
+    """What the models of a begun run of this very plan are, if it holds one."""
 
 
 def look_at(folder: Path, plan: dict[str, Any], overwrite: bool) -> State:
@@ -54,7 +54,7 @@ def look_at(folder: Path, plan: dict[str, Any], overwrite: bool) -> State:
         foreign = {path.name for path in folder.iterdir()} - {LOCK, FILE, f"{FILE}-wal", f"{FILE}-shm", SKIPPED}
         if foreign:
             raise InputError(f"{folder}: holds no pairs but {min(foreign)}; choose an empty folder for --out")
-        return State(None, False)
+        return State(None, None)
     changed = difference(held, plan)
     if changed and not overwrite:
         kind = "pairs" if summary else "unfinished pairs"
@@ -62,14 +62,16 @@ def look_at(folder: Path, plan: dict[str, Any], overwrite: bool) -> State:
             f"{folder}: holds {kind} made with {changed}; add --overwrite to make them anew (translations that are "
             "still right are kept), or choose another --out"
         )
-    return State(None if overwrite else summary, not changed and summary is None)
+    if summary is not None or changed:
+        return State(None if overwrite else summary, None)
+    return State(None, held.get("models"))
 
 
-def begin(folder: Path, plan: dict[str, Any]) -> None:
-    """Take away the pairs that a folder holds, and let it be known whose those to come are."""
+def begin(folder: Path, plan: dict[str, Any], models: list[str]) -> None:
+    """Take away the pairs that a folder holds, and let it be known whose, and of which models, those to come are."""
     for name in (SUMMARY, PAIRS, TABLE):
         (folder / name).unlink(missing_ok=True)
-    write_json(folder / _PLAN, plan)
+    write_json(folder / _PLAN, plan | {"models": models})
 
 
 def forget(folder: Path) -> None:

@@ -66,18 +66,23 @@ def augment(
         models = find_models(settings)
         how = plan(settings, models)
         _announce(progress, found, models, how, settings)
+        directions = [_direction(model, how, settings) for model in models]
+        names = [direction.identity for direction in directions]
         with open_cache(folder) as cache:
-            if not state.is_begun:
+            if state.begun != names:
                 cache.begin_run()
-                begin(folder, identity)
+                begin(folder, identity, names)
             elif cache.totals()[0]:
                 progress.note(f"{folder}: going on after {cache.totals()[0]:,} translations")
             try:
-                return _make(stream, folder, settings, found, models, how, cache, progress)
+                summary = _make(stream, folder, settings, found, directions, how, cache, progress)
             except InputError:
                 if not cache.totals()[0]:
                     forget(folder)
                 raise
+        summary |= {"models": [model._asdict() | {"folder": str(model.folder)} for model in models]}
+        write_json(folder / SUMMARY, summary)
+    return summary
 
 
 def _survey(sources: Sequence[str], settings: AugmentSettings, folder: Path, progress: Silent) -> Survey:
@@ -112,14 +117,14 @@ def _make(
     folder: Path,
     settings: AugmentSettings,
     found: Survey,
-    models: Sequence[Model],
+    directions: Sequence[Direction],
     how: Plan,
     cache: Cache,
     progress: Silent,
 ) -> dict[str, Any]:
-    """Translate, filter and write everything."""
-    meter = _Meter(progress, found.sentences, len(models))
-    chain = Chain([_direction(model, how, settings) for model in models], cache, how.batch_tokens, meter.advance)
+    """Translate, filter and write all pairs, and give the figures."""
+    meter = _Meter(progress, found.sentences, len(directions))
+    chain = Chain(directions, cache, how.batch_tokens, meter.advance)
     filters = Filters(settings.filters, settings.source, cache)
     num_pairs = 0
     with pair_files(folder) as writer:
@@ -138,18 +143,15 @@ def _make(
     counts = {"texts": found.units, "sentences": found.sentences, "pairs": num_pairs}
     counts |= {"empty_records": found.empty, "skipped_documents": found.skipped}
     counts |= {"translations": chain.needed, "translated": translated, "reused": chain.needed - translated}
-    summary = {
+    return {
         "counts": counts,
         "found": filters.found,
         "dropped": sorted(filters.dropped),
-        "models": [model._asdict() | {"folder": str(model.folder)} for model in models],
         "computed": how._asdict(),
         "settings": to_dict(settings),
         "seconds": round(seconds, 3),
-        "sentences_per_second": round(translated / len(models) / seconds, 3) if seconds else None,
+        "sentences_per_second": round(translated / len(directions) / seconds, 3) if seconds else None,
     }
-    write_json(folder / SUMMARY, summary)
-    return summary
 
 
 def _direction(model: Model, how: Plan, settings: AugmentSettings) -> Direction:
