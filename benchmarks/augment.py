@@ -1,6 +1,7 @@
 """Back-translation: CTranslate2 against transformers, and memory while 100,000 sentences stream through.
 
-    python benchmarks/augment.py [--sentences 48] [--streamed 100000] [--out results.md]
+    python benchmarks/augment.py [--sentences 48] [--streamed 100000]
+        [--parts memory speed] [--out results.md]
 
 Speed: one random Marian model of OPUS-MT's size (6 + 6 layers, 512 wide, 58,101 words), greedy decoding, sentences of
 about 20 tokens, each of which becomes exactly --length tokens, because random weights would never end: what is measured
@@ -30,7 +31,7 @@ from bertsmith.augment.marian import MarianEngine
 from bertsmith.augment.models import Model
 from bertsmith.augment.run import augment
 from bertsmith.augment.seq2seq import TransformersEngine
-from bertsmith.augment.settings import AugmentSettings, FilterSettings
+from bertsmith.augment.settings import AugmentSettings, DecodingSettings, FilterSettings
 from bertsmith.corpus.build import available_cores
 from bertsmith.corpus.progress import Silent
 
@@ -84,7 +85,8 @@ def size_of(width: int, layers: int) -> dict[str, int]:
 def speed(folder: Path, options: argparse.Namespace) -> list[str]:
     model_folder = save_model(folder / "opus", "en-de", size_of(512, 6), OPUS_VOCABULARY, end_bias=-1e4)
     model = Model("en-de", str(model_folder), model_folder, "marian", "", "opus")
-    settings = AugmentSettings(via=("de",), cache=str(folder / "cache"))
+    decoding = DecodingSettings(method="beam", beams=options.beams) if options.beams else DecodingSettings()
+    settings = AugmentSettings(via=("de",), cache=str(folder / "cache"), decoding=decoding)
     slow = TransformersEngine(model, Plan("transformers", "cpu", "float32", 2048), settings)
     engines: dict[str, Engine] = {
         "CTranslate2, int8": MarianEngine(model, Plan("ctranslate2", "cpu", "int8", 2048), settings),
@@ -110,7 +112,8 @@ def speed(folder: Path, options: argparse.Namespace) -> list[str]:
     lengths = [len(row) for row in engines["CTranslate2, int8"].encode(texts)]
     reference = min(min(times) for name, times in seconds.items() if engines[name] is slow)
     lines = [
-        f"{len(texts)} sentences of {sum(lengths) / len(texts):.0f} tokens to {options.length} tokens, best of "
+        f"{len(texts)} sentences of {sum(lengths) / len(texts):.0f} tokens to {options.length} tokens, "
+        f"{f'{options.beams} beams' if options.beams else 'greedy'}, best of "
         f"{options.turns} turns; {available_cores()} cores.",
         "",
         "| engine | seconds (turns) | of all cores | sentences/s | tokens written/s | against the best transformers |",
@@ -185,14 +188,18 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=32, help="tokens of each translation")
     parser.add_argument("--turns", type=int, default=2, help="how often each engine is timed")
     parser.add_argument("--streamed", type=int, default=100_000, help="sentences to stream")
+    parser.add_argument("--beams", type=int, help="beams of a beam search instead of greedy decoding")
+    parts = ("memory", "speed")
+    parser.add_argument("--parts", nargs="+", choices=parts, default=[*parts], help="what to do")
     parser.add_argument("--out", type=Path, help="a Markdown file to append to")
     options = parser.parse_args()
     title = [f"# Back-translation, {datetime.date.today()}", ""]
     machine = machine_and_command("python benchmarks/augment.py", parser, options, unnamed=("out",))
     write([*title, *machine], options.out)
     with tempfile.TemporaryDirectory() as folder:
-        for name, part in (("Memory", memory), ("Speed", speed)):
-            write([f"## {name}", "", *part(Path(folder), options)], options.out)
+        for name, part in (("memory", memory), ("speed", speed)):
+            if name in options.parts:
+                write([f"## {name.capitalize()}", "", *part(Path(folder), options)], options.out)
 
 
 if __name__ == "__main__":
