@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from augment_helpers import made_up_sentences
 
+from bertsmith.cli import main
+
 Words = Callable[..., list[str]]
 
 
@@ -39,11 +41,10 @@ def num_stored(folder: Path) -> int:
 @pytest.mark.slow
 def test_killed_twice_and_interrupted_once(words: Words, tmp_path: Path) -> None:
     source = tmp_path / "sentences.txt"
-    source.write_text("\n".join(made_up_sentences(2300, seed=3)) + "\n")
+    source.write_text("\n".join(made_up_sentences(2200, seed=3)) + "\n")
     more = ("--batch-tokens", "128", "--decoding.method", "beam")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    with start(words(source, out=whole, more=more)) as process:
-        assert process.wait() == 0
+    assert main(words(source, out=whole, more=more)) == 0
     total = num_stored(whole)
 
     for share, number in ((0.1, signal.SIGKILL), (0.4, signal.SIGKILL), (0.7, signal.SIGINT)):
@@ -58,8 +59,7 @@ def test_killed_twice_and_interrupted_once(words: Words, tmp_path: Path) -> None
         assert num_stored(killed) < total and not (killed / "summary.json").exists()
     assert f"{killed}: stopped; the same command goes on from what is saved" in error
 
-    with start(words(source, out=killed, more=more)) as process:
-        assert process.wait() == 0
+    assert main(words(source, out=killed, more=more)) == 0
     for name in ("pairs.jsonl", "pairs.csv"):
         assert (killed / name).read_bytes() == (whole / name).read_bytes()
     assert num_stored(killed) == total

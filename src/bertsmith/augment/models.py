@@ -58,6 +58,9 @@ def find_models(settings: AugmentSettings) -> list[Model]:
     Raises:
         InputError: A model is missing, cannot be opened, is no sequence-to-sequence model or is of other languages.
     """
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     return [_find(settings, direction) for direction in settings.directions]
 
 
