@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+import warnings
 from pathlib import Path
 
 KEEP_ALL = ["--filters.language", "skip"]
@@ -51,10 +52,12 @@ def save_marian(
     words = list(dict.fromkeys(piece for piece in pieces if piece not in special))
     vocabulary = {piece: index for index, piece in enumerate(["</s>", "<unk>", *codes, *words, "<pad>"])}
     (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
-    tokenizer = MarianTokenizer(
-        *(str(folder / name) for name in ("source.spm", "target.spm", "vocab.json")),
-        source_lang=source, target_lang=target,
-    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Recommended: pip install sacremoses")
+        tokenizer = MarianTokenizer(
+            *(str(folder / name) for name in ("source.spm", "target.spm", "vocab.json")),
+            source_lang=source, target_lang=target,
+        )  # fmt: skip
     pad = vocabulary["<pad>"]
     config = MarianConfig(
         vocab_size=len(vocabulary), d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
