@@ -84,6 +84,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--seconds", type=float, default=180, help="budget of the training (%(default)s)")
 
     _add_corpus(commands)
+    command = _add(commands, "augment", _augment, "back-translate sentences into positive pairs", _augment_settings)
+    command.add_argument("sources", nargs="*", metavar="SRC", help="files with sentences, as for corpus build")
+    command.add_argument("--out", required=True, type=Path, help="the folder for pairs and translations")
+    command.add_argument("--via", action="append", metavar="LANGUAGE", help="a pivot language; give one or two")
+    command.add_argument("--overwrite", action="store_true", help="make pairs anew, whatever the folder holds")
+    command.add_argument("--settings", dest="settings_file", metavar="FILE.yaml", help="a file of settings")
     command = _add(commands, "pretrain", _pretrain, "pre-train an encoder as a run file says", _run_settings)
     command.add_argument("run_file", metavar="RUN.yaml")
     command.add_argument("--overwrite", action="store_true", help="start over, whatever the run folder holds")
@@ -195,6 +201,12 @@ def _build_settings() -> type[Any]:
     return BuildSettings
 
 
+def _augment_settings() -> type[Any]:
+    from bertsmith.augment.settings import AugmentSettings
+
+    return AugmentSettings
+
+
 def _run_settings() -> type[Any]:
     from bertsmith.run_settings import RunSettings
 
@@ -228,14 +240,11 @@ def _demo(options: argparse.Namespace) -> None:
 def _corpus_build(options: argparse.Namespace) -> None:
     from bertsmith.corpus.build import BuildSettings, build
     from bertsmith.corpus.progress import ConsoleProgress
-    from bertsmith.settings import merge, parse_overrides, read_yaml, validate
+    from bertsmith.settings import read_words
 
     # A plain kill ends a build as Ctrl-C does: with its workers gone and a line that says how to go on.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    values = parse_overrides(options.settings, BuildSettings, short_names=True)
-    if options.settings_file:
-        values = merge(read_yaml(options.settings_file), values)
-    settings = validate(BuildSettings, values, where=options.settings_file or "command line")
+    settings = read_words(BuildSettings, options.settings, options.settings_file)
     with ConsoleProgress() as progress:
         corpus = build(
             options.sources, options.out, settings,
@@ -265,15 +274,27 @@ def _corpus_check(options: argparse.Namespace) -> None:
     print(f"{options.corpus}: all files are as they were built")
 
 
+def _augment(options: argparse.Namespace) -> None:
+    from bertsmith.augment.run import augment, report
+    from bertsmith.augment.settings import AugmentSettings
+    from bertsmith.corpus.progress import ConsoleProgress
+    from bertsmith.settings import read_words
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    settings = read_words(AugmentSettings, options.settings, options.settings_file, {"via": options.via})
+    with ConsoleProgress() as progress:
+        summary = augment(options.sources, options.out, settings, overwrite=options.overwrite, progress=progress)
+    print("\n".join(report(summary, options.out)))
+
+
 def _pretrain(options: argparse.Namespace) -> None:
     from bertsmith.pretraining import closing_lines, pretrain
     from bertsmith.run_settings import load_run
 
     run = load_run(options.run_file, options.settings)
     summary = pretrain(run, overwrite=options.overwrite)
-    # Of several ranks one speaks.
-    for line in closing_lines(run, summary) if summary else ():
-        print(line)
+    if summary:  # of several ranks the first has one
+        print("\n".join(closing_lines(run, summary)))
 
 
 def _finetune(options: argparse.Namespace) -> None:

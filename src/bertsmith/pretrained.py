@@ -41,7 +41,7 @@ def open_pretrained(load: Any, origin: str, what: str, key: str = "encoder.from_
     if not is_folder and (origin.startswith((".", "/", "~")) or origin.count("/") > 1):
         raise InputError(f"{key}: {origin}: no such folder; give the `model` folder of a run, or a hub id")
     if not is_folder:
-        _announce_hub(origin)
+        announce_hub(origin)
     try:
         return load_any(load, origin, **options)
     except Exception as error:  # OSError, ValueError, RuntimeError and safetensors' own, by what is wrong in the folder
@@ -108,7 +108,7 @@ def _unnamed_bert(folder: Path) -> Any:
 
 
 @cache
-def _announce_hub(origin: str) -> None:
+def announce_hub(origin: str) -> None:
     """Say once that the network is used, which may take its time; what is tried again is not the user's business."""
     from huggingface_hub import logging as hub_logging
 

@@ -86,6 +86,25 @@ def load(cls: type[T], path: str | Path, overrides: Sequence[str] = ()) -> T:
     return validate(cls, merge(read_yaml(path), parse_overrides(overrides, cls)), where=str(path))
 
 
+def read_words(cls: type[T], words: Sequence[str], file: str | None, given: Mapping[str, Any] | None = None) -> T:
+    """Read the settings of a command without a run file.
+
+    Args:
+        cls: The settings class.
+        words: Settings on the command line; short names will do.
+        file: A YAML file of settings, before which go those of the command line.
+        given: What was given by options of the command itself; None is not given.
+
+    Raises:
+        InputError: The file is missing or malformed, or a key or value is wrong.
+    """
+    values = parse_overrides(words, cls, short_names=True)
+    values |= {key: value for key, value in (given or {}).items() if value is not None}
+    if file:
+        values = merge(read_yaml(file), values)
+    return validate(cls, values, where=file or "command line")
+
+
 class _Loader(yaml.SafeLoader):
     """PyYAML takes ``1e-4`` for a string (YAML 1.1 wants ``1.0e-4``); everybody writes the former."""
 

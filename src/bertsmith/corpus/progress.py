@@ -1,6 +1,7 @@
 """What a long build says while it runs: a bar on a terminal, plain lines elsewhere, nothing unless asked."""
 
 import time
+from datetime import timedelta
 from types import TracebackType
 
 from rich.console import Console
@@ -15,8 +16,11 @@ class Silent:
     def note(self, message: str) -> None:
         """Say one line."""
 
+    def advance(self, stage: str, done: int, total: int, rate: str) -> None:
+        """Say how far a stage has come, in any unit, and how fast it goes; ``total`` is 0 if unknown."""
+
     def update(self, stage: str, done_bytes: int, total_bytes: int, documents: int, tokens: int) -> None:
-        """Say how far a stage has come.
+        """Say how far the reading of sources has come.
 
         Args:
             stage: What is done: "sampling", "tokenising".
@@ -71,11 +75,19 @@ class ConsoleProgress(Silent):
         rate = f"{(done_bytes - self._began[1]) / 1e6 / seconds:.1f} MB/s, {documents:,} documents"
         if tokens:
             rate += f", {tokens / 1e6:.1f} M tokens, {(tokens - self._began[2]) / seconds / 1e3:.0f} k tokens/s"
+        self.advance(stage, done_bytes, total_bytes, rate)
 
+    def advance(self, stage: str, done: int, total: int, rate: str) -> None:
+        """Show the stage, its share done, and what is said of its rate; see :class:`Silent`."""
+        now = time.monotonic()
+        if stage != self._stage:
+            self._begin(stage, now, done, 0)
         if self._task is not None:
-            self._bar.update(self._task, completed=done_bytes, total=total_bytes or None, rate=rate)
+            self._bar.update(self._task, completed=done, total=total or None, rate=rate)
         if not self._console.is_terminal and now - self._last_line >= _SECONDS_BETWEEN_LINES:
-            share = f" {100 * done_bytes / total_bytes:.0f} %" if total_bytes else ""
+            share = f" {100 * done / total:.0f} %" if total else ""
+            if left := int(self._bar.tasks[0].time_remaining or 0):
+                rate += f", {timedelta(seconds=left)} left"
             self.note(f"{stage}{share}: {rate}")
             self._last_line = now
 

@@ -86,6 +86,7 @@ class Reader:
         sources: What is read, one file each.
         total_bytes: Their size as stored.
         bytes_read: How far the pass has come in it.
+        num_empty: Documents so far that held nothing but white space, and were passed over.
         layouts: For each ``.txt`` that was opened, its name and what was taken for a line and a document in it.
     """
 
@@ -105,6 +106,7 @@ class Reader:
         self.sources = list_sources(sources)
         self.total_bytes = sum(source.bytes for source in self.sources)
         self.bytes_read = 0
+        self.num_empty = 0
         self.layouts: dict[str, str] = {}
         self._options = options
         self._on_problem = on_problem
@@ -121,6 +123,8 @@ class Reader:
                 if document.text and not document.text.isspace():
                     num_documents += 1
                     yield document
+                else:
+                    self.num_empty += 1
             if num_documents == 0 and self._num_problems == num_problems_before:
                 self._report(source.path or source.name, "holds no text", f"leave it out, {_SKIP}")
             done += source.bytes

@@ -46,14 +46,14 @@ def prepare(folder: Path, plan: dict[str, Any], overwrite: bool) -> bool:
             f"{folder / MANIFEST}: cannot be read; bring the file back, or add --overwrite to build the corpus anew"
         )
     if finished is not None and not overwrite:
-        if difference := _difference(finished, plan):
-            raise InputError(f"{folder}: holds a corpus built with {difference}; add --overwrite to build it anew")
+        if changed := difference(finished, plan):
+            raise InputError(f"{folder}: holds a corpus built with {changed}; add --overwrite to build it anew")
         return False
-    if begun is not None and not _difference(begun, plan):
+    if begun is not None and not difference(begun, plan):
         return True
     if begun is not None and not overwrite:
         raise InputError(
-            f"{folder}: holds an unfinished build with {_difference(begun, plan)}; add --overwrite to begin anew"
+            f"{folder}: holds an unfinished build with {difference(begun, plan)}; add --overwrite to begin anew"
         )
 
     # Folders of these names are ours only beside a manifest or a plan of ours: a model folder has a tokenizer too.
@@ -91,7 +91,7 @@ def _read(file: Path) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _difference(old: dict[str, Any], plan: dict[str, Any]) -> str:
+def difference(old: dict[str, Any], plan: dict[str, Any]) -> str:
     """Say in words what differs between an old plan (or a manifest, which contains one) and a new; "" if nothing."""
     if old.get("version") != plan["version"]:
         return f"version {old.get('version')} of the format (now {plan['version']})"

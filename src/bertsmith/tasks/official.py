@@ -80,6 +80,30 @@ def _subfolders(folder: Path, task: Task) -> list[Path]:
     return [by_name[name] for name in task.folders if name in by_name]
 
 
+def open_split(settings: TaskSettings, part: str, notes: list[str]) -> tuple[list[Table], Columns]:
+    """Open a split of a task of the table as rows, which are read as they are asked for, with any of its subsets.
+
+    Args:
+        settings: The task; question answering has other readers.
+        part: "train", "validation" or "test".
+        notes: Gets what a user should know of how they were read.
+
+    Raises:
+        InputError: The split is missing. Reading the rows raises it too.
+    """
+    assert settings.name and settings.data
+    check_data(settings.data, settings.config)
+    task = TASKS[settings.name]
+    source = _source(settings.data, settings.config or task.config, task)
+    splits = [split for key, split in task.splits.items() if key.partition("_")[0] == part]
+    tables = [table for split in splits for table in _open_tables(source, task, split, part, notes)]
+    if not tables:
+        expected = [name for split in splits for name in (*split.files, f"{split.hub}*.parquet")]
+        remedy = f"expected {' or '.join(expected)} there" if splits else "the task has none"
+        raise InputError(f"{source.name}: no {part} split of {settings.name}; {remedy}")
+    return tables, _columns(task, tables[0], part)
+
+
 def _read_split(
     source: _Source, task: Task, split: Split, part: str, keep_empty: bool, notes: list[str]
 ) -> list[Example] | None:
@@ -89,21 +113,28 @@ def _read_split(
         examples, more = read_squad(paths[0])
         notes += more
         return examples
+    tables = _open_tables(source, task, split, part, notes)
+    if not tables:
+        return None
+    return to_examples(
+        tables, _columns(task, tables[0], part), _label_reader(task, tables[0]),
+        labelled=part != "test", keep_empty=keep_empty,
+    )  # fmt: skip
+
+
+def _open_tables(source: _Source, task: Task, split: Split, part: str, notes: list[str]) -> list[Table]:
+    """Open the files, or the data set, of a split; none if it is nowhere."""
+    paths = _find(source.folders, split)
     tables = [read_table(path, no_header=task.no_header, fill_short=task.drops_short) for path in paths]
     if split.hub in source.hub:
         tables = [table_of(source.hub[split.hub], f"{source.name} {split.hub}")]
     if not tables and task is TASKS["MRPC"]:
         tables = _open_microsoft(source.folders, part)
-    if not tables:
-        return None
-    if part == "validation" and "test" in re.split("[/ ]", tables[0].name)[-1]:
+    if part == "validation" and tables and "test" in re.split("[/ ]", tables[0].name)[-1]:
         notes.append(f"{tables[0].name}: the official test set serves for validation")
     if task.drops_short:
         tables = [_without_short(table, notes) for table in tables]
-    return to_examples(
-        tables, _columns(task, tables[0], part), _label_reader(task, tables[0]),
-        labelled=part != "test", keep_empty=keep_empty,
-    )  # fmt: skip
+    return tables
 
 
 def _find(folders: list[Path], split: Split) -> list[Path]:

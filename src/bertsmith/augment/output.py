@@ -1,0 +1,120 @@
+"""The folder: what it holds, whose it is, and its files, which are whole or absent.
+
+pairs.jsonl          a pair a line: first, second, source
+pairs.csv            the same two views without a header, behind a byte order mark, as CERT's older repositories had
+summary.json         counts, models, settings, rate; it is written last
+plan.json            what the translations are made from
+translations.sqlite  all translations, so that none is made twice
+"""
+
+import csv
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from bertsmith.augment.cache import FILE
+from bertsmith.augment.filters import Pair
+from bertsmith.corpus.staging import difference
+from bertsmith.errors import InputError
+from bertsmith.files import LOCK, synchronise, write_json
+
+PAIRS, TABLE, SUMMARY, SKIPPED = "pairs.jsonl", "pairs.csv", "summary.json", "skipped.jsonl"
+_PLAN = "plan.json"
+_VERSION = 1
+
+
+def make_plan(settings: dict[str, Any], sha256: str) -> dict[str, Any]:
+    """Give all that decides what a run gives, but for the content of models, as plain JSON values."""
+    kept = {key: value for key, value in settings.items() if key not in ("cache", "device")}
+    sources = [{"name": "the text to be translated", "sha256": sha256}]
+    plan: dict[str, Any] = json.loads(json.dumps({"version": _VERSION, "settings": kept, "sources": sources}))
+    return plan
+
+
+class State(NamedTuple):
+    """What a folder holds."""
+
+    finished: dict[str, Any] | None
+    """The summary of the pairs of this very plan, if it holds them and there is nothing to do."""
+    begun: list[str] | None
+    """What the models of a begun run of this very plan are, if it holds one."""
+
+
+def look_at(folder: Path, plan: dict[str, Any], overwrite: bool) -> State:
+    """Say what a folder holds, without changing it.
+
+    Raises:
+        InputError: It holds something else, and ``overwrite`` is false.
+    """
+    held = _read(folder / _PLAN)
+    summary = _read(folder / SUMMARY)
+    if held is None:
+        foreign = {path.name for path in folder.iterdir()} - {LOCK, FILE, f"{FILE}-wal", f"{FILE}-shm", SKIPPED}
+        if foreign:
+            raise InputError(f"{folder}: holds no pairs but {min(foreign)}; choose an empty folder for --out")
+        return State(None, None)
+    changed = difference(held, plan)
+    if changed and not overwrite:
+        kind = "pairs" if summary else "unfinished pairs"
+        raise InputError(
+            f"{folder}: holds {kind} made with {changed}; add --overwrite to make them anew (translations that are "
+            "still right are kept), or choose another --out"
+        )
+    if summary is not None or changed:
+        return State(None if overwrite else summary, None)
+    return State(None, held.get("models"))
+
+
+def begin(folder: Path, plan: dict[str, Any], models: list[str]) -> None:
+    """Take away the pairs that a folder holds, and let it be known whose, and of which models, those to come are."""
+    for name in (SUMMARY, PAIRS, TABLE):
+        (folder / name).unlink(missing_ok=True)
+    write_json(folder / _PLAN, plan | {"models": models})
+
+
+def forget(folder: Path) -> None:
+    """Take back what :func:`begin` let be known: bad input is mended by changing it."""
+    (folder / _PLAN).unlink(missing_ok=True)
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    try:
+        value = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+class PairWriter:
+    """Writes pairs to both files."""
+
+    def __init__(self, lines: IO[str], table: IO[str]) -> None:
+        """Use :func:`pair_files`."""
+        self._lines = lines
+        self._table = csv.writer(table, lineterminator="\n")
+
+    def write(self, pair: Pair) -> None:
+        """Write one pair."""
+        self._lines.write(json.dumps(pair._asdict(), ensure_ascii=False) + "\n")
+        self._table.writerow([pair.first, pair.second])
+
+
+@contextmanager
+def pair_files(folder: Path) -> Iterator[PairWriter]:
+    """Open the two files of pairs, which are there once the block has ended without an error."""
+    parts = [folder / f"{name}.part" for name in (PAIRS, TABLE)]
+    try:
+        with (
+            parts[0].open("w", encoding="utf-8", newline="") as lines,
+            parts[1].open("w", encoding="utf-8-sig", newline="") as table,
+        ):
+            yield PairWriter(lines, table)
+        for part in parts:
+            synchronise(part)
+            part.rename(part.with_suffix(""))
+        synchronise(folder)
+    finally:
+        for part in parts:
+            part.unlink(missing_ok=True)
