@@ -58,9 +58,10 @@ def test_views_of_a_sentence_are_parts_of_it(sentences: Corpus, views: ViewKind)
         if views == "dropout":
             assert np.array_equal(row.first, whole[:38]) and np.array_equal(row.second, whole[:38])
     if views == "crop":
+        assert all(len(row.first) == len(row.second) for row in take(rows))
         short = np.asarray(shares)[np.repeat(lengths[long_ones] <= 38, 2)]
         assert short.min() >= 0.45 and abs(short.mean() - 0.75) < 0.01
-        assert np.mean([np.array_equal(row.first, row.second) for row in take(rows)]) < 0.1
+        assert np.mean([np.array_equal(row.first, row.second) for row in take(rows)]) < 0.2
 
 
 def test_deleted_tokens_leave_the_rest_in_order(sentences: Corpus) -> None:

@@ -119,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
         "checkpoint", metavar="FROM", type=Path, help="a run or one of its checkpoints; with --sentence also any model"
     )
     command.add_argument("--out", required=True, type=Path, help="the model folder to write")
-    command.add_argument("--head", action="store_true", help="also the head of objectives nsp, ssp and span")
+    command.add_argument("--head", action="store_true", help="also the head of objectives nsp, ssp, span and cert")
     command.add_argument("--sentence", action="store_true", help="as a folder for sentence-transformers")
     command.add_argument("--pooling", choices=("cls", "mean", "max"), help="of --sentence (the model's own, or mean)")
     command.add_argument("--normalize", action="store_true", help="with --sentence: embeddings of length 1")

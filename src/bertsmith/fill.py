@@ -78,6 +78,11 @@ def _masked_model(folder: Path) -> Path:
         classes = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or []
     except (OSError, ValueError, AttributeError):
         return folder
+    if classes and all(name.endswith("Model") for name in classes):
+        raise InputError(
+            f"{folder}: has no vocabulary head ({classes[0]}), so it fills no masks; fine-tune it, or take a model "
+            "that was trained to predict tokens (objective cert does so with mlm_weight)"
+        )
     if classes != ["ElectraForPreTraining"]:
         return folder
     if not (folder / GENERATOR).is_dir():

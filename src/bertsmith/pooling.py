@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bertsmith.batching import Packing, real_positions, unpack
+from bertsmith.batching import Packing, first_of_rows, real_positions, unpack
 
 Pooling = Literal["cls", "mean", "max"]
 
@@ -25,10 +25,10 @@ def pool(hidden_BLH: Tensor, attention_mask: Tensor | None, pooling: Pooling, pa
     Returns:
         (B, H).
     """
+    if pooling == "cls":
+        return first_of_rows(hidden_BLH, packing)
     if packing is not None:
         hidden_BLH, attention_mask = unpack(hidden_BLH, packing), real_positions(packing)
-    if pooling == "cls":
-        return hidden_BLH[:, 0]
     if attention_mask is None:
         return hidden_BLH.mean(1) if pooling == "mean" else hidden_BLH.amax(1)
     real_BL1 = attention_mask.bool().unsqueeze(-1)

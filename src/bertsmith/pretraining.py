@@ -385,9 +385,11 @@ def closing_lines(run: RunSettings, summary: Mapping[str, Any]) -> list[str]:
             f"{summary['validation_replaced_share']:.1%} of the tokens replaced"
         )
     if "validation_top1" in summary:
+        # A single row has no other to lie apart from.
+        spread = summary.get("validation_uniformity")
         lines.append(
             f"validation of views: {summary['validation_top1']:.1%} found at once, alignment "
-            f"{summary['validation_alignment']:.3f}, uniformity {summary['validation_uniformity']:.3f}"
+            f"{summary['validation_alignment']:.3f}" + ("" if spread is None else f", uniformity {spread:.3f}")
         )
     lines += [f"warning: {warning}" for warning in summary["warnings"]]
     model = Path(run.output) / "model"

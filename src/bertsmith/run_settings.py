@@ -97,6 +97,9 @@ class TrainingSettings:
             )
         if self.optimizer != "adamw" and not self.bias_correction:
             raise ValueError(f"bias_correction has no effect with optimizer: {self.optimizer}; leave it out")
+        of_adam = [name for name in self.trainer if name.startswith("adam_")]
+        if self.optimizer != "adamw" and of_adam:
+            raise ValueError(f"trainer.{of_adam[0]} has no effect with optimizer: {self.optimizer}; leave it out")
         if (self.optimizer != "adamw" or not self.bias_correction) and "optim" in self.trainer:
             raise ValueError("optimizer: sgd and bias_correction: false have their own; remove trainer.optim")
         if not 0 <= self.warmup < 1:

@@ -56,7 +56,7 @@ class Views(Dataset[ViewRow]):
     order. Documents of a single sentence have no row.
 
     ``dropout`` and ``crop``: a row for each sentence of ``least_tokens`` and more. Both views are the sentence, so that
-    dropout alone makes them differ; or each is a random part of it, without some of its tokens.
+    dropout alone makes them differ; or each is a random part of it, both of one length, without some of its tokens.
 
     Args:
         corpus: The corpus.
@@ -106,7 +106,10 @@ class Views(Dataset[ViewRow]):
         self._rows_before_left_out = left_out - np.arange(left_out.size)
         if not self._num_rows:
             what = "record has two views" if views == "augmented" else f"sentence has {least_tokens} tokens"
-            raise InputError(f"{corpus.path}: no {what}; build the corpus of other text")
+            raise InputError(
+                f"{corpus.path}: no {what} among the {len(self._documents):,} documents to train on, or to validate "
+                "on; build the corpus of other text, or change data.validation"
+            )
 
     def __len__(self) -> int:
         """Return N, the number of rows of one epoch."""
@@ -172,7 +175,8 @@ class Views(Dataset[ViewRow]):
         if self._views != "crop":
             lengths = np.minimum(whole, self._capacity)
             return _Drawn(sentences, np.zeros_like(lengths), lengths, np.zeros_like(lengths))
-        share = self._crop_least + choice * (1 - self._crop_least)
+        # The same for both, so that views of one length can stand side by side, unpadded.
+        share = self._crop_least + choice[:, :1] * (1 - self._crop_least)
         lengths = np.clip(np.rint(share * whole).astype(np.int64), 1, self._capacity)
         starts = (where * (whole - lengths + 1)).astype(np.int64)
         num_deleted = np.minimum(np.rint(self._deletion_prob * lengths).astype(np.int64), lengths - 1)

@@ -445,3 +445,37 @@ def test_options_are_checked() -> None:
         ReadOptions(max_line_bytes=0)
     with pytest.raises(ValueError, match="text_column is empty"):
         ReadOptions(text_column="")
+
+
+def test_views_of_a_record_are_sentences_of_a_document(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", '\ufefffirst,second,third\n"One\n here.",two  there.,x\n')
+    (document,) = read(path, view_columns="first, second")
+    assert document.text == "One here.\ntwo there." and not document.split
+    path = write(tmp_path / "b.csv", "a b,c d\ne f,g h\n")
+    assert [document.text for document in read(path, view_columns="0,1")] == ["a b\nc d", "e f\ng h"]
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "message"),
+    [
+        ("a,b\nx,\n", "a,b", r"line 2: column 'b' is empty"),
+        ("a,b\nx,y\n", "a,c", r"line 1: no column 'c'.*name one with --view-columns"),
+        ("a,b\nx\n", "a,b", r"line 2: 1 fields where the first line has 2"),
+    ],
+)
+def test_records_without_two_views_are_bad_ones(tmp_path: Path, text: str, columns: str, message: str) -> None:
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(InputError, match=message):
+        read(str(tmp_path / "a.csv"), view_columns=columns)
+    (tmp_path / "a.txt").write_text("No columns.\n")
+    for source in (str(tmp_path / "a.txt"), "python-docs"):
+        with pytest.raises(InputError, match="no columns for --view-columns"):
+            read(source, view_columns="a,b")
+
+
+@pytest.mark.parametrize(
+    "options", [{"view_columns": "a"}, {"view_columns": "a,a"}, {"view_columns": "a,b", "text_column": "b"}]
+)
+def test_columns_of_views_that_make_no_sense(options: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="two different names or more|no effect beside view_columns"):
+        ReadOptions(**options)  # type: ignore[arg-type]

@@ -71,6 +71,8 @@ class BuildSettings:
         """
         if self.language not in LANGUAGES:
             raise ValueError(f"language is {self.language!r}; expected one of {', '.join(LANGUAGES)}")
+        if self.html_entities and self.read.view_columns is not None:
+            raise ValueError("html_entities may break a view in two lines; decode them before, or leave it out")
         for name in ("min_sentence_chars", "min_document_chars"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1, which keeps all")

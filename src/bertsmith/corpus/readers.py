@@ -20,10 +20,10 @@ from typing import Any, BinaryIO, Literal
 
 from bertsmith.corpus import python_docs
 from bertsmith.corpus.documents import Document, Problem
+from bertsmith.corpus.read_options import ReadOptions
 from bertsmith.corpus.sources import PYTHON_DOCS, Source, first_line, format_of, list_sources, parse_hub_id
 from bertsmith.corpus.text_files import SAMPLE_BYTES, Line, Records, detect_layout, join_lines, read_lines
 from bertsmith.errors import InputError
-from bertsmith.settings import settings
 
 __all__ = ["Document", "Problem", "ReadOptions", "Reader", "Source", "list_sources"]
 
@@ -31,48 +31,6 @@ _BATCH_ROWS = 64
 _UNWRITABLE = re.compile("[\0\ud800-\udfff]")
 _SKIP = "or go on without such documents with --bad-documents skip"
 _UNQUOTED = f"pass --quotes none if fields are not quoted, {_SKIP}"
-
-
-@settings
-class ReadOptions:
-    """How sources are read."""
-
-    text_column: str = "text"
-    """Name of the column (in JSON lines: of the key) that holds the text; in CSV and TSV without a header, its number
-    from 0."""
-    view_columns: str | None = None
-    """Names or numbers of two or more columns, separated by commas, that hold views of one sentence, such as its
-    translations back: each record becomes a document of these sentences, for objective.views: augmented."""
-    id_column: str | None = None
-    """Name or number of the column that identifies a document; file name and line if not given."""
-    errors: Literal["strict", "replace"] = "strict"
-    """What to do with bytes that are not UTF-8 and with NUL bytes: a bad document, or U+FFFD in their place."""
-    bad_documents: Literal["fail", "skip"] = "fail"
-    """What to do with a document that cannot be read: stop, or list it and go on."""
-    txt_lines: Literal["auto", "sentence", "paragraph"] = "auto"
-    """What a line of a .txt is: one sentence, or running text."""
-    txt_documents: Literal["auto", "blank_line", "file", "line"] = "auto"
-    """What ends a document in a .txt."""
-    quotes: Literal["csv", "none"] = "csv"
-    """Whether CSV and TSV quote their fields; in "none" a quotation mark is a character like any other."""
-    max_line_bytes: int = 16 * 2**20
-    """A longer line, field or document is a bad one."""
-
-    def __post_init__(self) -> None:
-        """Check what types cannot say."""
-        if not self.text_column:
-            raise ValueError("text_column is empty; expected the name of a column")
-        if self.view_columns is not None and (len(self.columns) < 2 or not all(self.columns)):
-            raise ValueError(f"view_columns is {self.view_columns!r}; expected two names or more: first,second")
-        if not 1 <= self.max_line_bytes < 2**31:
-            raise ValueError(f"max_line_bytes is {self.max_line_bytes}; expected 1 to {2**31 - 1}")
-
-    @property
-    def columns(self) -> list[str]:
-        """The columns that hold text."""
-        if self.view_columns is None:
-            return [self.text_column]
-        return [column.strip() for column in self.view_columns.split(",")]
 
 
 def _log(problem: Problem) -> None:
@@ -133,6 +91,8 @@ class Reader:
     def _read(self, source: Source) -> Iterator[Document]:
         if source.path is None:
             is_docs = source.name.startswith(f"{PYTHON_DOCS}@")
+            if is_docs and self._options.view_columns is not None:
+                raise InputError(f"{PYTHON_DOCS}: has no columns for --view-columns; leave one of them out")
             yield from self._read_python_docs() if is_docs else self._read_hub(source)
             return
         try:
@@ -350,7 +310,8 @@ class Reader:
         options = self._options
         if not isinstance(text, str):
             message = f"column {column!r} holds {_kind(text)}, not text"
-            self._report(where, message, f"choose another with --text-column, {_SKIP}")
+            option = "--text-column" if options.view_columns is None else "--view-columns"
+            self._report(where, message, f"choose another with {option}, {_SKIP}")
             return None
         if len(text) > options.max_line_bytes:
             message = f"the text is longer than {options.max_line_bytes:,} characters"

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedConfig, Pre
 from transformers.utils import ModelOutput
 
 from bertsmith.attention import use_packed_attention
+from bertsmith.batching import num_real_tokens
 from bertsmith.corpus import Corpus
 from bertsmith.encoder import vocabulary_logits
 from bertsmith.masking import Bools, Vocabulary
@@ -158,6 +159,10 @@ class Objective(PreTrainedModel):  # type: ignore[misc]
     def count_items(self, batch: Mapping[str, Tensor]) -> dict[str, float]:
         """Say how many items each loss part of a batch has."""
         raise NotImplementedError
+
+    def num_positions(self, batch: Mapping[str, Any]) -> tuple[Tensor, int]:
+        """Count the real tokens of a batch, and all positions that are computed for it, padding among them."""
+        return num_real_tokens(batch), batch["input_ids"].numel()
 
     def flops(self, lengths: Ints) -> float:
         """Count the floating-point operations that training on rows of these lengths (B,) needs."""

@@ -110,16 +110,16 @@ class CertSettings(MaskingSettings):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
         idle = {
-            "queue_size": ("negatives: in_batch", self.negatives == "in_batch"),
-            "momentum": ("negatives: in_batch", self.negatives == "in_batch"),
-            "crop_least": (f"views: {self.views}", self.views != "crop"),
-            "deletion_prob": (f"views: {self.views}", self.views != "crop"),
-            "least_tokens": ("views: augmented", self.views == "augmented"),
-            **dict.fromkeys(MaskingSettings.__dataclass_fields__, ("mlm_weight: 0", self.mlm_weight == 0)),
+            "queue_size": ("negatives: in_batch; change that", self.negatives == "in_batch"),
+            "momentum": ("negatives: in_batch; change that", self.negatives == "in_batch"),
+            "crop_least": (f"views: {self.views}; change that", self.views != "crop"),
+            "deletion_prob": (f"views: {self.views}; change that", self.views != "crop"),
+            "least_tokens": ("views: augmented; change that", self.views == "augmented"),
+            **dict.fromkeys(MaskingSettings.__dataclass_fields__, ("mlm_weight: 0; set that", self.mlm_weight == 0)),
         }
         for name, (cause, is_idle) in idle.items():
             if is_idle and getattr(self, name) != getattr(CertSettings, name):
-                raise ValueError(f"{name} has no effect with {cause}; leave it out")
+                raise ValueError(f"{name} has no effect with {cause}, or leave it out")
 
     def loss_without_context(self, predicted: Floats, actual: Floats) -> float | None:
         """See :class:`bertsmith.masking.CorruptionSettings`; None where no token is masked."""
@@ -257,7 +257,7 @@ class Cert(Objective):
         return CertCollator(objective, vocabulary_for(objective, tokenizer), seed)
 
     def check_step(self, rows_per_step: int, gradient_accumulation: int) -> None:
-        """Refuse a queue that does not hold a step's keys, and negatives that depend on micro-batches."""
+        """Refuse a queue that does not hold the keys of a step of mean size, and negatives of micro-batches."""
         objective = self.config.objective
         if objective["negatives"] == "queue" and objective["queue_size"] < rows_per_step:
             raise InputError(
@@ -272,10 +272,9 @@ class Cert(Objective):
 
     @property
     def guess_loss(self) -> float:
-        """The loss of similarities that are as wrong as they can be."""
+        """The loss of a uniform guess among the keys, and at tokens."""
         objective = self.config.objective
-        tokens = super().guess_loss * objective["mlm_weight"]
-        return float(tokens + 2 / objective["temperature"] + np.log(objective["queue_size"]))
+        return float(super().guess_loss * objective["mlm_weight"] + np.log(objective["queue_size"] + 1))
 
     def forward(
         self,
@@ -324,20 +323,14 @@ class Cert(Objective):
             key_BD = self._project(self.encoder, self.head, key_ids, key_mask, key_packing)
             negatives_ND, theirs_N = of_all_ranks(key_BD), of_all_ranks(numbers)
             is_negative_BN = (theirs_N >= 0)[None] & (theirs_N[None] != numbers[:, None])
-            num_own = count(0, query_BD)
         else:
             with torch.no_grad():
                 key_BD = self._project(self.key_encoder, self.key_head, key_ids, key_mask, key_packing)
             # Where the batch is the step, the queue changes before the backward pass needs it.
             negatives_ND = self.queue.keys.clone() if num_items is None else self.queue.keys
-            theirs_N = self.queue.numbers
-            is_own_BN = theirs_N[None] == numbers[:, None]
-            is_negative_BN = self.queue.is_filled()[None] & ~is_own_BN
-            num_own = is_own_BN.sum()
+            is_negative_BN = self.queue.is_filled()[None] & ~self._is_own(numbers)
 
-        similarity_B1 = (query_BD * key_BD).sum(-1, keepdim=True)
-        similarities_BN = query_BD @ negatives_ND.T
-        parts, counts = self._compare(similarity_B1, similarities_BN, is_negative_BN, numbers >= 0)
+        parts, counts = self._compare(query_BD, key_BD, negatives_ND, is_negative_BN, numbers >= 0)
         if masked_ids is not None:
             assert positions is not None and targets is not None
             hidden_BLH = hidden_states(self.encoder, masked_ids, attention_mask, packing=packing)
@@ -346,18 +339,22 @@ class Cert(Objective):
         loss = self.total(parts, counts, num_items)
 
         parts["uniformity"], counts["uniformity"] = uniformity(query_BD.detach(), numbers >= 0)
-        if self.key_encoder is not None:
-            parts["num_own_keys"], counts["num_own_keys"] = num_own, counts["contrast"]
+        if cut_words is not None and self.config.objective["unit"] == "word":
+            parts["cut_words"], counts["cut_words"] = cut_words, counts["contrast"]
+        if self.training and self.key_encoder is not None:
+            parts["num_own_keys"], counts["num_own_keys"] = self._is_own(numbers).sum(), counts["contrast"]
             rows_of_step = counts["contrast"] if num_items is None else num_items["contrast"]
             parts["queue_age"] = self.queue.is_filled().sum() / torch.as_tensor(rows_of_step).clamp(min=1)
             counts["queue_age"] = count(1, query_BD)
-            if self.training:
-                self._pending.append((of_all_ranks(key_BD), of_all_ranks(numbers)))
-                if num_items is None:
-                    self._enqueue()
-        if cut_words is not None and self.config.objective["unit"] == "word":
-            parts["cut_words"], counts["cut_words"] = cut_words, counts["contrast"]
+            self._pending.append((of_all_ranks(key_BD), of_all_ranks(numbers)))
+            if num_items is None:
+                self._enqueue()
         return ObjectiveOutput(loss=loss, parts={name: part.detach() for name, part in parts.items()}, counts=counts)
+
+    def _is_own(self, numbers: Tensor) -> Tensor:
+        """Say which keys of the queue are of the rows (B,) themselves: (B, K). Held-out rows have none there."""
+        own_BK: Tensor = (self.queue.numbers[None] == numbers[:, None]) & self.training
+        return own_BK
 
     def _project(
         self, encoder: PreTrainedModel, head: nn.Module, ids: Tensor, mask: Tensor | None, packing: Packing | None
@@ -368,29 +365,37 @@ class Cert(Objective):
         return normalize(projected_BD.float(), dim=-1)
 
     def _compare(
-        self, similarity_B1: Tensor, similarities_BN: Tensor, is_negative_BN: Tensor, counts_B: Tensor
+        self, query_BD: Tensor, key_BD: Tensor, negatives_ND: Tensor, is_negative_BN: Tensor, counts_B: Tensor
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Compare the similarity to the positive with those to the negatives, for the rows that count."""
-        similarities_BN = similarities_BN.masked_fill(~is_negative_BN, -torch.inf)
+        """Compare each query's similarity to its positive with those to the negatives, for the rows that count."""
+        # In half precision similarities near 1 would be rounded to steps that temperature makes large.
+        with torch.autocast(query_BD.device.type, enabled=False):
+            similarity_B1 = (query_BD * key_BD).sum(-1, keepdim=True)
+            similarities_BN = (query_BD @ negatives_ND.T).masked_fill(~is_negative_BN, -torch.inf)
         logits = torch.cat((similarity_B1, similarities_BN), dim=1) / self.config.objective["temperature"]
-        losses_B = cross_entropy(
-            logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device), reduction="none"
-        )
-        num_better_B = (similarities_BN.detach() > similarity_B1.detach()).sum(1)
-        found = similarities_BN.detach().masked_fill(~is_negative_BN | ~counts_B[:, None], 0.0)
+        first = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
+        similarity_B, found_BN = similarity_B1.detach().squeeze(1), similarities_BN.detach()
+        num_better_B = (found_BN >= similarity_B[:, None]).sum(1)
         parts = {
-            "contrast": losses_B,
+            "contrast": cross_entropy(logits, first, reduction="none"),
             **{f"top{most}": (num_better_B < most).float() for most in _BETTER},
-            "positive_similarity": similarity_B1.detach().squeeze(1),
-            "alignment": 2 - 2 * similarity_B1.detach().squeeze(1),
+            "positive_similarity": similarity_B,
+            "alignment": 2 - 2 * similarity_B,
         }
-        num_rows = counts_B.sum().float()
         sums = {name: (part * counts_B).sum() for name, part in parts.items()}
-        num_negatives = (is_negative_BN & counts_B[:, None]).sum().float()
+        is_counted_BN = is_negative_BN & counts_B[:, None]
         return (
-            {**sums, "negative_similarity": found.sum()},
-            {**dict.fromkeys(sums, num_rows), "negative_similarity": num_negatives},
+            {**sums, "negative_similarity": found_BN.masked_fill(~is_counted_BN, 0.0).sum()},
+            {**dict.fromkeys(sums, counts_B.sum().float()), "negative_similarity": is_counted_BN.sum().float()},
         )
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch between training and validation; views that differ by dropout alone have it in both."""
+        super().train(mode)
+        if self.config.objective["views"] == "dropout":
+            for encoder in filter(None, (self.encoder, self.key_encoder)):
+                encoder.train()
+        return self
 
     def after_step(self) -> None:
         """Let the key encoder follow, and the keys of the step enter the queue."""
@@ -410,7 +415,7 @@ class Cert(Objective):
 
     def _enqueue(self) -> None:
         for keys_ND, numbers_N in self._pending:
-            self.queue.enqueue(keys_ND[numbers_N >= 0], numbers_N[numbers_N >= 0])
+            self.queue.enqueue(keys_ND, numbers_N)
         self._pending.clear()
 
     def pack(self) -> None:
@@ -418,6 +423,12 @@ class Cert(Objective):
         super().pack()
         if self.key_encoder is not None:
             use_packed_attention(self.key_encoder)
+
+    def num_positions(self, batch: Mapping[str, Any]) -> tuple[Tensor, int]:
+        """Count the real tokens of both views, and all positions that are computed for them."""
+        keys = {"input_ids": batch["key_ids"], "attention_mask": batch["key_mask"], "packing": batch.get("key_packing")}
+        (real, slots), (key_real, key_slots) = super().num_positions(batch), super().num_positions(keys)
+        return real + key_real, slots + key_slots
 
     def count_items(self, batch: Mapping[str, Tensor]) -> dict[str, float]:
         """Say how many items each loss part of a batch has."""

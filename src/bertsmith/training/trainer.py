@@ -21,7 +21,6 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from bertsmith.batching import num_real_tokens
 from bertsmith.errors import InputError
 from bertsmith.objectives import Objective
 from bertsmith.rows import VALIDATION_SEED, ValidationRows
@@ -181,8 +180,8 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         sums = self._sums["training" if model.training else "validation"]
         sums.add(outputs["parts"], outputs["counts"])
         if model.training:
-            slots = inputs["input_ids"].numel()
-            sums.add({"density": num_real_tokens(inputs)}, {"density": torch.tensor(slots, device=self.args.device)})
+            real, slots = self.objective.num_positions(inputs)
+            sums.add({"density": real}, {"density": torch.tensor(slots, device=self.args.device)})
         # Gradients are averaged over ranks, while the loss is already a share of the whole step's.
         loss = outputs["loss"] * self.args.world_size
         return (loss, outputs) if return_outputs else loss
@@ -232,6 +231,8 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         """Validate; the random state and the clock of the budget do not notice."""
         devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
         with torch.random.fork_rng(devices=devices):
+            # For what is random in validation all the same, such as views that differ by dropout.
+            torch.manual_seed(VALIDATION_SEED)
             if self._score is None:
                 metrics: dict[str, float] = super().evaluate(*args, **kwargs)
                 assert "eval_loss" in metrics, "Trainer found no labels"
