@@ -108,6 +108,7 @@ def test_killed_five_times_the_result_is_the_same_byte_for_byte(write_run: Write
     ("objective", "batching"),
     [
         ("mlm", "bucketed"),
+        ("nsp", "bucketed"),
         ("nsp", "packed"),
         ("span", "packed"),
         ("electra", "bucketed"),
