@@ -149,11 +149,11 @@ def test_electra_and_the_searches(workplace: Path) -> None:
         printed = run([*shlex.split(line), *shorter], workplace)
     assert "hardly tells replaced tokens" in printed
 
-    (task,) = (workplace / "runs").glob("finetune-docs.yaml")
-    text = task.read_text().replace("examples: 100", "examples: 12").replace("[0, 1, 2, 3, 4]", "[0]")
-    task.write_text(f"{text}max_length: 16\ntraining: {{epochs: 1}}\n")
-    for name, page, trials in (("electra", ELECTRA, "1"), ("mlm", README, "2")):
-        base = workplace / "runs" / f"{name}-mini.yaml"
+    task = workplace / "runs" / "finetune-trial.yaml"
+    text = task.read_text().replace("examples: 300", "examples: 12").replace("[0, 1]", "[0]")
+    task.write_text(text.replace("max_length: 128", "max_length: 16").replace("epochs: 6", "epochs: 1"))
+    for base_name, page, trials in (("electra-trial", ELECTRA, "1"), ("mlm-mini", README, "2")):
+        base = workplace / "runs" / f"{base_name}.yaml"
         short = re.sub(r"budget: \{.*?\}", "budget: {steps: 3}", base.read_text()).replace(
             "preset: mini", "preset: tiny"
         )

@@ -18,9 +18,10 @@ Words = Callable[..., list[str]]
 
 
 def start(words: list[str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "bertsmith.cli", *words], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
-    )
+    # Where these tests run in the background of a shell, Ctrl-C is ignored, and Python would leave it so.
+    reset = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{reset}; from bertsmith.cli import main; raise SystemExit(main())"
+    return subprocess.Popen([sys.executable, "-c", code, *words], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
 
 
 def num_stored(folder: Path) -> int:
