@@ -179,6 +179,7 @@ def test_every_command_of_the_readme_exists() -> None:
         "finetune",
         "evaluate",
         "sweep",
+        "augment",
     }
     assert {name for name in named if name.split()[0] in {word.split()[0] for word in known}} == known
     for name in known:

@@ -209,8 +209,9 @@ def test_blank_rows_count_for_nothing(tokenizer: Any) -> None:
             assert filled.counts[name].item() == whole.counts[name].item(), name
 
 
-@pytest.mark.parametrize("pooling", ["cls", "mean", "max"])
-@pytest.mark.parametrize("architecture", BODIES)
+@pytest.mark.parametrize(
+    ("architecture", "pooling"), [*((name, "mean") for name in BODIES), ("bert", "cls"), ("bert", "max")]
+)
 def test_packed_equals_padded(tokenizer: Any, architecture: str, pooling: str) -> None:
     found = []
     for is_packed in (False, True):
