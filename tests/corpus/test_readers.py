@@ -479,3 +479,11 @@ def test_records_without_two_views_are_bad_ones(tmp_path: Path, text: str, colum
 def test_columns_of_views_that_make_no_sense(options: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="two different names or more|no effect beside view_columns"):
         ReadOptions(**options)  # type: ignore[arg-type]
+
+
+def test_entities_are_not_decoded_inside_views() -> None:
+    from bertsmith.corpus.build import BuildSettings
+
+    # &#10; would make two views of one.
+    with pytest.raises(ValueError, match="html_entities may break a view"):
+        BuildSettings(html_entities=True, read=ReadOptions(view_columns="a,b"))
