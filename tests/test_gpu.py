@@ -129,7 +129,7 @@ def test_a_cpu_compiles_only_when_told(corpus: Corpus, monkeypatch: pytest.Monke
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("default")
 def test_compiled_layers_have_the_same_loss_and_gradients(corpus: Corpus) -> None:
     objective, batch = make("mlm", corpus)
     found = []
