@@ -317,7 +317,7 @@ def _training_arguments(run: RunSettings, parts: _Parts) -> tuple[TrainingArgume
         "seed": training.seed,
         "bf16": use_bf16(training.precision),
         "use_cpu": not on_gpu,
-        "dataloader_num_workers": (2 if on_gpu else 0) if training.workers == "auto" else training.workers,
+        "dataloader_num_workers": (4 if on_gpu else 0) if training.workers == "auto" else training.workers,
         "dataloader_pin_memory": on_gpu,
     }
     if on_gpu and "accelerator_config" not in training.trainer:

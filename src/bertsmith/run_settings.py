@@ -67,7 +67,7 @@ class TrainingSettings:
     compile: bool | Literal["auto"] = "auto"
     """Compile the layers with torch.compile; auto does so on a GPU for runs that are long enough to pay for it."""
     workers: int | Literal["auto"] = "auto"
-    """Processes that prepare batches; auto is 2 on a GPU and none on a CPU."""
+    """Processes that prepare batches; auto is 4 on a GPU and none on a CPU."""
     log_every: float = 0.005
     """Share of the budget between logged rows."""
     checkpoint_every: float = 0.1
