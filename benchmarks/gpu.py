@@ -3,10 +3,10 @@
     python benchmarks/gpu.py [--minutes 8.5] [--out FOLDER] [--only PATTERN] [--ours training.compile=false ...]
     python benchmarks/gpu.py --merge A.json B.json [--out FOLDER]
 
-It takes torch, transformers, accelerate and this package, makes its own text, and writes DATE-gpu.json and DATE-gpu.md
-into the folder. The measurements come in the order of their importance, and both files are written anew after each, so
-that what is there is kept, however the command ends. Before each it looks at the time that is left; what does not fit is
-named. Then all training is measured again, round after round, as long as there is time.
+It makes its own text, and writes DATE-gpu.json and DATE-gpu.md into the folder. The measurements come in the order of
+their importance, and both files are written anew after each, so that what is there is kept, however the command ends.
+Before each it looks at the time that is left; what does not fit is named. Then all training is measured again, round
+after round, as long as there is time.
 
 A measurement is named MODEL/ROWS/FORM: ROWS are full ones of so many tokens, of mixed lengths, or sentence pairs; FORM
 is ours, or one of the Trainer's (see gpu_runs.py). --list shows all, in their order. Without a GPU all sizes are tiny:
@@ -53,14 +53,12 @@ class Results:
     def write(self) -> None:
         from gpu_report import report
 
+        from bertsmith.files import write_text
+
         self.content["seconds"] = round(time.monotonic() - BEGAN, 1)
-        for path, text in (
-            (self._path, json.dumps(self.content, indent=1)),
-            (self._path.with_suffix(".md"), report(self.content)),
-        ):
-            part = path.with_suffix(".part")
-            part.write_text(text + "\n", encoding="utf-8")
-            part.replace(path)
+        # The figures first: they are safe whatever becomes of the table.
+        write_text(self._path, json.dumps(self.content, indent=1) + "\n")
+        write_text(self._path.with_suffix(".md"), report(self.content) + "\n")
 
     def __str__(self) -> str:
         return f"{self._path} and {self._path.with_suffix('.md').name}"

@@ -1,4 +1,4 @@
-"""What the measurements of the GPU benchmark share: the machine, the sizes, the texts, and what one form of training is.
+"""What the measurements of the GPU benchmark share: the machine, the sizes, the texts, and counts of what was used.
 
 Shapes: B rows of a batch, L tokens of a row.
 """
@@ -39,6 +39,7 @@ from bertsmith.training.arguments import use_bf16, versions
 Figures = dict[str, Any]
 
 GIB = 2**30
+CORES = os.cpu_count() or 1
 SCRATCH_BYTES = 24 * GIB
 """Room for a checkpoint of the largest model, with its optimiser, twice."""
 
@@ -78,6 +79,8 @@ class Scale:
     copy_bytes: int
     workers: int
     """Of the peer's data loader, where it has some."""
+    build_workers: int
+    """Of each corpus; both are built at once."""
 
 
 _ALL_FIT = {"small": 65_536, "base": 65_536, "large": 32_768}
@@ -97,9 +100,9 @@ ON_GPU = Scale(
     steps={"small": 200, "base": 100, "large": 50},
     warmup=20,
     log_steps=10,
-    least_warmup=3,
+    least_warmup=2,
     warmup_seconds=4.0,
-    least_steps=5,
+    least_steps=3,
     seconds=4.0,
     guard_steps=300,
     guard_tokens=16_384,
@@ -108,7 +111,8 @@ ON_GPU = Scale(
     queues=(4_096, 65_536),
     gemm=8192,
     copy_bytes=4 * GIB,
-    workers=min(8, max(1, (os.cpu_count() or 1) // 2)),
+    workers=min(8, CORES),
+    build_workers=max(1, min(6, CORES // 2)),
 )
 _TINY = {"tiny": 256}
 ON_CPU = Scale(
@@ -135,6 +139,7 @@ ON_CPU = Scale(
     gemm=128,
     copy_bytes=2**20,
     workers=0,
+    build_workers=1,
 )
 
 
@@ -172,8 +177,7 @@ class Bench:
         folder = self.folder / "texts"
         folder.mkdir()
         scale = self.scale
-        workers = None if on_gpu() else 1
-        return made_up_texts(folder, scale.vocab_size, scale.long_tokens, scale.short_tokens, workers)
+        return made_up_texts(folder, scale.vocab_size, scale.long_tokens, scale.short_tokens, scale.build_workers)
 
     def corpus(self, setting: Setting) -> Corpus:
         return self.texts.short if setting.rows == "mixed" else self.texts.long
@@ -207,7 +211,7 @@ def machine() -> Figures:
     return {
         "device": properties.name if properties else cpu_name(),
         "memory_gib": properties.total_memory / GIB if properties else 0.0,
-        "cores": os.cpu_count(),
+        "cores": CORES,
         "versions": {"Python": platform.python_version(), **versions()},
     }
 
@@ -241,7 +245,7 @@ def scratch() -> Iterator[Path]:
 
 
 def start_afresh() -> None:
-    """Forget what an earlier measurement left: memory, compiled code, counters, TF32 that a compiled peer switched on."""
+    """Forget what an earlier measurement left: memory, compiled code, counters, TF32 (a compiled peer has it on)."""
     gc.collect()
     torch._dynamo.reset()
     counters.clear()

@@ -62,7 +62,9 @@ def make_plan(scale: Scale) -> list[Measurement]:
         Measurement("ceilings", CEILINGS, gpu_steps.ceilings),
         *training(full(base, first)),
         *training(full(small, first)),
-        Measurement("synchronisations", ESTIMATES[small]["ours"], lambda bench: gpu_steps.synchronisations(bench, watched)),
+        Measurement(
+            "synchronisations", ESTIMATES[small]["ours"], lambda bench: gpu_steps.synchronisations(bench, watched)
+        ),
         *training(short(small, "mixed")),
         *training(short(small, "pairs")),
         *training(full(base, second)),

@@ -61,7 +61,8 @@ def training(found: Content) -> list[str]:
     gemm = ceiling["gemm_flops_per_second"] if ceiling else None
     lines = [
         "| model/rows | form | real tokens/s, median (min–max) of rounds | ours / this | MFU of 989 TFLOP/s | "
-        "of the measured product | peak GiB | first step, s | compilation, s | recompiles | graph breaks | micro-batch |",
+        "of the measured product | peak GiB | first step, s | compilation, s | recompiles | graph breaks | "
+        "micro-batch |",
         "|---" * 12 + "|",
     ]
     for setting in dict.fromkeys(name.rpartition("/")[0] for name in names):
@@ -71,8 +72,8 @@ def training(found: Content) -> list[str]:
                 lines.append(row(setting, form, found[f"{setting}/{form}"]["rounds"], own, gemm))
     lines += [
         "",
-        "MFU: the model's necessary operations, forward and backward, not those of padding, recomputation or logits that "
-        "are not needed. Compilation: what the warm-up took beyond its steps' usual time, in the first round.",
+        "MFU: the model's necessary operations, forward and backward, not those of padding, recomputation or unused "
+        "logits. Compilation: what the warm-up took beyond its steps' usual time, in the first round.",
     ]
     return [*lines, *targets(found)]
 
@@ -157,7 +158,9 @@ def quality(found: Content) -> list[str]:
 
 def missing(found: Content) -> list[str]:
     """Name what was skipped and what failed, and what was said of compilation."""
-    lines = [f"- {name}: skipped, {one['skipped']}" for name, one in found.items() if "skipped" in one and not one["rounds"]]
+    lines = [
+        f"- {name}: skipped, {one['skipped']}" for name, one in found.items() if "skipped" in one and not one["rounds"]
+    ]
     for name, one in found.items():
         if "error" in one:
             lines.append(f"- {name}: failed\n\n  ```\n{indented(one['error'])}\n  ```\n")

@@ -83,7 +83,9 @@ def ours(bench: Bench, setting: Setting, micro_tokens: int, form: str, **trainin
         },
     }
     with scratch() as folder:
-        settings = validate(RunSettings, merge(merge(values, bench.overrides), {"output": f"{folder}/run"}), "benchmark")
+        settings = validate(
+            RunSettings, merge(merge(values, bench.overrides), {"output": f"{folder}/run"}), "benchmark"
+        )
         pretrain(settings)
         rows = {row["step"]: row for row in read_metrics(folder / "run") if "loss" in row}
     # Each is read just before the GPU is waited for, so many steps after the last time: their difference is exact.

@@ -47,7 +47,10 @@ def ceilings(bench: Bench) -> Figures:
         left = torch.randn(rows, inner, device=device(), dtype=torch.bfloat16)
         right = torch.randn(inner, columns, device=device(), dtype=torch.bfloat16)
         seconds = fastest(lambda left=left, right=right: left @ right)  # type: ignore[misc]
-        found |= {f"{name}_flops_per_second": 2 * rows * inner * columns / seconds, f"{name}_shape": [rows, inner, columns]}
+        found |= {
+            f"{name}_flops_per_second": 2 * rows * inner * columns / seconds,
+            f"{name}_shape": [rows, inner, columns],
+        }
     source = torch.empty(scale.copy_bytes, device=device(), dtype=torch.uint8).zero_()
     target = torch.empty_like(source)
     seconds = fastest(lambda: target.copy_(source))
@@ -181,7 +184,9 @@ def prepared(bench: Bench, settings: Any) -> tuple[Objective, Any, Any, Any, int
     numbers = np.arange(rows_per_step(rows, scale.step_tokens))
     epochs = np.zeros_like(numbers)
     batch = objective.collate(rows.take(numbers, epochs))
-    items = {name: torch.tensor(float(number), device=device()) for name, number in objective.count_items(batch).items()}
+    items = {
+        name: torch.tensor(float(number), device=device()) for name, number in objective.count_items(batch).items()
+    }
     optimizer = torch.optim.AdamW(objective.parameters(), fused=True)
     return objective, optimizer, send_to_device(batch, device()), items, int(rows.lengths(numbers, epochs).sum())
 

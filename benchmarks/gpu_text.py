@@ -4,6 +4,7 @@ lengths, and a WordPiece vocabulary made of these very words, since training one
 Shapes: N tokens of a text, S its sentences, D its documents.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,16 +52,17 @@ def made_up_texts(folder: Path, vocab_size: int, long_tokens: int, short_tokens:
         "long": (lengths(long_tokens, 22, 0.5, 4, 126, rng), lengths(long_tokens, 3000, 1.0, 64, 40_000, rng)),
         "short": (lengths(short_tokens, 37, 0.6, 6, 126, rng), None),
     }
-    corpora = {}
     for name, (sentences, documents) in ends.items():
-        source = folder / f"{name}.txt"
-        source.write_text(text(sentences, documents, lexicon, rng), encoding="utf-8")
-        settings = BuildSettings(
-            read=ReadOptions(txt_lines="sentence", txt_documents="blank_line"),
-            tokenizer=TokenizerSettings(from_pretrained=str(folder / "tokenizer")),
+        (folder / f"{name}.txt").write_text(text(sentences, documents, lexicon, rng), encoding="utf-8")
+    settings = BuildSettings(
+        read=ReadOptions(txt_lines="sentence", txt_documents="blank_line"),
+        tokenizer=TokenizerSettings(from_pretrained=str(folder / "tokenizer")),
+    )
+    # Their processes take longer to start than to work.
+    with ThreadPoolExecutor() as pool:
+        return Texts(
+            *pool.map(lambda name: build([str(folder / f"{name}.txt")], folder / name, settings, workers=workers), ends)
         )
-        corpora[name] = build([str(source)], folder / name, settings, workers=workers)
-    return Texts(**corpora)
 
 
 def made_up_lexicon(vocab_size: int, rng: np.random.Generator) -> Lexicon:
