@@ -101,7 +101,7 @@ def watched_synchronisations(first: int, last: int) -> Iterator[Counter[str]]:
 
     def note(message: Any, *args: Any, **kwargs: Any) -> None:
         if is_watched and SYNCHRONISES in str(message):
-            places[place_of(traceback.extract_stack())] += 1
+            places[place_of(traceback.extract_stack()[:-1])] += 1
 
     def write_and_switch(monitor: Monitor, row: Mapping[str, float]) -> None:
         nonlocal is_watched
@@ -120,11 +120,10 @@ def watched_synchronisations(first: int, last: int) -> Iterator[Counter[str]]:
                 torch.cuda.set_sync_debug_mode("default")
 
 
-def place_of(stack: traceback.StackSummary) -> str:
-    """Name the deepest line of ours or of the libraries around us, and where it is called from if it is theirs."""
+def place_of(stack: list[traceback.FrameSummary]) -> str:
+    """Name the deepest line of ours or of the libraries around us; without any, the deepest that is not of warnings."""
     known = [frame for frame in stack if any(f"/{name}/" in frame.filename for name in OURS_OR_LIBRARIES)]
-    frames = known or list(stack)[:-1]
-    deepest = frames[-1]
+    deepest = (known or [frame for frame in stack if not frame.filename.endswith("warnings.py")])[-1]
     path = "/".join(deepest.filename.split("/")[-3:])
     found = f"{path}:{deepest.lineno} {deepest.name}: {deepest.line}"
     return f"{LOGGING}: {found}" if any(frame.name == LOGGING for frame in stack) else found

@@ -13,8 +13,20 @@ import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-# Packages that a bare machine need not have: their import fails.
-ABSENT = ("datasets", "pyarrow", "optuna", "ctranslate2", "sentence_transformers")
+# For a folder of PYTHONPATH: packages that a bare machine need not have are not found.
+ABSENT = """
+import sys
+from importlib.machinery import PathFinder
+
+class Without(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        if name.partition(".")[0] in ("datasets", "pyarrow", "optuna", "ctranslate2", "sentence_transformers"):
+            return None
+        return super().find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Without
+"""
 
 
 @pytest.fixture
@@ -31,9 +43,8 @@ def benchmark_module(monkeypatch: pytest.MonkeyPatch) -> Any:
 def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Run the command as on a bare machine without a GPU."""
     absent = folder / "absent"
-    for name in ABSENT:
-        (absent / name).mkdir(parents=True)
-        (absent / name / "__init__.py").write_text(f"raise ImportError('there is no {name} here')\n")
+    absent.mkdir()
+    (absent / "sitecustomize.py").write_text(ABSENT)
     source = BENCHMARKS.parent / "src"
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": f"{absent}{os.pathsep}{source}"}
     command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--out", str(folder / "out"), *words]
