@@ -73,9 +73,9 @@ def training(found: Content) -> list[str]:
     lines += [
         "",
         "ours: bertsmith pretrain, compiled, bf16, packed. B-group: transformers' Trainer with its collator as they "
-        "come (fp32, TF32 off): blocks of all text, or for mixed lengths and pairs the very rows of ours, padded to the "
-        "longest of a batch. B-best: that in bf16 with fused AdamW and data loader workers, compiled, or for mixed and "
-        "pairs in batches of like lengths.",
+        "come (fp32, TF32 off): blocks of all text, or for mixed lengths and pairs the very rows of ours, padded to "
+        "the longest of a batch. B-best: that in bf16 with fused AdamW and data loader workers, compiled, or for mixed "
+        "and pairs in batches of like lengths.",
         "",
         "MFU: the model's necessary operations, forward and backward, not those of padding, recomputation or unused "
         "logits. Compilation: what the warm-up took beyond its steps' usual time, in the first round.",
