@@ -48,12 +48,12 @@ def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     source = BENCHMARKS.parent / "src"
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": f"{absent}{os.pathsep}{source}"}
     command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--out", str(folder / "out"), *words]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800)
 
 
 @pytest.mark.slow
 def test_everything_is_measured_and_written(tmp_path: Path) -> None:
-    done = run(tmp_path, "--rounds", "1")
+    done = run(tmp_path, "--rounds", "1", "--minutes", "60")
     assert done.returncode == 0, done.stderr[-3000:]
     (json_file,) = (tmp_path / "out").glob("*-gpu.json")
     content = json.loads(json_file.read_text())
