@@ -19,6 +19,7 @@ from pretrain_vs_hf import guard_losses
 from bertsmith.attention import choose_batching
 from bertsmith.batching import rows_per_step
 from bertsmith.encoder import EncoderSettings, build_encoder
+from bertsmith.gpu import speed_up
 from bertsmith.objectives import OBJECTIVES, Objective
 from bertsmith.objectives.cert import CertSettings
 from bertsmith.objectives.electra import ElectraSettings
@@ -179,6 +180,7 @@ def prepared(bench: Bench, settings: Any) -> tuple[Objective, Any, Any, Any, int
     objective = kind.build(encoder, settings, corpus.tokenizer).to(device()).train()
     if choose_batching("auto", encoder, half())[0] == "packed":
         objective.pack()
+    speed_up(objective, half=half(), wanted=False, seconds=0)
     rows = kind.make_rows(settings, corpus, scale.short)
     numbers = np.arange(rows_per_step(rows, scale.step_tokens))
     epochs = np.zeros_like(numbers)
