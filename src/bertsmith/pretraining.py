@@ -1,8 +1,7 @@
 """Pre-training: from a corpus and a run file to a model folder, continued wherever an earlier attempt stopped."""
 
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from bertsmith.corpus import Corpus, check
 from bertsmith.encoder import build_encoder, parameter_count, training_flops
 from bertsmith.errors import InputError
 from bertsmith.export import model_card, write_model
-from bertsmith.files import locked, write_json
+from bertsmith.files import write_json
 from bertsmith.masking import Floats, Ints
 from bertsmith.objectives import OBJECTIVES, Objective
 from bertsmith.plots import plot_losses
@@ -32,12 +31,13 @@ from bertsmith.rows import (
     ValidationRows,
     split_documents,
 )
-from bertsmith.run_folder import prepare
+from bertsmith.run_folder import flat, prepare
 from bertsmith.run_settings import RunSettings, TrainingSettings
 from bertsmith.settings import to_dict
-from bertsmith.training import checkpoints
+from bertsmith.training import ranks
 from bertsmith.training.arguments import machine, make_arguments, use_bf16, versions
 from bertsmith.training.budget import Budget, learning_rate_factor
+from bertsmith.training.copies import Found, newest_of_all
 from bertsmith.training.monitors import Monitor, human, mean_density, read_metrics
 from bertsmith.training.optimizer import optimizer_class
 from bertsmith.training.running import train
@@ -82,42 +82,50 @@ def pretrain(run: RunSettings, *, overwrite: bool = False, watch: Watch | None =
         Failed: The loss diverged.
     """
     logging.disable_progress_bar()
+    with ranks.joined(run.training.trainer.get("ddp_timeout")), ExitStack() as held:
+        return _pretrain(run, overwrite, watch, held)
+
+
+def _pretrain(run: RunSettings, overwrite: bool, watch: Watch | None, held: ExitStack) -> dict[str, Any]:
     folder = Path(run.output)
     budget = Budget(run.training.budget)
-    parts = _assemble(run)
     # All that can be wrong with the settings is found before anything is written, or overwritten.
-    args, num_steps = _training_arguments(run, parts, budget)
-    is_main = int(os.environ.get("RANK", "0")) == 0
-    with locked(folder, "`output`") if is_main else _nothing():
-        if is_main:
+    with ranks.together():
+        parts = _assemble(run)
+        args, num_steps = _training_arguments(run, parts, budget)
+    same = {**flat(to_dict(run)), "the corpus": parts.corpus.hash, **versions()}
+    ranks.refuse_differences(same, but=("output", "data.corpus"))
+    is_main = ranks.rank() == 0
+    keeps = ranks.keep(folder, "`output`", held)
+    with ranks.together():
+        if keeps:
             prepare(folder, to_dict(run), overwrite)
-        # The other ranks look for a checkpoint when the first has cleared the folder, and it touches them after that.
-        args.distributed_state.wait_for_everyone()
-        resumed, damaged, begun = _find_checkpoint(folder, parts.corpus, budget)
-        args.distributed_state.wait_for_everyone()
-        with Monitor(folder, int(budget.used["steps"]), active=is_main) as monitor:
-            half = use_bf16(run.training.precision)
-            batching, note = choose_batching(begun or run.training.batching, parts.objective.encoder, half)
-            if batching == "packed":
-                parts.objective.pack()
-            _greet(run, parts, batching, monitor)
-            if note:
-                monitor.say(f"note: {note}")
-            for path in damaged:
-                monitor.say(f"{path}: damaged, so the run goes on from an older checkpoint")
-                if is_main:
-                    # Out of the way, or it would count among the newest checkpoints that are kept.
-                    path.rename(path.with_name(f"damaged-{path.name}"))
-            if resumed is not None:
-                monitor.say(f"going on from {resumed}")
-            # The order of the rows is that of the beginning, also where they cannot be packed any more.
-            trainer, pace = _make_trainer(run, parts, begun or batching, budget, monitor, args, num_steps, watch)
-            if not budget.spent:
-                train(trainer, pace, monitor, resumed)
-            else:
-                # Trainer would train one step too many; the weights are those of the checkpoint.
-                trainer._load_from_checkpoint(str(resumed))
-        return _finish(run, parts, trainer, folder) if is_main else {}
+    found = _find_checkpoint(folder, keeps, parts.corpus, budget)
+    begun = found.facts.get("batching") if found else None
+    with Monitor(folder, int(budget.used["steps"]), active=is_main) as monitor:
+        half = use_bf16(run.training.precision)
+        batching, note = choose_batching(begun or run.training.batching, parts.objective.encoder, half)
+        if batching == "packed":
+            parts.objective.pack()
+        _greet(run, parts, batching, monitor)
+        if note:
+            monitor.say(f"note: {note}")
+        for path in found.damaged if found else ():
+            monitor.say(f"{path}: damaged, so the run goes on from an older checkpoint")
+            if keeps:
+                # Out of the way, or it would count among the newest checkpoints that are kept.
+                path.rename(path.with_name(f"damaged-{path.name}"))
+        if found is not None:
+            monitor.say(f"going on from {found.path}")
+        # The order of the rows is that of the beginning, also where they cannot be packed any more.
+        trainer, pace = _make_trainer(run, parts, begun or batching, budget, monitor, args, num_steps, watch)
+        if not budget.spent:
+            train(trainer, pace, monitor, found.path if found else None)
+        else:
+            # Trainer would train one step too many; the weights are those of the checkpoint.
+            assert found is not None
+            trainer._load_from_checkpoint(str(found.path))
+    return _finish(run, parts, trainer, folder) if is_main else {}
 
 
 def validated_figures(run: RunSettings) -> list[str]:
@@ -172,7 +180,7 @@ def _assemble(run: RunSettings) -> _Parts:
 
 def _num_parts(training: TrainingSettings) -> int:
     """Say into how many micro-batches a step is divided, those of all ranks together."""
-    return training.gradient_accumulation * int(os.environ.get("WORLD_SIZE", "1"))
+    return training.gradient_accumulation * ranks.num_ranks()
 
 
 def token_shares(corpus: Corpus, held_out: Ints) -> tuple[Floats, Floats]:
@@ -194,22 +202,19 @@ def token_shares(corpus: Corpus, held_out: Ints) -> tuple[Floats, Floats]:
     return rest / rest.sum(), there / max(1, there.sum())
 
 
-def _find_checkpoint(folder: Path, corpus: Corpus, budget: Budget) -> tuple[Path | None, list[Path], Batching | None]:
-    """Find the checkpoint to resume, the damaged ones, and how its rows went into batches, which decides their order.
+def _find_checkpoint(folder: Path, keeps: bool, corpus: Corpus, budget: Budget) -> Found | None:
+    """Find the checkpoint to resume, on whatever machine it is, and set the budget to what it had used.
 
-    The budget is set to what it had used.
+    Its facts say how its rows went into batches, which decides their order.
     """
-    found = checkpoints.newest_whole(folder / "checkpoints")
-    if found is None:
-        return None, [], None
-    path, facts, damaged = found
-    if facts["corpus"] != corpus.hash:
+    found = newest_of_all(folder / "checkpoints", keeps)
+    if found is not None and found.facts["corpus"] != corpus.hash:
         raise InputError(
-            f"{corpus.path}: this corpus has changed since the checkpoint {path} was trained on it; "
+            f"{corpus.path}: this corpus has changed since the checkpoint {found.path} was trained on it; "
             "bring the old one back, or start over with --overwrite"
         )
-    budget.used.update(facts["used"])
-    return path, damaged, facts.get("batching")
+    budget.used.update(found.facts["used"] if found is not None else {})
+    return found
 
 
 def _make_trainer(
@@ -324,11 +329,6 @@ def _greet(run: RunSettings, parts: _Parts, batching: Batching, monitor: Monitor
         monitor.say(f"loss of a model that knows token frequencies and no context: {parts.loss_without_context:.4f}")
     for name, value in parts.facts.items():
         monitor.say(f"{name.replace('_', ' ')}: {value:.4g}")
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
 
 
 def _finish(run: RunSettings, parts: _Parts, trainer: ObjectiveTrainer, folder: Path) -> dict[str, Any]:

@@ -39,7 +39,7 @@ from bertsmith.pretrained import open_pretrained
 from bertsmith.run_folder import RUN_FILE, Layout, prepare
 from bertsmith.settings import read_yaml, to_dict
 from bertsmith.tasks import check_submission, load_task, subset
-from bertsmith.training.running import end_with_parent
+from bertsmith.training.ranks import end_with_parent
 from bertsmith.training.trainer import Watch
 
 FINETUNING = Layout(
