@@ -285,6 +285,8 @@ def _finetune(options: argparse.Namespace) -> None:
 
     run = load_finetuning(options.run_file, options.settings)
     summary = finetune(run, overwrite=options.overwrite)
+    if not summary:  # of several ranks the first has one
+        return
     folder = Path(run.output)
     print((folder / "results.txt").read_text(encoding="utf-8"))
     if run.vary is not None:

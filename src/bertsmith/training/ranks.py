@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from functools import cache
@@ -89,7 +89,7 @@ def _join(silence: timedelta) -> None:
 
 
 @cache
-def _store() -> dist.Store:
+def _store() -> PrefixStore:
     """Open the store that all ranks see: torchrun's, which outlives them, or else that of the first one."""
     store, _, _ = next(rendezvous("env://"))
     return PrefixStore("bertsmith", store)
@@ -129,6 +129,13 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     if num_ranks() > 1:
         dist.all_reduce(values)
     return values
+
+
+def copy_from_first(tensors: Iterable[Tensor]) -> None:
+    """Give tensors, of whatever device, the values that they have on the first rank."""
+    if num_ranks() > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, 0)
 
 
 @contextmanager

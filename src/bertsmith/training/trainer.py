@@ -342,10 +342,9 @@ class Pace(TrainerCallback):  # type: ignore[misc]
         """Count the step before the learning rate of the next one is set."""
         objective, budget = self._trainer.objective, self._trainer.budget
         lengths = self._stream.lengths_of_step(state.global_step)
-        asked = self.asked_to_stop or (self._stop is not None and self._stop.is_set())
         # Ranks must agree on when the budget is spent, where the clock of the first one counts, and on when to stop.
         seconds = budget.lap() if args.process_index == 0 else 0.0
-        agreed = ranks.sum_over_ranks(torch.tensor([seconds, float(asked)], dtype=torch.float64))
+        agreed = ranks.sum_over_ranks(torch.tensor([seconds, float(self._is_asked())], dtype=torch.float64))
         seconds, num_asked = agreed.tolist()
         self.interrupted = num_asked > 0
         self._share_before = budget.share
@@ -355,6 +354,8 @@ class Pace(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Set what Trainer does after this step."""
         budget = self._trainer.budget
+        # Alone, the process need not wait for the next step to stop.
+        self.interrupted |= args.world_size == 1 and self._is_asked()
         done = budget.spent or self.interrupted
         overdue = budget.used["seconds"] - self._saved_at >= self._save_seconds
         control.should_training_stop |= done
@@ -370,6 +371,9 @@ class Pace(TrainerCallback):  # type: ignore[misc]
             self._monitor.advance(budget)
         if self.interrupted and args.world_size > 1:
             self._monitor.say("stopping after this step, with a checkpoint")
+
+    def _is_asked(self) -> bool:
+        return self.asked_to_stop or (self._stop is not None and self._stop.is_set())
 
     def _passed(self, every: float) -> bool:
         """Whether this step passed a multiple of a share of the budget."""
