@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from bertsmith.batching import Batching, TrainingStream, rows_per_step
 from bertsmith.corpus import Corpus, check
 from bertsmith.encoder import build_encoder, parameter_count, training_flops
 from bertsmith.errors import InputError
-from bertsmith.export import model_card, write_model
+from bertsmith.export import model_card, objective_of, write_model
 from bertsmith.files import write_json
 from bertsmith.masking import Floats, Ints
 from bertsmith.objectives import OBJECTIVES, Objective
@@ -34,7 +34,7 @@ from bertsmith.rows import (
 from bertsmith.run_folder import flat, prepare
 from bertsmith.run_settings import RunSettings, TrainingSettings
 from bertsmith.settings import to_dict
-from bertsmith.training import ranks
+from bertsmith.training import ranks, sharding
 from bertsmith.training.arguments import machine, make_arguments, use_bf16, versions
 from bertsmith.training.budget import Budget, learning_rate_factor
 from bertsmith.training.copies import Found, newest_of_all
@@ -124,7 +124,9 @@ def _pretrain(run: RunSettings, overwrite: bool, watch: Watch | None, held: Exit
         else:
             # Trainer would train one step too many; the weights are those of the checkpoint.
             assert found is not None
-            trainer._load_from_checkpoint(str(found.path))
+            parts = replace(parts, objective=objective_of(found.path))
+    if is_main and trainer.is_fsdp_enabled:  # in pieces on all ranks, and whole in the checkpoint
+        parts = replace(parts, objective=objective_of(folder / f"checkpoints/checkpoint-{budget.used['steps']:.0f}"))
     return _finish(run, parts, trainer, folder) if is_main else {}
 
 
@@ -290,8 +292,7 @@ def _training_arguments(run: RunSettings, parts: _Parts, budget: Budget) -> tupl
         "dataloader_num_workers": (2 if on_gpu else 0) if training.workers == "auto" else training.workers,
         "dataloader_pin_memory": on_gpu,
     }
-    if training.trainer.get("fsdp") and not on_gpu:
-        raise InputError("training.trainer.fsdp: needs a GPU; on a CPU it would silently run as plain DDP")
+    sharding.refuse_unfit(training.trainer, training.compile is True)
     blocks = (isinstance(module, GradientCheckpointingLayer) for module in parts.objective.modules())
     if training.trainer.get("gradient_checkpointing") and not any(blocks):
         architecture = parts.objective.encoder.config.model_type
@@ -310,7 +311,7 @@ def _use_compile(training: TrainingSettings, on_gpu: bool) -> bool:
     short = (budget.seconds or _COMPILE_SECONDS + 1) < _COMPILE_SECONDS or (
         budget.steps or _COMPILE_STEPS
     ) < _COMPILE_STEPS
-    return on_gpu and not short
+    return on_gpu and not short and not training.trainer.get("fsdp")
 
 
 def _greet(run: RunSettings, parts: _Parts, batching: Batching, monitor: Monitor) -> None:

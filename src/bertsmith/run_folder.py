@@ -44,6 +44,7 @@ PRETRAINING = Layout(
         "training.checkpoint_every",
         "training.checkpoint_minutes",
         "training.keep_checkpoints",
+        "training.trainer.ddp_timeout",
     ),
 )
 

@@ -9,6 +9,7 @@ from unittest.mock import patch
 
 import torch
 import yaml
+from sharded import train_sharded
 
 from bertsmith.errors import Interrupted
 from bertsmith.objectives.ssp import SSP
@@ -50,4 +51,7 @@ if __name__ == "__main__":
     gc.freeze()
     for word in sys.argv[1:]:
         name, _, step = word.partition("@")
-        train_until(Path(name), int(step or 0))
+        if step == "sharded":
+            torch.save(train_sharded(Path(name)), Path(name).with_suffix(f".sharded-{ranks.rank()}"))
+        else:
+            train_until(Path(name), int(step or 0))

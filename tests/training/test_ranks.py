@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from ranks_worker import train_until
+from sharded import train_sharded
 
 from bertsmith.corpus import Corpus
 from bertsmith.settings import merge
@@ -37,6 +38,9 @@ KINDS: dict[str, dict[str, Any]] = {
         "training": {"batching": "packed"},
     },
 }  # fmt: skip
+
+
+SHARDED = ("mlm", "electra", "cert")
 
 
 class Trained(NamedTuple):
@@ -85,7 +89,8 @@ def trained(sentences: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Trai
     train_until(changing, 6)
     two = [str(write_run(folder, f"{name}-2", sentences, changes)) for name, changes in KINDS.items()]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += [str(Path(__file__).with_name("ranks_worker.py")), *two, f"{changing}@13"]
+    sharded = [f"{folder / name}-2.yaml@sharded" for name in SHARDED]
+    command += [str(Path(__file__).with_name("ranks_worker.py")), *two, f"{changing}@13", *sharded]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=600, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
@@ -131,3 +136,14 @@ def test_a_run_goes_on_with_the_same_rows_on_another_number_of_ranks(trained: Tr
     assert_same_training(trained.rows("mlm-1"), trained.rows("changing"))
     for name, tensor in trained.tensors("mlm-1").items():
         torch.testing.assert_close(trained.tensors("changing")[name], tensor, atol=2e-6, rtol=0, msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", SHARDED)
+def test_weights_in_pieces_train_like_whole_ones(trained: Trained, kind: str) -> None:
+    whole = train_sharded(trained.folder / f"{kind}-1.yaml")
+    for rank in (0, 1):
+        pieces = torch.load(trained.folder / f"{kind}-2.sharded-{rank}")
+        assert pieces.keys() == whole.keys()
+        for name, tensor in whole.items():
+            torch.testing.assert_close(pieces[name], tensor, atol=2e-6, rtol=0, msg=name)

@@ -6,7 +6,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -76,7 +75,7 @@ def machines(corpus_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> l
     folders = [tmp_path_factory.mktemp(f"machine-{number}") for number in (0, 1)]
     for folder in folders:
         shutil.copytree(corpus_folder, folder / "corpus")
-        write_run(folder, Path("corpus"), trainer={"ddp_timeout": 5})
+        write_run(folder, Path("corpus"))
     return folders
 
 
@@ -90,21 +89,20 @@ def test_a_killed_rank_and_a_silent_one_end_the_run_which_goes_on_on_two_machine
     killed = launch(TORCHRUN, command, here)
     wait_for(lambda: step_of(here) >= 7, killed)
     os.kill(pid_of(1, killed), signal.SIGKILL)
-    since = time.monotonic()
     _, errors = killed.communicate(timeout=60)
     assert killed.returncode == 1
     (line,) = own_lines(errors)
     assert "one of the 2 processes is gone" in line and "the same command goes on from the last checkpoint" in line
 
-    silent = launch(TORCHRUN, command, here)
+    silent = launch(TORCHRUN, [*command, "--training.trainer.ddp_timeout", "15"], here)
     wait_for(lambda: step_of(here) >= 13, silent)
     os.kill(pid_of(1, silent), signal.SIGSTOP)
     _, errors = silent.communicate(timeout=60)
-    assert silent.returncode == 1 and time.monotonic() - since < 120
+    assert silent.returncode == 1
     (line,) = own_lines(errors)
-    assert "was silent for 5 seconds (training.trainer.ddp_timeout)" in line
+    assert "was silent for 15 seconds (training.trainer.ddp_timeout)" in line
     # torchrun names it too, as the reason.
-    assert errors.count("was silent for 5 seconds") == 2
+    assert errors.count("was silent for 15 seconds") == 2
 
     done = on_two_machines(machines)
     said = [process.communicate(timeout=240) for process in done]

@@ -50,7 +50,10 @@ FINETUNING = Layout(
         r"(summary\.json|results\.txt|errors\.md|arms\.csv)(\.part)?",
     ),
     begun=("seed-*/checkpoints/checkpoint-*", f"seed-*/{RESULT}"),
-    free=("output", "seeds", "parallel", "submission", "training.log_every", "training.checkpoint_minutes"),
+    free=(
+        *("output", "seeds", "parallel", "submission"),
+        *("training.log_every", "training.checkpoint_minutes", "training.trainer.ddp_timeout"),
+    ),
 )
 # The runs of the combinations see to it themselves that their settings do not change.
 ARMS = FINETUNING._replace(begun=())

@@ -203,6 +203,10 @@ def training_arguments(run: FinetuningSettings, seed: int) -> TrainingArguments:
     """Make the arguments of Trainer; what does not fit in ``training.trainer`` is an InputError."""
     training = run.training
     on_gpu = torch.cuda.is_available()
+    if training.trainer.get("fsdp"):
+        raise InputError(
+            "training.trainer.fsdp: fine-tuning does not divide its model; remove it, every GPU has it whole"
+        )
     own = {
         "output_dir": str(seed_folder(run.output, seed) / "checkpoints"),
         "num_train_epochs": 1,

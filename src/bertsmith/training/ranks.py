@@ -31,6 +31,14 @@ T = TypeVar("T")
 SILENCE = 600
 """Seconds that a rank waits for the others, unless the run says otherwise (``training.trainer.ddp_timeout``)."""
 
+_OF_LAUNCHER = {
+    "ACCELERATE_MIXED_PRECISION": "training.precision",
+    "ACCELERATE_DYNAMO_BACKEND": "training.compile",
+    "ACCELERATE_USE_FSDP": "training.trainer.fsdp",
+    "ACCELERATE_USE_DEEPSPEED": "training.trainer.deepspeed",
+}
+"""Settings of `accelerate launch` that would change a run behind its run file, and what to set there instead."""
+
 _SAID = "said"
 _HEAD_START = timedelta(seconds=2)
 _LOST = ("gloo", "NCCL", "Application timeout", "Connection closed", "Connection reset", "Broken pipe")
@@ -73,6 +81,9 @@ def joined(silence: object) -> Iterator[None]:
 
 
 def _join(silence: timedelta) -> None:
+    for name, key in _OF_LAUNCHER.items():
+        if (value := os.environ.get(name, "no").lower()) not in ("", "no", "false"):
+            raise InputError(f"{name} is {value}, by accelerate launch: switch it off there, and set {key} instead")
     if rank() > 0:
         warnings.simplefilter("ignore")
     # Trainer gives it to DDP by this name.
@@ -84,6 +95,9 @@ def _join(silence: timedelta) -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "cpu:gloo,cuda:nccl"
+    # One may begin long after another, and be as quick from then on.
+    _store().set(f"joined-{rank()}", "")
+    _store().wait([f"joined-{number}" for number in range(num_ranks())], timedelta(seconds=SILENCE))
     # Trainer would join with a wait of half an hour on a CPU, whatever it is told, and without gloo on a GPU.
     dist.init_process_group(backend, store=_store(), rank=rank(), world_size=num_ranks(), timeout=silence)
 

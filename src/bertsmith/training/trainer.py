@@ -24,7 +24,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from bertsmith.errors import InputError
 from bertsmith.objectives import Objective
 from bertsmith.rows import VALIDATION_SEED, ValidationRows
-from bertsmith.training import checkpoints, copies, ranks
+from bertsmith.training import checkpoints, copies, ranks, sharding
 from bertsmith.training.budget import Budget
 from bertsmith.training.monitors import Monitor
 from bertsmith.training.part_sums import PartSums
@@ -102,6 +102,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
             optimizer_cls_and_kwargs=optimizer,
         )
         self.remove_callback(PrinterCallback)
+        sharding.keep_counts_exact(self.accelerator, args.bf16)
         # The loss is divided by the items of the whole step in compute_loss; Trainer must not divide it again.
         self.model_accepts_loss_kwargs = True
         self.label_names = [objective.label_name]
@@ -240,7 +241,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         Raises:
             InputError: It could not be written, for example because the disk is full.
         """
-        if not all(parameter.isfinite().all() for parameter in self.objective.parameters()):
+        if not sharding.is_finite(self.objective):
             raise Diverged(f"step {self.state.global_step}: weights are not finite")
         folder = Path(self.args.output_dir)
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
