@@ -5,8 +5,7 @@ from pathlib import Path
 import torch
 import yaml
 from torch import Tensor
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from bertsmith import pretraining
@@ -26,7 +25,9 @@ def train_sharded(run_file: Path) -> dict[str, Tensor]:
     objective: Objective = parts.objective.train()
     before = {name: value.clone() for name, value in objective.state_dict().items()}
     if ranks.num_ranks() > 1:
-        _shard(objective)
+        sharding.shard(objective, bf16=False)
+        assert all(isinstance(value, DTensor) for value in objective.parameters())
+        assert sum(isinstance(module, FSDPModule) for module in objective.modules()) > 1
     optimizer = torch.optim.AdamW([value for value in objective.parameters() if value.requires_grad], lr=1e-3)
     stream = TrainingStream(parts.rows, parts.rows_per_step, STEPS, seed=0, num_parts=2)
     for step in range(STEPS):
@@ -46,14 +47,3 @@ def train_sharded(run_file: Path) -> dict[str, Tensor]:
     }
     assert all((after[name] - before[name]).abs().max() > 1e-4 for name in before if name.endswith("dense.weight"))
     return after
-
-
-def _shard(objective: Objective) -> None:
-    """As accelerate does: each layer of each encoder by itself, and the rest together."""
-    mesh = init_device_mesh("cpu", (ranks.num_ranks(),))
-    for module in objective.modules():
-        if type(module).__name__.endswith("Layer"):
-            fully_shard(module, mesh=mesh)
-    fully_shard(objective, mesh=mesh)
-    sharded = [value for value in objective.parameters() if isinstance(value, DTensor)]
-    assert len(sharded) == len(list(objective.parameters()))

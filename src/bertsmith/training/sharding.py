@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.fsdp import MixedPrecisionPolicy
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from bertsmith.errors import InputError
 from bertsmith.training import ranks
@@ -39,16 +40,19 @@ def refuse_unfit(given: Mapping[str, Any], compiles: bool) -> None:
             raise InputError(f"training.trainer.fsdp_config.{name}: bertsmith sets this itself; remove it")
 
 
-def keep_counts_exact(accelerator: Any, bf16: bool) -> None:
-    """Have FSDP leave what goes into the model and comes out of it as it is, and add up gradients in fp32.
+def shard(model: nn.Module, bf16: bool) -> None:
+    """Divide each layer of a model, and all the rest together, among the ranks.
 
-    By default it rounds the numbers of masked tokens to bf16, by which losses are divided, and the losses too.
+    Done here, because accelerate would take token embeddings out that are shared between models, and have the numbers
+    of masked tokens, by which losses are divided, and the losses themselves rounded to bf16.
     """
-    plugin = accelerator.state.fsdp_plugin
-    if plugin is not None:
-        plugin.mixed_precision_policy = MixedPrecisionPolicy(
-            param_dtype=torch.bfloat16 if bf16 else None, reduce_dtype=torch.float32, cast_forward_inputs=False
-        )
+    policy = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if bf16 else None, reduce_dtype=torch.float32, cast_forward_inputs=False
+    )
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            fully_shard(module, mp_policy=policy)
+    fully_shard(model, mp_policy=policy)
 
 
 def is_finite(model: nn.Module) -> bool:

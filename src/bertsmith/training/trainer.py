@@ -102,7 +102,10 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
             optimizer_cls_and_kwargs=optimizer,
         )
         self.remove_callback(PrinterCallback)
-        sharding.keep_counts_exact(self.accelerator, args.bf16)
+        if self.is_fsdp_enabled:
+            sharding.shard(objective, args.bf16)
+            # What would look for layers to divide.
+            self.accelerator.state.fsdp_plugin.auto_wrap_policy = None
         # The loss is divided by the items of the whole step in compute_loss; Trainer must not divide it again.
         self.model_accepts_loss_kwargs = True
         self.label_names = [objective.label_name]
