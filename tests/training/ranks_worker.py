@@ -1,26 +1,34 @@
-"""Run by torchrun: pre-trains run files in turn, each up to a step, and keeps what every rank ends with."""
+"""What each rank does in the tests: pre-trains run files in turn, and keeps what it ends with."""
 
-import gc
-import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import PropertyMock, patch
 
 import torch
 import yaml
-from sharded import train_sharded
+from accelerate import Accelerator, FullyShardedDataParallelPlugin
+from accelerate.utils import DistributedType
+from torch.distributed.tensor import DTensor
+from transformers import Trainer
 
 from bertsmith.errors import Interrupted
 from bertsmith.objectives.ssp import SSP
 from bertsmith.pretraining import pretrain
 from bertsmith.run_settings import RunSettings
 from bertsmith.settings import validate
-from bertsmith.training import ranks
+from bertsmith.training import ranks, sharding
 from bertsmith.training.trainer import ObjectiveTrainer, Pace
 
 
-def train_until(run_file: Path, last_step: int) -> None:
+def train_all(run_files: list[Path], last_steps: dict[Path, int]) -> None:
+    """Pre-train as run files say; some up to a step."""
+    for run_file in run_files:
+        train_until(run_file, last_steps.get(run_file, 0))
+
+
+def train_until(run_file: Path, last_step: int = 0) -> None:
     """Pre-train as a run file says, or until a step as Ctrl-C would; keep all tensors of this rank beside it."""
 
     class StopsThere(Pace):
@@ -33,7 +41,11 @@ def train_until(run_file: Path, last_step: int) -> None:
 
     def train_and_keep(self: ObjectiveTrainer, **kwargs: Any) -> None:
         train(self, **kwargs)
-        torch.save(self.objective.state_dict(), run_file.with_name(f"{run_file.stem}-rank-{ranks.rank()}.pt"))
+        whole = {
+            name: value.full_tensor() if isinstance(value, DTensor) else value
+            for name, value in self.objective.state_dict().items()
+        }
+        torch.save(whole, run_file.with_name(f"{run_file.stem}-rank-{ranks.rank()}.pt"))
 
     run = validate(RunSettings, yaml.safe_load(run_file.read_text(encoding="utf-8")), str(run_file))
     with (
@@ -41,17 +53,31 @@ def train_until(run_file: Path, last_step: int) -> None:
         patch.object(ObjectiveTrainer, "train", train_and_keep),
         # The head has some of its own.
         patch.object(SSP, "dropout_rate", 0.0),
+        fsdp_on_cpu() if run.training.trainer.get("fsdp") else nullcontext(),
         suppress(Interrupted),
     ):
         pretrain(run)
 
 
-if __name__ == "__main__":
-    # Trainer collects garbage twice a training, which takes long with all that is imported by now.
-    gc.freeze()
-    for word in sys.argv[1:]:
-        name, _, step = word.partition("@")
-        if step == "sharded":
-            torch.save(train_sharded(Path(name)), Path(name).with_suffix(f".sharded-{ranks.rank()}"))
-        else:
-            train_until(Path(name), int(step or 0))
+@contextmanager
+def fsdp_on_cpu() -> Iterator[None]:
+    """Let accelerate believe that there are GPUs for FSDP: without them it would silently train with DDP."""
+    create, gather = Trainer.create_accelerator_and_postprocess, Accelerator.get_state_dict
+
+    def create_with_fsdp(self: Any) -> None:
+        create(self)
+        self.accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(**self.args.fsdp_plugin_args)
+        self.is_fsdp_enabled = True
+
+    def gather_now(self: Any, *args: Any) -> dict[str, torch.Tensor]:
+        # On a GPU the move to the CPU waits for it.
+        return {name: getattr(value, "wait", lambda v=value: v)() for name, value in gather(self, *args).items()}
+
+    with (
+        patch.object(sharding, "refuse_unfit", lambda *_: None),
+        patch.object(Trainer, "create_accelerator_and_postprocess", create_with_fsdp),
+        patch.object(Accelerator, "get_state_dict", gather_now),
+        patch.object(Accelerator, "distributed_type", PropertyMock(return_value=DistributedType.FSDP)),
+        patch.object(Accelerator, "is_fsdp2", PropertyMock(return_value=True)),
+    ):
+        yield

@@ -1,8 +1,6 @@
-"""Two ranks train like one process: every objective, from its start and going on, in one start of torchrun."""
+"""Two ranks train like one process: every objective, from its start and going on; and with weights in pieces."""
 
-import os
-import subprocess
-import sys
+import gc
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,12 +8,13 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import yaml
-from ranks_worker import train_until
-from sharded import train_sharded
+from ranks_worker import train_all, train_until
+from safetensors.torch import load_file
 
 from bertsmith.corpus import Corpus
 from bertsmith.settings import merge
 from bertsmith.training.monitors import read_metrics
+from launching import Ranks
 
 STEPS = 20
 # Depend on what lies in one micro-batch together: on its padding, its pairs of rows, its order of scores.
@@ -83,21 +82,23 @@ def write_run(folder: Path, name: str, corpus: Corpus, changes: Mapping[str, Any
 def trained(sentences: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """Every kind as one process and as two ranks, and one run on one, two and one again."""
     folder = tmp_path_factory.mktemp("ranks")
-    for name, changes in KINDS.items():
-        train_until(write_run(folder, f"{name}-1", sentences, changes), 0)
     changing = write_run(folder, "changing", sentences, {})
+    two = [write_run(folder, f"{name}-2", sentences, changes) for name, changes in KINDS.items()]
+    for name in SHARDED:
+        fsdp = {"training": {"trainer": {"fsdp": True}}}
+        two.append(write_run(folder, f"{name}-sharded", sentences, merge(KINDS[name], fsdp)))
+    gc.freeze()
     train_until(changing, 6)
-    two = [str(write_run(folder, f"{name}-2", sentences, changes)) for name, changes in KINDS.items()]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    sharded = [f"{folder / name}-2.yaml@sharded" for name in SHARDED]
-    command += [str(Path(__file__).with_name("ranks_worker.py")), *two, f"{changing}@13", *sharded]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=600, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    assert done.returncode == 0, done.stderr
+    started = Ranks([folder, folder], train_all, [*two, changing], {changing: 13})
+    for name, changes in KINDS.items():
+        train_until(write_run(folder, f"{name}-1", sentences, changes))
+    codes = started.wait()
+    errors = started.said(0)[1]
+    assert codes == [0, 0], errors + started.said(1)[1]
     # Every line once.
-    assert done.stderr.count("rows an epoch") == len(two) + 1 and "Warning" not in done.stderr, done.stderr
-    train_until(changing, 0)
+    assert errors.count("rows an epoch") == len(two) + 1 and "Warning" not in errors, errors
+    assert started.said(1)[0] == started.said(1)[1] == ""
+    train_until(changing)
     return Trained(folder)
 
 
@@ -141,9 +142,12 @@ def test_a_run_goes_on_with_the_same_rows_on_another_number_of_ranks(trained: Tr
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", SHARDED)
 def test_weights_in_pieces_train_like_whole_ones(trained: Trained, kind: str) -> None:
-    whole = train_sharded(trained.folder / f"{kind}-1.yaml")
+    assert_same_training(trained.rows(f"{kind}-1"), trained.rows(f"{kind}-sharded"))
+    whole = trained.tensors(f"{kind}-1")
     for rank in (0, 1):
-        pieces = torch.load(trained.folder / f"{kind}-2.sharded-{rank}")
-        assert pieces.keys() == whole.keys()
-        for name, tensor in whole.items():
-            torch.testing.assert_close(pieces[name], tensor, atol=2e-6, rtol=0, msg=name)
+        for name, tensor in trained.tensors(f"{kind}-sharded", rank).items():
+            torch.testing.assert_close(tensor, whole[name], atol=2e-5, rtol=1e-5, msg=name)
+    saved, model = (load_file(trained.folder / f"{kind}-{which}/model/model.safetensors") for which in ("1", "sharded"))
+    assert saved.keys() == model.keys()
+    for name, tensor in saved.items():
+        torch.testing.assert_close(model[name], tensor, atol=2e-5, rtol=1e-5, msg=name)

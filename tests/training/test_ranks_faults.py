@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
+from bertsmith.cli import main
 from bertsmith.training.monitors import read_metrics
-from launching import ACCELERATE, TORCHRUN, launch, own_lines, pid_of, wait_for
+from launching import ACCELERATE, TORCHRUN, Ranks, launch, own_lines, pid_of, wait_for
 
 STEPS = 24
 
@@ -50,23 +50,9 @@ def checkpoint(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in last.iterdir() if path.suffix in (".safetensors", ".pt", ".pth")}
 
 
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return str(probe.getsockname()[1])
-
-
-def on_two_machines(folders: list[Path]) -> "list[subprocess.Popen[str]]":
-    """Start torchrun in two folders, as if these were on the disks of two machines."""
-    port = free_port()
-    launcher = ["torch.distributed.run", "--nproc-per-node", "1", "--nnodes", "2", "--master-addr", "localhost"]
-    return [
-        launch(
-            [*launcher, "--master-port", port, "--node-rank", str(number)], ["-m", "bertsmith", "pretrain", "run.yaml"],
-            folder,
-        )
-        for number, folder in enumerate(folders)
-    ]  # fmt: skip
+def on_two_machines(folders: list[Path], *words: str) -> Ranks:
+    """Pre-train in two folders, as if these were on the disks of two machines."""
+    return Ranks(folders, main, ["pretrain", "run.yaml", *words])
 
 
 @pytest.fixture(scope="module")
@@ -84,36 +70,33 @@ def test_a_killed_rank_and_a_silent_one_end_the_run_which_goes_on_on_two_machine
     machines: list[Path], corpus_folder: Path, tmp_path: Path
 ) -> None:
     here = machines[0]
-    command = ["-m", "bertsmith", "pretrain", "run.yaml"]
-
-    killed = launch(TORCHRUN, command, here)
-    wait_for(lambda: step_of(here) >= 7, killed)
+    killed = launch(TORCHRUN, ["-m", "bertsmith", "pretrain", "run.yaml"], here)
+    wait_for(lambda: step_of(here) >= 7, lambda: killed.poll() is None)
     os.kill(pid_of(1, killed), signal.SIGKILL)
     _, errors = killed.communicate(timeout=60)
     assert killed.returncode == 1
     (line,) = own_lines(errors)
     assert "one of the 2 processes is gone" in line and "the same command goes on from the last checkpoint" in line
-
-    silent = launch(TORCHRUN, [*command, "--training.trainer.ddp_timeout", "15"], here)
-    wait_for(lambda: step_of(here) >= 13, silent)
-    os.kill(pid_of(1, silent), signal.SIGSTOP)
-    _, errors = silent.communicate(timeout=60)
-    assert silent.returncode == 1
-    (line,) = own_lines(errors)
-    assert "was silent for 15 seconds (training.trainer.ddp_timeout)" in line
     # torchrun names it too, as the reason.
-    assert errors.count("was silent for 15 seconds") == 2
+    assert errors.count("one of the 2 processes is gone") == 2
+
+    silent = on_two_machines([here, here], "--training.trainer.ddp_timeout", "15")
+    wait_for(lambda: step_of(here) >= 13, silent.processes[0].is_alive)
+    os.kill(silent.processes[1].pid or 0, signal.SIGSTOP)
+    silent.processes[0].join(60)
+    silent.processes[1].kill()
+    assert silent.wait() == [1, -signal.SIGKILL]
+    (line,) = own_lines(silent.said(0)[1])
+    assert "was silent for 15 seconds (training.trainer.ddp_timeout)" in line
 
     done = on_two_machines(machines)
-    said = [process.communicate(timeout=240) for process in done]
-    assert [process.returncode for process in done] == [0, 0], said
-    assert "going on from run/checkpoints/checkpoint-12" in said[0][1] and "next: " in said[0][0]
-    assert said[1][0] == ""
-    assert not (machines[1] / "run" / "model").exists()
+    assert done.wait() == [0, 0], done.said(0) + done.said(1)
+    assert "going on from run/checkpoints/checkpoint-12" in done.said(0)[1] and "next: " in done.said(0)[0]
+    assert done.said(1) == ("", "") and not (machines[1] / "run" / "model").exists()
 
     write_run(tmp_path, corpus_folder)
-    whole = launch(TORCHRUN, command, tmp_path)
-    assert whole.wait(timeout=240) == 0, whole.communicate()
+    whole = on_two_machines([tmp_path, tmp_path])
+    assert whole.wait() == [0, 0], whole.said(0)
     assert checkpoint(here).keys() >= {"rng_state_0.pth", "rng_state_1.pth", "optimizer.pt"}
     assert checkpoint(here) == checkpoint(tmp_path)
 
@@ -124,10 +107,10 @@ def test_another_corpus_on_the_second_machine_is_said_once(machines: list[Path])
     before = manifest.read_text()
     manifest.write_text(json.dumps({**json.loads(before), "hash": "another"}))
     refused = on_two_machines(machines)
-    errors = [process.communicate(timeout=120)[1] for process in refused]
+    codes = refused.wait()
     manifest.write_text(before)
-    assert all(process.returncode for process in refused)
-    (line,) = own_lines("\n".join(errors))
+    assert codes == [2, 2]
+    (line,) = own_lines(refused.said(0)[1] + refused.said(1)[1])
     assert "the corpus is" in line and "process 1 on" in line and "copy run file and data" in line
 
 
@@ -147,7 +130,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_of_the_first_rank_ends_all_with_one_line(small_disk: Path, corpus_folder: Path) -> None:
     write_run(small_disk, corpus_folder, budget={"steps": 100_000}, checkpoint_every=1e-4, log_every=1e-5)
     full = launch(ACCELERATE, ["-m", "bertsmith", "pretrain", "run.yaml"], small_disk)
-    wait_for(lambda: any((small_disk / "run" / "checkpoints").glob("checkpoint-*")), full)
+    wait_for(lambda: any((small_disk / "run" / "checkpoints").glob("checkpoint-*")), lambda: full.poll() is None)
     (small_disk / "filler").write_bytes(b"0" * (os.statvfs(small_disk).f_bavail * 4096 - 2**17))
     errors = full.communicate(timeout=120)[1]
     assert full.returncode == 1
