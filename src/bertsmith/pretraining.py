@@ -117,8 +117,9 @@ def _pretrain(run: RunSettings, overwrite: bool, watch: Watch | None, held: Exit
                 path.rename(path.with_name(f"damaged-{path.name}"))
         if found is not None:
             monitor.say(f"going on from {found.path}")
-        # The order of the rows is that of the beginning, also where they cannot be packed any more.
-        trainer, pace = _make_trainer(run, parts, begun or batching, budget, monitor, args, num_steps, watch)
+        # The order of the rows is that of the beginning, on any number of ranks, also where packing is gone.
+        least = found.facts.get("least_rows") if found else None
+        trainer, pace = _make_trainer(run, parts, begun or batching, least, budget, monitor, args, num_steps, watch)
         if not budget.spent:
             train(trainer, pace, monitor, found.path if found else None)
         else:
@@ -205,10 +206,7 @@ def token_shares(corpus: Corpus, held_out: Ints) -> tuple[Floats, Floats]:
 
 
 def _find_checkpoint(folder: Path, keeps: bool, corpus: Corpus, budget: Budget) -> Found | None:
-    """Find the checkpoint to resume, on whatever machine it is, and set the budget to what it had used.
-
-    Its facts say how its rows went into batches, which decides their order.
-    """
+    """Find the checkpoint to resume, on whatever machine it is, and set the budget to what it had used."""
     found = newest_of_all(folder / "checkpoints", keeps)
     if found is not None and found.facts["corpus"] != corpus.hash:
         raise InputError(
@@ -223,6 +221,7 @@ def _make_trainer(
     run: RunSettings,
     parts: _Parts,
     batching: Batching,
+    least_rows: int | None,
     budget: Budget,
     monitor: Monitor,
     args: TrainingArguments,
@@ -240,17 +239,19 @@ def _make_trainer(
         save_minutes=run.training.checkpoint_minutes,
         monitor=monitor,
     )
-    num_parts = _num_parts(run.training)
+    stream = TrainingStream(
+        *(parts.rows, parts.rows_per_step, num_steps, run.training.seed, batching, _num_parts(run.training)), least_rows
+    )
     trainer = ObjectiveTrainer(
         objective=parts.objective,
         args=args,
-        stream=TrainingStream(parts.rows, parts.rows_per_step, num_steps, run.training.seed, batching, num_parts),
+        stream=stream,
         validation=validation,
         budget=budget,
         schedule=lambda share: learning_rate_factor(share, run.training.warmup, run.training.schedule),
         monitor=monitor,
         pace=pace,
-        facts={"corpus": parts.corpus.hash, "batching": batching},
+        facts={"corpus": parts.corpus.hash, "batching": batching, "least_rows": stream.least_rows},
         keep_checkpoints=run.training.keep_checkpoints,
         optimizer=optimizer_class(run.training.optimizer, run.training.bias_correction, args),
         watch=watch,
@@ -315,8 +316,7 @@ def _use_compile(training: TrainingSettings, on_gpu: bool) -> bool:
 
 
 def _greet(run: RunSettings, parts: _Parts, batching: Batching, monitor: Monitor) -> None:
-    rows = parts.rows
-    encoder = parts.objective.encoder
+    rows, encoder = parts.rows, parts.objective.encoder
     monitor.say(
         f"corpus: {parts.corpus.num_documents:,} documents, {parts.corpus.num_tokens:,} tokens, "
         f"{rows.num_rows(0):,} rows an epoch"
