@@ -13,7 +13,6 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-TORCHRUN = ("torch.distributed.run", "--nproc-per-node", "2", "--standalone")
 ACCELERATE = ("accelerate.commands.launch", "--cpu", "--num_processes", "2", "--main_process_port", "0")
 
 _FORKS = multiprocessing.get_context("forkserver")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,9 +15,10 @@ import yaml
 
 from bertsmith.cli import main
 from bertsmith.training.monitors import read_metrics
-from launching import ACCELERATE, TORCHRUN, Ranks, launch, own_lines, pid_of, wait_for
+from launching import ACCELERATE, Ranks, launch, own_lines, pid_of, wait_for
 
 STEPS = 24
+DEVICES = Path(__file__).parents[2] / "docs" / "devices.md"
 
 
 def write_run(folder: Path, corpus: Path, **training: Any) -> Path:
@@ -70,7 +72,8 @@ def test_a_killed_rank_and_a_silent_one_end_the_run_which_goes_on_on_two_machine
     machines: list[Path], corpus_folder: Path, tmp_path: Path
 ) -> None:
     here = machines[0]
-    killed = launch(TORCHRUN, ["-m", "bertsmith", "pretrain", "run.yaml"], here)
+    (command,) = re.findall(r"^torchrun --standalone .*", DEVICES.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    killed = launch(["torch.distributed.run"], command.replace("RUN.yaml", "run.yaml").split()[1:], here)
     wait_for(lambda: step_of(here) >= 7, lambda: killed.poll() is None)
     os.kill(pid_of(1, killed), signal.SIGKILL)
     _, errors = killed.communicate(timeout=60)

@@ -226,8 +226,18 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         finally:
             self.data_collator = training_collate
 
+    def create_optimizer(self, *args: Any) -> torch.optim.Optimizer:
+        """Create it, and remember what it trains."""
+        optimizer: torch.optim.Optimizer = super().create_optimizer(*args)
+        self._trained = [list(group["params"]) for group in optimizer.param_groups]
+        return optimizer
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Load them; the learning rate is that of the budget as it is now, which may have grown."""
+        if self.is_fsdp_enabled:
+            # Accelerate finds weights by their addresses, and all empty pieces of small ones have the same.
+            for group, trained in zip(self.optimizer.param_groups, self._trained, strict=True):
+                group["params"] = trained
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             for group in self.optimizer.param_groups:
