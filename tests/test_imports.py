@@ -9,8 +9,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "bertsmith"
 PIPE = [
     "errors", "pretrained", "files", "settings", "randomness", "corpus", "tasks", "augment", "spans", "masking",
     "rows", "pairs", "views", "batching", "contrast", "pooling", "attention", "positions", "encoder",
-    "objectives", "training", "run_settings", "run_folder", "statistics", "plots", "results", "export",
-    "pretraining", "finetuning", "sentence", "sweep", "fill", "show", "demo", "command_words", "cli", "__main__",
+    "objectives", "training", "run_settings", "gpu", "closing", "run_folder", "statistics", "plots", "results",
+    "export", "pretraining", "finetuning", "sentence", "sweep", "fill", "show", "demo", "command_words", "cli", "__main__",
 ]  # fmt: skip
 
 

@@ -1,6 +1,5 @@
 """Pre-training: from a corpus and a run file to a model folder, continued wherever an earlier attempt stopped."""
 
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from bertsmith.encoder import build_encoder, parameter_count, training_flops
 from bertsmith.errors import InputError
 from bertsmith.export import model_card, objective_of, write_model
 from bertsmith.files import write_json
+from bertsmith.gpu import expected_seconds, free_memory, in_smaller_parts, speed_up
 from bertsmith.masking import Floats, Ints
 from bertsmith.objectives import OBJECTIVES, Objective
 from bertsmith.plots import plot_losses
@@ -88,18 +88,41 @@ def pretrain(run: RunSettings, *, overwrite: bool = False, watch: Watch | None =
 
 def _pretrain(run: RunSettings, overwrite: bool, watch: Watch | None, held: ExitStack) -> dict[str, Any]:
     folder = Path(run.output)
-    budget = Budget(run.training.budget)
     # All that can be wrong with the settings is found before anything is written, or overwritten.
     with ranks.together():
         parts = _assemble(run)
-        args, num_steps = _training_arguments(run, parts, budget)
+        args, num_steps = _training_arguments(run, parts)
     same = {**flat(to_dict(run)), "the corpus": parts.corpus.hash, **versions()}
     ranks.refuse_differences(same, but=("output", "data.corpus"))
-    is_main = ranks.rank() == 0
     keeps = ranks.keep(folder, "`output`", held)
     with ranks.together():
         if keeps:
             prepare(folder, to_dict(run), overwrite)
+    while True:
+        try:
+            return _attempt(run, parts, args, num_steps, keeps, watch)
+        except torch.OutOfMemoryError:
+            # What the attempt holds of the memory is free only when its error is.
+            pass
+        del parts, args
+        free_memory()
+        run = in_smaller_parts(run)
+        try:
+            parts = _assemble(run)
+        except InputError as error:
+            raise InputError(
+                f"not enough memory on the GPU, and steps cannot be divided any further ({error}); lower "
+                "training.tokens_per_step or data.row_length, or take a smaller encoder"
+            ) from None
+        args, num_steps = _training_arguments(run, parts)
+
+
+def _attempt(
+    run: RunSettings, parts: _Parts, args: TrainingArguments, num_steps: int, keeps: bool, watch: Watch | None
+) -> dict[str, Any]:
+    """Train from the newest checkpoint, or from the start, to the end."""
+    folder, is_main = Path(run.output), ranks.rank() == 0
+    budget = Budget(run.training.budget)
     found = _find_checkpoint(folder, keeps, parts.corpus, budget)
     begun = found.facts.get("batching") if found else None
     with Monitor(folder, int(budget.used["steps"]), active=is_main) as monitor:
@@ -108,8 +131,9 @@ def _pretrain(run: RunSettings, overwrite: bool, watch: Watch | None, held: Exit
         if batching == "packed":
             parts.objective.pack()
         _greet(run, parts, batching, monitor)
-        if note:
-            monitor.say(f"note: {note}")
+        for line in (_speed_up(run, parts, half), note):
+            if line:
+                monitor.say(f"note: {line}")
         for path in found.damaged if found else ():
             monitor.say(f"{path}: damaged, so the run goes on from an older checkpoint")
             if keeps:
@@ -129,6 +153,15 @@ def _pretrain(run: RunSettings, overwrite: bool, watch: Watch | None, held: Exit
     if is_main and trainer.is_fsdp_enabled:  # in pieces on all ranks, and whole in the checkpoint
         parts = replace(parts, objective=objective_of(folder / f"checkpoints/checkpoint-{budget.used['steps']:.0f}"))
     return _finish(run, parts, trainer, folder) if is_main else {}
+
+
+def _speed_up(run: RunSettings, parts: _Parts, half: bool) -> str | None:
+    """Do what :func:`bertsmith.gpu.speed_up` does, for as long as this run should take."""
+    lengths = np.full(parts.rows_per_step, round(parts.rows.mean_length))
+    flops = parts.objective.flops(lengths)
+    seconds = expected_seconds(run.training.budget, tokens=float(lengths.sum()), flops=flops)
+    wanted = not run.training.trainer.get("fsdp") and run.training.compile
+    return speed_up(parts.objective, half=half, wanted=wanted, seconds=seconds)
 
 
 def validated_figures(run: RunSettings) -> list[str]:
@@ -271,11 +304,13 @@ _REFUSED = {
 }
 
 
-def _training_arguments(run: RunSettings, parts: _Parts, budget: Budget) -> tuple[TrainingArguments, int]:
+def _training_arguments(run: RunSettings, parts: _Parts) -> tuple[TrainingArguments, int]:
     """Make Trainer's arguments, and the number of steps that the run cannot exceed."""
     training = run.training
     least = np.full(1, NUM_SPECIAL + 1)
-    num_steps = budget.bound_on_steps(float(least.sum()), training_flops(parts.objective.encoder.config, least, 0))
+    num_steps = Budget(training.budget).bound_on_steps(
+        float(least.sum()), training_flops(parts.objective.encoder.config, least, 0)
+    )
     on_gpu = torch.cuda.is_available()
     own: dict[str, Any] = {
         "output_dir": str(Path(run.output) / "checkpoints"),
@@ -288,31 +323,18 @@ def _training_arguments(run: RunSettings, parts: _Parts, budget: Budget) -> tupl
         "weight_decay": training.weight_decay,
         "seed": training.seed,
         "bf16": use_bf16(training.precision),
-        "torch_compile": _use_compile(training, on_gpu),
         "use_cpu": not on_gpu,
-        "dataloader_num_workers": (2 if on_gpu else 0) if training.workers == "auto" else training.workers,
+        "dataloader_num_workers": (4 if on_gpu else 0) if training.workers == "auto" else training.workers,
         "dataloader_pin_memory": on_gpu,
     }
+    if on_gpu and "accelerator_config" not in training.trainer:
+        own["accelerator_config"] = {"non_blocking": True}
     sharding.refuse_unfit(training.trainer, training.compile is True)
     blocks = (isinstance(module, GradientCheckpointingLayer) for module in parts.objective.modules())
     if training.trainer.get("gradient_checkpointing") and not any(blocks):
         architecture = parts.objective.encoder.config.model_type
         raise InputError(f"training.trainer.gradient_checkpointing: architecture {architecture!r} has none; remove it")
     return make_arguments(own, training.trainer, _REFUSED), num_steps
-
-
-_COMPILE_SECONDS = 120
-_COMPILE_STEPS = 2000
-
-
-def _use_compile(training: TrainingSettings, on_gpu: bool) -> bool:
-    if training.compile != "auto":
-        return training.compile
-    budget = training.budget
-    short = (budget.seconds or _COMPILE_SECONDS + 1) < _COMPILE_SECONDS or (
-        budget.steps or _COMPILE_STEPS
-    ) < _COMPILE_STEPS
-    return on_gpu and not short and not training.trainer.get("fsdp")
 
 
 def _greet(run: RunSettings, parts: _Parts, batching: Batching, monitor: Monitor) -> None:
@@ -366,35 +388,3 @@ def _finish(run: RunSettings, parts: _Parts, trainer: ObjectiveTrainer, folder: 
     write_model(parts.objective, parts.corpus.tokenizer, folder / "model", card)
     write_json(folder / "summary.json", summary)
     return summary
-
-
-def closing_lines(run: RunSettings, summary: Mapping[str, Any]) -> list[str]:
-    """Say in a few lines how a run ended, where its results are, and what to do next."""
-    lines = []
-    without_context, by_length = summary["loss_without_context"], summary.get("length_only_accuracy")
-    if without_context is not None:
-        # Both are of masked tokens, without what an objective adds to their loss.
-        lines.append(
-            f"validation loss of masked tokens {summary['validation_mlm']:.4f} (without context {without_context:.4f})"
-        )
-    if "validation_pair_accuracy" in summary:
-        known = "" if by_length is None else f" (by length alone {by_length:.4f})"
-        lines.append(f"validation accuracy on pairs {summary['validation_pair_accuracy']:.4f}{known}")
-    if "validation_disc_auc" in summary:
-        lines.append(
-            f"validation of the discriminator: AUC {summary['validation_disc_auc']:.4f}, "
-            f"{summary['validation_replaced_share']:.1%} of the tokens replaced"
-        )
-    if "validation_top1" in summary:
-        # A single row has no other to lie apart from.
-        spread = summary.get("validation_uniformity")
-        lines.append(
-            f"validation of views: {summary['validation_top1']:.1%} found at once, alignment "
-            f"{summary['validation_alignment']:.3f}" + ("" if spread is None else f", uniformity {spread:.3f}")
-        )
-    lines += [f"warning: {warning}" for warning in summary["warnings"]]
-    model = Path(run.output) / "model"
-    lines.append(f"model: {model} · figures: {run.output}/summary.json · plot: {run.output}/loss.png")
-    can_fill = "validation_mlm" in summary or run.objective.name != "cert"
-    use = f"fill {model} 'A sentence with a [MASK] .'" if can_fill else f"finetune RUN.yaml --model {model}"
-    return [*lines, f"next: bertsmith {use}"]

@@ -132,14 +132,15 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
 
     def _get_num_items_in_batch(self, batch_samples: Sequence[Mapping[str, Any]], device: Any) -> dict[str, Tensor]:
         """Count the items of each loss part over all micro-batches and ranks of a step, or what stands for that."""
-        totals: dict[str, float] = {}
+        totals: dict[str, Tensor] = {}
+        zero = torch.zeros((), dtype=torch.float64, device=device)
         for batch in batch_samples:
             for name, count in self.objective.count_items(batch).items():
-                totals[name] = totals.get(name, 0) + count
+                totals[name] = totals.get(name, zero) + count
         for name in self.objective.row_parts:
             num_rows = len(self.train_dataset.lengths_of_step(self.state.global_step))
-            totals[name] *= self.train_dataset.rows_per_step / num_rows
-        counts = torch.tensor(list(totals.values()), dtype=torch.float32, device=device)
+            totals[name] = totals[name] * (self.train_dataset.rows_per_step / num_rows)
+        counts = torch.stack(list(totals.values())).float()
         return dict(zip(totals, self._sum_over_ranks(counts).clamp(min=1e-6), strict=True))
 
     def compute_loss(
@@ -155,7 +156,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         sums.add(outputs["parts"], outputs["counts"])
         if model.training:
             real, slots = self.objective.num_positions(inputs)
-            sums.add({"density": real}, {"density": torch.tensor(slots, device=self.args.device)})
+            sums.add({"density": real}, {"density": torch.full_like(real, slots)})
         # Gradients are averaged over ranks, while the loss is already a share of the whole step's.
         loss = outputs["loss"] * self.args.world_size
         return (loss, outputs) if return_outputs else loss
