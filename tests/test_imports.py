@@ -10,7 +10,8 @@ PIPE = [
     "errors", "pretrained", "files", "settings", "randomness", "corpus", "tasks", "augment", "spans", "masking",
     "rows", "pairs", "views", "batching", "contrast", "pooling", "attention", "positions", "encoder",
     "objectives", "training", "run_settings", "gpu", "closing", "run_folder", "statistics", "plots", "results",
-    "export", "pretraining", "finetuning", "sentence", "sweep", "fill", "show", "demo", "command_words", "cli", "__main__",
+    "export", "pretraining", "finetuning", "sentence", "sweep", "fill", "show", "demo", "command_words", "cli",
+    "__main__",
 ]  # fmt: skip
 
 
