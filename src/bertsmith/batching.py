@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from bertsmith.errors import InputError
 from bertsmith.randomness import RowGenerator, permute
 from bertsmith.rows import Ints, Row, Rows
 
@@ -175,9 +176,10 @@ class TrainingStream(Dataset[list[Row]]):
         seed: Chooses the order.
         batching: Which rows go together in a step.
         num_parts: Into how many micro-batches a step is divided, those of all ranks together.
+        least_rows: How few rows a bucketed step may have, which decides the order; None for what suits the parts.
 
     Raises:
-        ValueError: There are more parts than rows in a step.
+        InputError: There are more parts than rows in a step.
     """
 
     def __init__(
@@ -188,9 +190,15 @@ class TrainingStream(Dataset[list[Row]]):
         seed: int,
         batching: Batching = "bucketed",
         num_parts: int = 1,
+        least_rows: int | None = None,
     ) -> None:
-        if num_parts > rows_per_step:
-            raise ValueError(f"num_parts is {num_parts}; expected at most {rows_per_step}, the rows of a step")
+        self.least_rows = least_rows or max(_LEAST_ROWS, rows_per_step // 16, num_parts)
+        fewest = min(rows_per_step, self.least_rows) if batching == "bucketed" else rows_per_step
+        if num_parts > fewest:
+            raise InputError(
+                f"training.gradient_accumulation times the number of processes is {num_parts}, more than the {fewest} "
+                "rows of the smallest step; lower it, or raise training.tokens_per_step and start over"
+            )
         self.rows = rows
         self.rows_per_step = rows_per_step
         self.num_steps = num_steps
@@ -247,8 +255,7 @@ class TrainingStream(Dataset[list[Row]]):
         if self._batching == "packed":
             order, bounds = _even_mixtures(lengths, self._seed, number)
         else:
-            least = max(_LEAST_ROWS, self.rows_per_step // 16, self._num_parts)
-            order, bounds = _buckets(lengths, least, self._seed, number)
+            order, bounds = _buckets(lengths, self.least_rows, self._seed, number)
         return _Window(epochs[order], indices[order], lengths[order], bounds)
 
 
