@@ -23,7 +23,8 @@ _OPTIONS = (
 
 _SWITCHES = (
     *("--html-entities", "--deduplicate", "--lowercase", "--strip-accents"),
-    *("--zero-shot", "--from-scratch", "--linear-probe", "--swap-pairs"),
+    *("--zero-shot", "--from-scratch", "--linear-probe", "--swap-pairs", "--evaluate-first"),
+    *("--ssa", "--share-weight", "--double-original", "--use-saved"),
 )
 """Settings that are true when nothing follows: the word behind them may be a file."""
 
