@@ -342,7 +342,7 @@ class SsaForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
             return torch.where(found["has_any"], w * pooled_BH + (1 - w) * found["attended"], pooled_BH)
 
         hooks = [self.model.base_model.register_forward_hook(score)]
-        if self.config.mode == "hybrid":
+        if self.config.mode == "hybrid" and w < 1:
             hooks.append(last_layer(self.model).register_forward_pre_hook(mix))
         try:
             yield found

@@ -237,11 +237,11 @@ def add_attention(
     """
     made = add_layer(model, ssa, special_ids(tokenizer), longest_input(model.base_model.config, tokenizer))
     if ssa.use_saved:
-        saved = open_finetuned(origin, type)
-        if not isinstance(saved, SsaForSequenceClassification):
+        config = open_pretrained(AutoConfig.from_pretrained, origin, "model", key="model")
+        if not isinstance(config, SsaConfig):
             raise InputError(f"ssa.use_saved is true, but {origin} was not trained with ssa; leave it out")
         try:
-            made.load_state_dict(saved.state_dict())
+            made.load_state_dict(open_finetuned(origin, type).state_dict())
         except RuntimeError:
             raise InputError(
                 f"ssa.use_saved is true, but {origin} has other layers: it was trained for another number of classes, "

@@ -237,6 +237,9 @@ class SsaObjective(TaskObjective):
         """
         outputs, attention_mask = self._run(input_ids, attention_mask, token_type_ids, packing)
         scores_BL2, is_text_BL = outputs.importance_logits, outputs.is_text
+        if not self.loss_weights["importance"]:
+            # Gradients of 0 would count in the norm by which gradients are clipped, if only in its last digit.
+            scores_BL2 = scores_BL2.detach()
         places_BL = starts[:, None] + torch.arange(is_text_BL.shape[1], device=starts.device)
         labels_BL = self.unimportant[places_BL.clamp(0, len(self.unimportant) - 1)]
         is_important_BL = ~labels_BL | (starts < 0)[:, None]
