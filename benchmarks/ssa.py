@@ -36,6 +36,7 @@ from bertsmith.settings import validate
 from bertsmith.statistics import holm, paired, summarise
 from bertsmith.training.arguments import use_bf16
 from bertsmith.training.monitors import read_metrics
+from bertsmith.training.running import end_with_parent
 
 ARMS: dict[str, Any] = {"plain": None, "hybrid": {}, "co_training": {"mode": "co_training"}}
 TIMES = 3
@@ -62,6 +63,7 @@ def settings_of(options: argparse.Namespace, task: str, arm: str, seed: int, out
 def begin(threads: int, log: Path) -> None:
     """Make a process ready: its own share of the cores, and its progress in a file."""
     torch.set_num_threads(threads)
+    end_with_parent()
     sys.stderr = (log / f"{multiprocessing.current_process().name}.txt").open("a", buffering=1)
 
 

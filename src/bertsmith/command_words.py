@@ -17,6 +17,7 @@ _OPTIONS = (
     "--head",
     "--sentence",
     "--normalize",
+    "--against",
 )
 """The options of the commands themselves; every other ``--key`` is a setting."""
 

@@ -4,19 +4,23 @@ import json
 import math
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from finetuning_helpers import MakeRun, material_of
 from safetensors.torch import load_file
 from test_finetuning_resumed import content, die_at, interrupt_at
-from transformers import AutoModelForSequenceClassification, pipeline
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
+from bertsmith.cli import main
 from bertsmith.errors import InputError, Interrupted
 from bertsmith.finetuning import relabelling
 from bertsmith.finetuning import seed as seed_module
 from bertsmith.finetuning.evaluate import EvaluationSettings, evaluate
+from bertsmith.finetuning.models import open_tokenizer
 from bertsmith.finetuning.run import finetune
 from bertsmith.finetuning.settings import FinetuningSettings, load_finetuning
 from bertsmith.settings import describe
@@ -245,3 +249,61 @@ def test_plain_against_it_in_one_command(run_file: Path, tmp_path: Path) -> None
     assert difference["between"] == "ssa: true against false" and difference["n"] == 2
     assert (Path(run.output) / "curves.png").exists()
     assert "ssa: true against false" in (Path(run.output) / "results.txt").read_text(encoding="utf-8")
+
+
+def test_what_it_looks_at(trained: FinetuningSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = str(Path(trained.output) / SEED / "model")
+    text = "the <b>film</b> & 영화 was lovely"
+    (tmp_path / "texts.csv").write_text(f"text,label\n{text},긍정\n별로,부정\n", encoding="utf-8")
+    task = ["--task.validation", str(tmp_path / "texts.csv")]
+    page = tmp_path / "out" / "page.html"
+    assert main(["show", model, *task, "--rows", "9", "--out", str(page)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("learned importance") == printed.count("cost of masking a token") == 2
+    assert "label 긍정" in printed and f"page: {page}" in printed
+    html = page.read_text(encoding="utf-8")
+    root = ElementTree.fromstring(html.replace("<!doctype html>", "").replace('<meta charset="utf-8">', ""))
+    assert "http" not in html and "<b>" not in html and "<script" not in html
+    lines = ["".join(node.itertext()) for node in root.iter("p")]
+    # Everything of the text is there, once for each of the two models, and what has a colour has its figure.
+    tokenizer = open_tokenizer(model)
+    tokens = tokenizer.convert_ids_to_tokens(tokenizer(text).input_ids)
+        open_tokenizer(model)("the <b>film</b> & 영화 was lovely").input_ids
+    )
+    for line in (line for line in lines if "lovely" in line):
+        assert line.replace(" ", "") == "".join(token.removeprefix("##") for token in tokens)
+    coloured = [node for node in root.iter("span") if node.get("title")]
+    assert len(coloured) == 2 * sum(token not in ("[CLS]", "[SEP]") for token in [*tokens, "별로"])
+    learned = SsaForSequenceClassification.from_pretrained(model)
+    batch = tokenizer(text, return_tensors="pt")
+    with torch.no_grad():
+        g = learned(batch["input_ids"]).importance_logits[0].softmax(-1)[1:-1, 1]
+    shown = [float(node.get("title") or "") for node in coloured[: len(g)]]
+    assert shown == pytest.approx(g.tolist(), abs=1e-3)
+
+
+def test_what_cannot_be_looked_at(
+    trained: FinetuningSettings, encoder_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = str(Path(trained.output) / SEED / "model")
+    validation = ["--task.validation", str(trained.task.validation)]
+    for words, message in (
+        ([str(encoder_folder), *validation], "has no trained head"),
+        ([model, *validation, "--rows", "0"], "--rows is 0"),
+        (["run.yaml", "--against", model], "are for a model folder"),
+    ):
+        assert main(["show", *words]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_the_encoder_alone_is_a_plain_model(trained: FinetuningSettings, tmp_path: Path) -> None:
+    model = Path(trained.output) / SEED / "model"
+    assert main(["export", str(model), "--out", str(tmp_path / "encoder")]) == 0
+    encoder = AutoModel.from_pretrained(tmp_path / "encoder")
+    assert type(encoder).__name__ == "BertModel"
+    own = weights(trained.output)
+    for name, value in encoder.state_dict().items():
+        assert np.array_equal(value.numpy(), own[f"model.bert.{name}"])
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "encoder")) == len(open_tokenizer(str(model)))
+    assert main(["export", str(model), "--out", str(tmp_path / "encoder")]) == 2
+    assert main(["export", str(model), "--head", "--out", str(tmp_path / "other")]) == 2

@@ -130,7 +130,7 @@ def _predictions(
     model = open_finetuned(origin, task.type)
     columns: list[int] = []
     if task.type == "classification":
-        task, columns = _match_labels(model, origin, task)
+        task, columns = match_labels(model, origin, task)
     elif task.type == "regression" and model.config.num_labels != 1:
         raise InputError(f"{origin}: predicts {model.config.num_labels} classes, and {task.name} wants a value")
     objective = TaskObjective(model, task.type, _collator(model, tokenizer))
@@ -174,7 +174,7 @@ def _collator(model: PreTrainedModel, tokenizer: Any) -> Collator:
     return Collator(tokenizer.pad_token_id, takes_types(model), multiple, longest_input(model.config, tokenizer))
 
 
-def _match_labels(model: PreTrainedModel, origin: str, task: TaskData) -> tuple[TaskData, list[int]]:
+def match_labels(model: PreTrainedModel, origin: str, task: TaskData) -> tuple[TaskData, list[int]]:
     """Match the classes of a model to those of a task by their names.
 
     Returns:

@@ -16,6 +16,7 @@ from bertsmith.attention import choose_batching
 from bertsmith.encoder import parameter_count
 from bertsmith.errors import InputError
 from bertsmith.files import locked, synchronise, write_json
+from bertsmith.finetuning.card import model_card
 from bertsmith.finetuning.judge import Judge
 from bertsmith.finetuning.layers import freeze, layerwise_optimizer
 from bertsmith.finetuning.material import Material, class_weights
@@ -355,7 +356,7 @@ def _finish(
         # For evaluation, which may have no labelled questions to tell.
         config = objective.encoder.config
         config.null_answers, config.null_threshold = material.null_answers, null_threshold
-    card = _card(run, material, seed, scores)
+    card = model_card(run, material, seed, scores)
     save_model(objective.encoder, material.reading.tokenizer, folder / "model", card)
     used = budget.used
     result = {
@@ -373,46 +374,3 @@ def _finish(
     }
     write_json(folder / RESULT, result)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-
-
-def _card(run: FinetuningSettings, material: Material, seed: int, scores: Mapping[str, Mapping[str, float]]) -> str:
-    """Write the text of the model card."""
-    task = material.task
-    lines = "\n".join(
-        f"| {split} | {name} | {value:.4f} |" for split, figures in scores.items() for name, value in figures.items()
-    )
-    if task.type == "question_answering":
-        tag, code = (
-            "question-answering",
-            """from transformers import AutoModelForQuestionAnswering
-model = AutoModelForQuestionAnswering.from_pretrained("path/to/this/folder")""",
-        )
-    else:
-        tag, code = (
-            "text-classification",
-            """from transformers import pipeline
-model = pipeline("text-classification", "path/to/this/folder")""",
-        )
-    if run.pooling != "cls":
-        code = f"import bertsmith.finetuning.models  # knows this architecture\n{code}"
-    origin = f"the architecture of `{run.model}` with new weights" if run.from_scratch else f"`{run.model}`"
-    return f"""---
-library_name: transformers
-pipeline_tag: {tag}
-tags: [bertsmith]
----
-# {task.name}, fine-tuned with bertsmith
-
-{origin[0].upper()}{origin[1:]}, fine-tuned for {task.type.replace("_", " ")} on `{task.name}`, seed {seed}, best epoch.
-
-```python
-{code}
-```
-
-| split | measure | |
-|---|---|---|
-{lines}
-
-The epoch was chosen on the first validation split, so its figures are slightly too good. The whole run is described by
-`run.yaml` in the folder above.
-"""
