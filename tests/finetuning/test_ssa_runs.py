@@ -268,8 +268,6 @@ def test_what_it_looks_at(trained: FinetuningSettings, tmp_path: Path, capsys: p
     # Everything of the text is there, once for each of the two models, and what has a colour has its figure.
     tokenizer = open_tokenizer(model)
     tokens = tokenizer.convert_ids_to_tokens(tokenizer(text).input_ids)
-        open_tokenizer(model)("the <b>film</b> & 영화 was lovely").input_ids
-    )
     for line in (line for line in lines if "lovely" in line):
         assert line.replace(" ", "") == "".join(token.removeprefix("##") for token in tokens)
     coloured = [node for node in root.iter("span") if node.get("title")]
