@@ -335,13 +335,9 @@ def _sweep(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from bertsmith.finetuning.evaluate import EvaluationSettings, evaluate
-    from bertsmith.finetuning.settings import task_by_name
-    from bertsmith.settings import parse_overrides, validate
+    from bertsmith.finetuning.evaluate import evaluate, read_evaluation
 
-    values = parse_overrides(task_by_name(options.settings), EvaluationSettings)
-    evaluation = validate(EvaluationSettings, values, where="command line")
-    for split, figures in evaluate(options.model, evaluation, options.out).items():
+    for split, figures in evaluate(options.model, read_evaluation(options.settings), options.out).items():
         for metric, figure in figures.items():
             print(
                 f"{split} {metric} {figure['value']:.4f} (95 % interval over the choice of examples: "
@@ -372,13 +368,10 @@ def _show(options: argparse.Namespace) -> None:
 def _show_importance(options: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from bertsmith.finetuning.evaluate import EvaluationSettings
+    from bertsmith.finetuning.evaluate import read_evaluation
     from bertsmith.finetuning.importance import show_importance, to_terminal, write_html
-    from bertsmith.finetuning.settings import task_by_name
-    from bertsmith.settings import parse_overrides, validate
 
-    values = parse_overrides(task_by_name(options.settings), EvaluationSettings)
-    evaluation = validate(EvaluationSettings, values, where="command line")
+    evaluation = read_evaluation(options.settings)
     title, shown = show_importance(options.run_file, evaluation, options.rows, options.against)
     Console(highlight=False).print(to_terminal(title, shown), soft_wrap=True)
     if options.out:

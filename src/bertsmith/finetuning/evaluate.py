@@ -24,9 +24,10 @@ from bertsmith.finetuning.models import (
 from bertsmith.finetuning.objective import TaskObjective, batches_by_length, predict
 from bertsmith.finetuning.own_pooling import own_pooling
 from bertsmith.finetuning.rows import Collator, Row
+from bertsmith.finetuning.settings import task_by_name
 from bertsmith.pooling import Pooling, pool
 from bertsmith.results import write_predictions
-from bertsmith.settings import settings
+from bertsmith.settings import parse_overrides, settings, validate
 from bertsmith.statistics import examples_interval
 from bertsmith.tasks import load_task
 from bertsmith.tasks.examples import Answers, Example, Predictions, TaskData
@@ -64,6 +65,16 @@ class EvaluationSettings:
             raise ValueError("pooling is that of the fine-tuned model; leave it out, or set zero_shot")
         if self.max_length is not None and self.max_length < 4:
             raise ValueError(f"max_length is {self.max_length}; expected at least 4")
+
+
+def read_evaluation(words: Sequence[str]) -> EvaluationSettings:
+    """Read the settings of a command line; ``--task NAME`` is short for ``--task.name``.
+
+    Raises:
+        InputError: A key or value is wrong.
+    """
+    values = parse_overrides(task_by_name(words), EvaluationSettings)
+    return validate(EvaluationSettings, values, where="command line")
 
 
 def evaluate(

@@ -262,7 +262,8 @@ class Relabelling(TrainerCallback):  # type: ignore[misc]
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Close an epoch, and label for the next."""
         epoch = state.global_step // self._steps_per_epoch
-        num_right, num_low, num_tokens = self._objective.epoch_sums.tolist()
+        sums = self._trainer.accelerator.reduce(self._objective.epoch_sums, reduction="sum")
+        num_right, num_low, num_tokens = sums.tolist()
         self._objective.epoch_sums.zero_()
         row = {
             "ssa_importance_accuracy": num_right / max(num_tokens, 1),
