@@ -305,3 +305,12 @@ def test_the_encoder_alone_is_a_plain_model(trained: FinetuningSettings, tmp_pat
     assert len(AutoTokenizer.from_pretrained(tmp_path / "encoder")) == len(open_tokenizer(str(model)))
     assert main(["export", str(model), "--out", str(tmp_path / "encoder")]) == 2
     assert main(["export", str(model), "--head", "--out", str(tmp_path / "other")]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "mode"), [("texts", "hybrid"), ("pairs", "co_training")])
+def test_packed_batches_and_bf16(make_run: MakeRun, kind: str, mode: str) -> None:
+    run = make_run(kind, ssa={"mode": mode}, training={"batching": "packed", "precision": "bf16", "epochs": 3})
+    finetune(run)
+    assert all(math.isfinite(row["importance"]) and math.isfinite(row["task"]) for row in rows_of(run, "importance"))
+    assert [row["ssa_wanted"] for row in rows_of(run, "ssa_wanted")] == [9, 18]
