@@ -169,14 +169,14 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         """
         if "eval_loss" in logs:
             means = self._sums["validation"].drain(self._sum_over_ranks)
-            row = self._publish(_validation({"loss": self._loss_of(means), **means}))
+            row = self.publish(_validation({"loss": self._loss_of(means), **means}))
             self._warn(means)
             self._show(row)
         elif "loss" in logs:
             means = self._sums["training"].drain(self._sum_over_ranks)
             row = {"loss": self._loss_of(means), **means}
             row |= {"learning_rate": logs["learning_rate"], "grad_norm": float(logs.get("grad_norm", math.nan))}
-            self._refuse_divergence(self._publish({**row, "tokens_per_second": self._rate()}))
+            self._refuse_divergence(self.publish({**row, "tokens_per_second": self._rate()}))
 
     def _show(self, row: Mapping[str, float]) -> None:
         if self._watch is not None:
@@ -189,7 +189,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
                 self._monitor.say(f"warning: {text}")
             self._warned.add(name)
 
-    def _publish(self, figures: Mapping[str, float]) -> dict[str, float]:
+    def publish(self, figures: Mapping[str, float]) -> dict[str, float]:
         """Write a row: the figures, behind what was used of the budget."""
         used = self.budget.used
         row = {
@@ -212,7 +212,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
                 metrics: dict[str, float] = super().evaluate(*args, **kwargs)
                 assert "eval_loss" in metrics, "Trainer found no labels"
             else:
-                metrics = self._publish(_validation(self._score()))
+                metrics = self.publish(_validation(self._score()))
                 self._show(metrics)
                 self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self.budget.start_clock()
