@@ -134,6 +134,18 @@ def test_density_on_wikipedia(pairs_of_wikipedia: Corpus, row_length: int, least
         assert real / slots >= at_least, batching
 
 
+@pytest.mark.parametrize("longest", [40, 64, 100, 512])
+@pytest.mark.parametrize("num_rows", [1, 3, 40, 700])
+def test_the_filling_is_short_and_no_longer_than_the_longest_row(num_rows: int, longest: int) -> None:
+    lengths = np.random.default_rng(num_rows).integers(1, longest + 1, num_rows)
+    lengths[-1] = longest
+    mask = torch.from_numpy(np.arange(longest) < lengths[:, None]).long()
+    packing = pack({"input_ids": mask, "attention_mask": mask})["packing"]
+    # A kernel computes no more than this of any segment, and leaves the rest as it finds it.
+    assert packing["cu_seq_lens_q"].diff().max() <= packing["max_length_q"]
+    assert packing["cu_seq_lens_q"][-1] - lengths.sum() < max(8, lengths.sum() / 64)
+
+
 def test_packing_and_unpacking(corpus: Any) -> None:
     rows = TextRows(corpus, 32).take(np.asarray([0, 3, 4, 9]), np.zeros(4, np.int64))
     padded = MLM.make_collate(MLM.Config(mask_prob=0.3), corpus.tokenizer, 0)(rows)

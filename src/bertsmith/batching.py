@@ -74,7 +74,8 @@ def pack(batch: Mapping[str, Any]) -> dict[str, Any]:
     real = torch.ones(num_rows, length, dtype=torch.bool) if mask is None else mask.bool()
     bounds = torch.zeros(num_rows + 2, dtype=torch.int64)
     bounds[1:-1] = real.sum(1).cumsum(0)
-    bounds[-1] = _filled_up(int(bounds[-2]))
+    longest = -(-length // _MULTIPLE) * _MULTIPLE
+    bounds[-1] = _filled_up(int(bounds[-2]), longest)
 
     def flat(values: Tensor) -> Tensor:
         row = torch.zeros(1, int(bounds[-1]), dtype=values.dtype)
@@ -88,17 +89,18 @@ def pack(batch: Mapping[str, Any]) -> dict[str, Any]:
     packing = Packing(
         position_ids=flat(torch.arange(length).expand(num_rows, length)),
         cu_seq_lens_q=bounds.int(),
-        max_length_q=-(-length // _MULTIPLE) * _MULTIPLE,
+        max_length_q=longest,
     )
     return {**batch, **packed, "attention_mask": None, "packing": packing}
 
 
-def _filled_up(num_tokens: int) -> int:
+def _filled_up(num_tokens: int, longest: int) -> int:
     """Say how long a flat row is made: a multiple of 8 at least, for tensor cores, and at most a 64th longer.
 
-    So steps of one mixture of lengths have one or two shapes among them, each of which is compiled once.
+    So steps of one mixture of lengths have few shapes among them. The filling is a segment of its own and must not be
+    longer than the ``longest`` one: kernels leave what is beyond unwritten.
     """
-    multiple = 1 << max(3, (num_tokens // 64).bit_length() - 1)
+    multiple = min(longest, 1 << max(3, (num_tokens // 64).bit_length() - 1))
     return -(-num_tokens // multiple) * multiple
 
 
