@@ -126,6 +126,10 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
         """Let the learning rate follow the used share of the budget, whatever its quantity."""
+        if self.is_fsdp_enabled:
+            # Accelerate finds weights by their addresses, and all empty pieces of small ones have the same.
+            for group, trained in zip(self.optimizer.param_groups, self._trained, strict=True):
+                group["params"] = trained
         scheduler = LambdaLR(optimizer or self.optimizer, lambda _: self._schedule(self.budget.share))
         self.lr_scheduler, self._created_lr_scheduler = scheduler, True
         return scheduler
@@ -235,10 +239,6 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Load them; the learning rate is that of the budget as it is now, which may have grown."""
-        if self.is_fsdp_enabled:
-            # Accelerate finds weights by their addresses, and all empty pieces of small ones have the same.
-            for group, trained in zip(self.optimizer.param_groups, self._trained, strict=True):
-                group["params"] = trained
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             for group in self.optimizer.param_groups:
