@@ -36,7 +36,7 @@ from bertsmith.settings import validate
 from bertsmith.statistics import holm, paired, summarise
 from bertsmith.training.arguments import use_bf16
 from bertsmith.training.monitors import read_metrics
-from bertsmith.training.running import end_with_parent
+from bertsmith.training.ranks import end_with_parent
 
 ARMS: dict[str, Any] = {"plain": None, "hybrid": {}, "co_training": {"mode": "co_training"}}
 TIMES = 3
