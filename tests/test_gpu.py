@@ -216,7 +216,9 @@ def test_training_does_not_wait_for_the_gpu(name: str, corpus: Corpus) -> None:
         torch.cuda.set_sync_debug_mode("error" if is_strict else "default")
         try:
             zero = torch.zeros((), device="cuda")
-            num_items = {part: (zero + items).float() for part, items in objective.count_items(batch).items()}
+            num_items = {
+                part: (zero + items).float().clamp(min=1e-6) for part, items in objective.count_items(batch).items()
+            }
             with torch.autocast("cuda", dtype=torch.bfloat16):
                 loss = objective(**batch, num_items=num_items).loss
             loss.backward()

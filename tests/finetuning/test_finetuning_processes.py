@@ -113,7 +113,8 @@ def test_training_on_a_gpu_in_bf16_is_near_that_on_the_cpu(
 ) -> None:
     losses = {}
     for device, precision in (("cuda", "bf16"), ("cpu", "fp32")):
-        training = {"precision": precision, "dropout": 0.0, "learning_rate": 1e-4}
+        # Bucketed steps would be of other examples.
+        training = {"precision": precision, "dropout": 0.0, "learning_rate": 1e-4, "batching": "packed"}
         run = make_run(task, output=tmp_path / device, training=training)
         with monkeypatch.context() as patch:
             if device == "cpu":
