@@ -3,22 +3,27 @@
 import re
 import shlex
 import shutil
-import subprocess
-import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+
+from bertsmith.cli import main
+from bertsmith.ssa import SsaSettings
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "ssa.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
-def test_the_commands_and_the_script(encoder_folder: Path, tmp_path: Path) -> None:
+def test_the_commands_and_the_script(
+    encoder_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "runs", tmp_path / "runs")
     shutil.copytree(encoder_folder, tmp_path / "out" / "demo" / "mlm" / "model")
     shorter = {
-        "finetune": ["--training.epochs", "2", "--task.examples", "24", "--seeds", "[0]", "--max_length", "32"],
+        "finetune": ["--training.epochs", "2", "--task.examples", "12", "--seeds", "[0]", "--max_length", "32"],
         "show": ["--max_length", "32"],
         "evaluate": ["--max_length", "32"],
         "sweep": ["--trials", "1"],
@@ -30,25 +35,18 @@ def test_the_commands_and_the_script(encoder_folder: Path, tmp_path: Path) -> No
     printed = ""
     for line in (block + search).strip().splitlines():
         words = shlex.split(line)
-        command = [sys.executable, "-m", "bertsmith.cli", *words[1:], *shorter.get(words[1], [])]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, f"{line}\n{done.stderr}"
-        printed += done.stdout
+        assert main([*words[1:], *shorter.get(words[1], [])]) == 0, capsys.readouterr().err
+        printed += capsys.readouterr().out
     assert "1 seed: a single run" in printed and "validation accuracy" in printed
     assert printed.count("learned importance") == printed.count("cost of masking a token") == 4
     assert (tmp_path / "out" / "docs-ssa" / "page.html").exists()
     assert "cls_weight" in (tmp_path / "out" / "sweep-ssa" / "best.yaml").read_text(encoding="utf-8")
     (script,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
     script += "\nassert importance.shape == outputs.is_text.shape and outputs.is_text.sum() == importance.numel() - 2\n"
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    exec(script, {})
 
 
 def test_every_setting_is_on_the_page() -> None:
-    from dataclasses import fields
-
-    from bertsmith.ssa import SsaSettings
-
     table = PAGE[PAGE.index("| `ssa:`") : PAGE.index("The settings can be")]
     for field in fields(SsaSettings):
         default = {None: "null", True: "true", False: "false"}.get(field.default, field.default)  # type: ignore[call-overload]

@@ -143,7 +143,7 @@ class Batches(Dataset[list[Row]]):
                 f"training.gradient_accumulation times the number of processes is {num_parts}, but a step has only "
                 f"{len(rows) // self.steps_per_epoch} examples; lower it"
             )
-        self.rows = rows
+        self._rows = rows
         self._lengths = np.asarray([len(row.tokens) for row in rows], dtype=np.int64)
         self._seed = seed
         self._batching = batching
@@ -157,7 +157,7 @@ class Batches(Dataset[list[Row]]):
     def __getitem__(self, number: int) -> list[Row]:
         """Return a micro-batch."""
         step, part = divmod(number, self._num_parts)
-        return [self.rows[place] for place in np.array_split(self.step(step), self._num_parts)[part]]
+        return [self._rows[place] for place in np.array_split(self.step(step), self._num_parts)[part]]
 
     def step(self, step: int) -> Ints:
         """Return which rows (B,) a step trains on."""
@@ -166,6 +166,11 @@ class Batches(Dataset[list[Row]]):
             self._cached = (epoch, self._arrange(epoch))
         return self._cached[1][place]
 
+    @property
+    def rows(self) -> Sequence[Row]:
+        """What an epoch runs through."""
+        return self._rows
+
     def lengths_of_step(self, step: int) -> Ints:
         """Return the lengths (B,) in tokens of the rows of a step."""
         lengths: Ints = self._lengths[self.step(step)]
@@ -173,7 +178,7 @@ class Batches(Dataset[list[Row]]):
 
     def _arrange(self, epoch: int) -> list[Ints]:
         """Put the rows of an epoch into batches."""
-        order = permute(np.arange(len(self.rows)), len(self.rows), self._seed, epoch)
+        order = permute(np.arange(len(self._rows)), len(self._rows), self._seed, epoch)
         batches: list[Ints] = np.array_split(order, self.steps_per_epoch)
         if self._batching != "bucketed":
             return batches
