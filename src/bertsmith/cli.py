@@ -102,6 +102,15 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("run_file", metavar="SWEEP.yaml")
     command.add_argument("--overwrite", action="store_true", help="start over, whatever the folder holds")
     command = _add(
+        commands,
+        "compare",
+        _compare,
+        "compare objectives at equal budget by tasks, with statistics",
+        _comparison_settings,
+    )
+    command.add_argument("run_file", metavar="RUN.yaml")
+    command.add_argument("--overwrite", action="store_true", help="start over, whatever the folder holds")
+    command = _add(
         commands, "evaluate", _evaluate, "score a fine-tuned model, or an encoder zero-shot", _evaluation_settings
     )
     command.add_argument("model", help="folder or hub id of the model")
@@ -225,6 +234,12 @@ def _sweep_settings() -> type[Any]:
     return SweepSettings
 
 
+def _comparison_settings() -> type[Any]:
+    from bertsmith.comparison import ComparisonSettings
+
+    return ComparisonSettings
+
+
 def _evaluation_settings() -> type[Any]:
     from bertsmith.finetuning.evaluate import EvaluationSettings
 
@@ -324,6 +339,15 @@ def _sweep(options: argparse.Namespace) -> None:
     print((folder / "results.txt").read_text(encoding="utf-8"))
     print(f"every trial: {folder}/trials.csv · plot: {folder}/sweep.png · best run file: {folder}/best.yaml")
     print((folder / "best.yaml").read_text(encoding="utf-8").splitlines()[1].replace("#  ", "next:"))
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from bertsmith.comparison import compare, load_comparison
+
+    given = load_comparison(options.run_file, options.settings)
+    record = compare(given, overwrite=options.overwrite)
+    print("\n".join(record["words"]))
+    print(f"\n{record['sentence']}\n\nevery figure: {given.output}/comparison.json")
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -53,7 +53,7 @@ _NOTHING_LEARNED = (
 
 
 @dataclass(frozen=True)
-class _Parts:
+class Parts:
     """Everything that a run is made of, ready to train."""
 
     corpus: Corpus
@@ -84,9 +84,9 @@ def pretrain(run: RunSettings, *, overwrite: bool = False, watch: Watch | None =
     logging.disable_progress_bar()
     folder = Path(run.output)
     budget = Budget(run.training.budget)
-    parts = _assemble(run)
+    parts = assemble(run)
     # All that can be wrong with the settings is found before anything is written, or overwritten.
-    args, num_steps = _training_arguments(run, parts, budget)
+    args, num_steps = training_arguments(run, parts, budget)
     is_main = int(os.environ.get("RANK", "0")) == 0
     with locked(folder, "`output`") if is_main else _nothing():
         if is_main:
@@ -126,14 +126,14 @@ def validated_figures(run: RunSettings) -> list[str]:
     Raises:
         InputError: Something in the run does not fit.
     """
-    parts = _assemble(run)
+    parts = assemble(run)
     rows = parts.held_out or parts.rows
     with torch.no_grad():
         output = parts.objective.eval()(**parts.objective.collate(rows.take(np.arange(1), np.zeros(1, np.int64))))
     return ["validation_loss", *(f"validation_{name}" for name in output.parts)]
 
 
-def _assemble(run: RunSettings) -> _Parts:
+def assemble(run: RunSettings) -> Parts:
     """Open the corpus and build the model; everything that can be wrong with them is found here."""
     corpus = Corpus(run.data.corpus)
     check(corpus.path, tokens=False)
@@ -157,7 +157,7 @@ def _assemble(run: RunSettings) -> _Parts:
             f"{rows_of_step} rows of a step; lower it, or raise training.tokens_per_step"
         )
     objective.check_step(rows_of_step, run.training.gradient_accumulation)
-    return _Parts(
+    return Parts(
         corpus=corpus,
         objective=objective,
         rows=rows,
@@ -214,7 +214,7 @@ def _find_checkpoint(folder: Path, corpus: Corpus, budget: Budget) -> tuple[Path
 
 def _make_trainer(
     run: RunSettings,
-    parts: _Parts,
+    parts: Parts,
     batching: Batching,
     budget: Budget,
     monitor: Monitor,
@@ -231,6 +231,7 @@ def _make_trainer(
         evaluate_every=run.evaluation.every if validation else None,
         save_every=run.training.checkpoint_every,
         save_minutes=run.training.checkpoint_minutes,
+        keep_every=run.training.keep_every,
         monitor=monitor,
     )
     num_parts = _num_parts(run.training)
@@ -263,7 +264,7 @@ _REFUSED = {
 }
 
 
-def _training_arguments(run: RunSettings, parts: _Parts, budget: Budget) -> tuple[TrainingArguments, int]:
+def training_arguments(run: RunSettings, parts: Parts, budget: Budget) -> tuple[TrainingArguments, int]:
     """Make Trainer's arguments, and the number of steps that the run cannot exceed."""
     training = run.training
     least = np.full(1, NUM_SPECIAL + 1)
@@ -308,7 +309,7 @@ def _use_compile(training: TrainingSettings, on_gpu: bool) -> bool:
     return on_gpu and not short
 
 
-def _greet(run: RunSettings, parts: _Parts, batching: Batching, monitor: Monitor) -> None:
+def _greet(run: RunSettings, parts: Parts, batching: Batching, monitor: Monitor) -> None:
     rows = parts.rows
     encoder = parts.objective.encoder
     monitor.say(
@@ -331,7 +332,7 @@ def _nothing() -> Iterator[None]:
     yield
 
 
-def _finish(run: RunSettings, parts: _Parts, trainer: ObjectiveTrainer, folder: Path) -> dict[str, Any]:
+def _finish(run: RunSettings, parts: Parts, trainer: ObjectiveTrainer, folder: Path) -> dict[str, Any]:
     """Write the summary, the figure and the model folder."""
     rows = read_metrics(folder)
     last: dict[str, Any] = next((row for row in reversed(rows) if "loss" in row), {})

@@ -44,6 +44,7 @@ PRETRAINING = Layout(
         "training.checkpoint_every",
         "training.checkpoint_minutes",
         "training.keep_checkpoints",
+        "training.keep_every",
     ),
 )
 
@@ -86,12 +87,12 @@ def read_run(folder: Path) -> dict[str, Any] | None:
 
 
 def _kind(run: Mapping[str, Any]) -> str | None:
-    """Tell pre-training, fine-tuning and search apart by a section that only one of them has."""
-    return next((section for section in ("objective", "task", "search") if section in run), None)
+    """Tell pre-training, fine-tuning, search and comparison apart by a section that only one of them has."""
+    return next((section for section in ("objective", "task", "search", "objectives") if section in run), None)
 
 
 def _check_same(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any], free: Sequence[str]) -> None:
-    before, now = dict(_flat(old)), dict(_flat(new))
+    before, now = dict(flat(old)), dict(flat(new))
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     changed = [key for key in changed if not any(key == name or key.startswith(name + ".") for name in free)]
     if changed:
@@ -102,9 +103,10 @@ def _check_same(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any], fr
         )
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Give nested settings by dotted keys."""
     for key, value in values.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
