@@ -325,10 +325,12 @@ def examples_interval(
 def _moments(values: Sequence[float]) -> tuple[int, float, float | None]:
     if not values:
         raise ValueError("no scores to summarise; give one per run")
-    if np.ptp(values) <= _ROUNDING * np.abs(values).max():
+    n = len(values)
+    if max(values) - min(values) <= _ROUNDING * max(map(abs, values)):
         # The mean of equal values may differ from them in its last digit.
-        return len(values), float(values[0]), 0.0 if len(values) > 1 else None
-    return len(values), float(np.mean(values)), float(np.std(values, ddof=1))
+        return n, float(values[0]), 0.0 if n > 1 else None
+    mean = math.fsum(values) / n
+    return n, mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
 
 
 def _half_width(n: int, sd: float, degrees: float) -> float:

@@ -47,8 +47,8 @@ def compare(given: ComparisonSettings, *, overwrite: bool = False) -> dict[str, 
     console = Console(stderr=True)
     folder = Path(given.output)
     plan = make_plan(given, console)
+    probes = measure(plan)
     with locked(folder, "`output`"):
-        probes = measure(plan)
         prepare(folder, to_dict(given), overwrite, COMPARISON)
         announce(plan, probes, console)
         if given.parallel == 1:
