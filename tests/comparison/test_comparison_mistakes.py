@@ -21,7 +21,7 @@ FEW_STEPS = {"tokens_per_step": 256}
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"objectives": [{"objective": {"name": "mlmm"}}]}, "objectives, mlmm: .*there is no 'mlmm'; did you mean 'mlm'"),
+        ({"objectives": [{"objective": {"name": "mlmm"}}]}, "mlmm: .*there is no 'mlmm'; did you mean 'mlm'"),
         ({"objectives": []}, "objectives is empty"),
         ({"objectives": [MLM, MLM]}, "two arms are called 'mlm'; give one of them another `label`"),
         ({"objectives": [{**MLM, "label": "none"}]}, "two arms are called 'none'"),
