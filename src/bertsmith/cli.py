@@ -13,6 +13,8 @@ from typing import Any, NoReturn
 from bertsmith.command_words import join_settings
 from bertsmith.errors import Failed, InputError, Interrupted
 
+DEMO_TOKENS = 7e5
+QUICK_SECONDS = 180.0
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -81,7 +83,9 @@ def _parser() -> argparse.ArgumentParser:
 
     command = _add(commands, "demo", _demo, "the whole path on the docstrings of this machine, in minutes")
     command.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for everything (%(default)s)")
-    command.add_argument("--seconds", type=float, default=180, help="budget of the training (%(default)s)")
+    command.add_argument("--tokens", type=float, default=DEMO_TOKENS, help="budget of each run (%(default)g)")
+    command.add_argument("--quick", action="store_true", help="one model, and what it is worth, in three minutes")
+    command.add_argument("--seconds", type=float, help="budget of the training with --quick (180)")
 
     _add_corpus(commands)
     command = _add(commands, "augment", _augment, "back-translate sentences into positive pairs", _augment_settings)
@@ -247,9 +251,14 @@ def _evaluation_settings() -> type[Any]:
 
 
 def _demo(options: argparse.Namespace) -> None:
-    from bertsmith.demo import demo
+    from bertsmith.demo import demo, quick
 
-    demo(options.out, options.seconds)
+    if options.seconds is not None and not options.quick:
+        raise InputError("demo: --seconds is of --quick; add that, or give --tokens")
+    if options.quick:
+        quick(options.out, options.seconds or QUICK_SECONDS)
+    else:
+        demo(options.out, options.tokens)
 
 
 def _corpus_build(options: argparse.Namespace) -> None:

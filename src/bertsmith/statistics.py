@@ -286,7 +286,7 @@ def _effect(n: int, k: int, level: float) -> float:
 
     There is no formula for the larger one of two spreads. With two arms it is the power of the paired t-test.
     """
-    from scipy import stats
+    from scipy import special
 
     if k == 2:
         return _noncentrality(n - 1, level) / math.sqrt(n)
@@ -297,7 +297,7 @@ def _effect(n: int, k: int, level: float) -> float:
     # Contrasts that do not overlap with the first make up the rest of the residual.
     rest = rng.chisquare(degrees - (n - 1), _SIMULATED)
     variance = np.maximum(first / (n - 1), (first + rest) / degrees)
-    needed = float(stats.t.isf(level / 2, degrees)) * np.sqrt(variance / n)
+    needed = float(special.stdtrit(degrees, 1 - level / 2)) * np.sqrt(variance / n)
     noise = rng.normal(size=_SIMULATED) / math.sqrt(n)
     return float(np.quantile(needed - noise, POWER))
 
