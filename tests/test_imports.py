@@ -10,7 +10,7 @@ PIPE = [
     "errors", "pretrained", "files", "settings", "randomness", "corpus", "tasks", "augment", "spans", "masking",
     "rows", "pairs", "views", "batching", "contrast", "pooling", "attention", "positions", "encoder",
     "objectives", "training", "run_settings", "run_folder", "statistics", "plots", "results", "export",
-    "pretraining", "finetuning", "sentence", "sweep", "fill", "show", "demo", "command_words", "cli",
+    "pretraining", "finetuning", "sentence", "sweep", "report", "fill", "show", "demo", "command_words", "cli",
 ]  # fmt: skip
 
 

@@ -106,6 +106,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("model", help="folder or hub id of the model")
     command.add_argument("--out", type=Path, help="a folder for the predictions")
+    command = _add(commands, "report", _write_report, "write the report of a comparison anew: HTML, Markdown, CSV")
+    command.add_argument("folder", metavar="DIR", type=Path, help="the folder that `bertsmith compare` wrote")
     command = _add(commands, "show", _show, "show a training batch as coloured text", _run_settings)
     command.add_argument("run_file", metavar="RUN.yaml")
     command.add_argument("--rows", type=int, default=4, help="how many rows (%(default)s)")
@@ -341,6 +343,13 @@ def _evaluate(options: argparse.Namespace) -> None:
             )
     if options.out:
         print(f"predictions: {options.out}")
+
+
+def _write_report(options: argparse.Namespace) -> None:
+    from bertsmith.report import write_report
+
+    page, *others = write_report(options.folder)
+    print(f"report: {page}, which any browser opens · beside it: {', '.join(path.name for path in others)}")
 
 
 def _show(options: argparse.Namespace) -> None:

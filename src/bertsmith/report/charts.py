@@ -5,7 +5,7 @@ The plot is ``HEIGHT`` pixels high on every screen; only labels at the end of li
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from bertsmith.report.figures import number
@@ -13,6 +13,8 @@ from bertsmith.report.figures import number
 HEIGHT = 240
 NUM_LOOKS = 8
 """Number of colours, and of shapes of marks."""
+LONGEST_LABEL = 14
+"""Longer names are cut at the ends of lines, not in legends."""
 
 _LINE_HEIGHT = 15
 
@@ -128,12 +130,19 @@ class Chart:
     x_ticks: Sequence[Tick]
     y_ticks: Sequence[Tick]
     lines: Sequence[Line]
+    faint: Sequence[Line] = ()
+    """Lines behind the others."""
     flat: Sequence[Line] = ()
     """Lines of arms that have no curve."""
     bands: Sequence[Line] = ()
     marks: Sequence[Mark] = ()
     crossings: Sequence[Mark] = ()
-    labels: Sequence[Label] = field(default=())
+    labels: Sequence[Label] = ()
+
+    @property
+    def longest_label(self) -> int:
+        """How many letters need room at the end of lines."""
+        return min(max((len(label.text) for label in self.labels), default=0), LONGEST_LABEL)
 
 
 def path(x_axis: Axis, y_axis: Axis, points: Sequence[tuple[float, float]]) -> str:

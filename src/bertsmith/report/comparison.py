@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, Literal, TypeGuard
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
@@ -24,7 +24,8 @@ AVERAGE = "average"
 class PretrainingRun:
     """One pre-training of an arm."""
 
-    seed: int
+    seed: int | None = None
+    """None where the weights are given ones."""
     status: str = "done"
     error: str | None = None
     steps: float | None = None
@@ -32,9 +33,12 @@ class PretrainingRun:
     flops: float | None = None
     seconds: float | None = None
     tokens_per_second: float | None = None
+    share_of_budget: float | None = None
+    warnings: list[str] = field(default_factory=list)
     folder: str | None = None
     losses: dict[str, list[tuple[float, float | None]]] = field(default_factory=dict)
-    """For each part of the loss its values: (tokens, value)."""
+    """For each part of the loss, and whatever else was watched, its values: (tokens, value); those of validation have
+    names that begin with ``validation_``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +59,7 @@ class Task:
     metric: str = "score"
     num_labels: int | None = None
     num_train: int | None = None
+    num_validation: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,10 +102,14 @@ class Difference:
     difference: float
     low: float | None = None
     high: float | None = None
+    num_seeds: int | None = None
+    sd: float | None = None
     p: float | None = None
     p_holm: float | None = None
+    p_permutation: float | None = None
     detectable: float | None = None
     seeds_for_half: float | None = None
+    """How many seeds would show half of ``detectable``."""
     words: str = ""
 
 
@@ -111,7 +120,7 @@ class Crossing:
     first: str
     second: str
     task: str
-    axis: str
+    axis: Literal["tokens", "flops", "seconds"]
     at: float
 
 
@@ -138,6 +147,7 @@ class Comparison:
     command: str = ""
 
     def __post_init__(self) -> None:
+        """Check that every arm and task that is mentioned is there, once."""
         for what, names in (
             ("arm", [arm.name for arm in self.arms]),
             ("task", [task.name for task in self.tasks]),
@@ -173,6 +183,15 @@ class Comparison:
         average = Task(name=AVERAGE, metric=metrics.pop() if len(metrics) == 1 else "score")
         return next((task for task in self.tasks if task.name == name), average)
 
+    def trained(self) -> list[Arm]:
+        """Return the arms that were pre-trained here, or would have been."""
+        return [arm for arm in self.arms if any(run.tokens or run.status != "done" for run in arm.runs)]
+
+    def warnings(self) -> list[str]:
+        """Return those of the words that are warnings of a run."""
+        given = {f"{arm.name}: {warning}" for arm in self.arms for run in arm.runs for warning in run.warnings}
+        return [words for words in self.words if words in given]
+
     def failed(self) -> list[tuple[Arm, PretrainingRun]]:
         """Return the runs that did not come to their end."""
         return [(arm, run) for arm in self.arms for run in arm.runs if run.status != "done"]
@@ -192,7 +211,9 @@ def read_comparison(folder: Path) -> Comparison:
             f"{folder}: no finished comparison here ({COMPARISON_FILE}); give the folder that `bertsmith compare` wrote"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}; run `bertsmith compare` again, which keeps all runs") from None
+        raise InputError(
+            f"{path}: cannot be read: {error}; run `bertsmith compare` again, which keeps all runs"
+        ) from None
     try:
         return TypeAdapter(Comparison).validate_json(text)
     except ValidationError as error:

@@ -70,9 +70,7 @@ def score_rows(comparison: Comparison, looks: Mapping[str, Look]) -> list[ScoreR
     return sorted(rows, key=lambda row: (row.cells[0].value is None, sign * (row.cells[0].value or 0)))
 
 
-def _cells(
-    comparison: Comparison, task: str, estimates: Mapping[tuple[str, str], Estimate]
-) -> dict[str, Cell]:
+def _cells(comparison: Comparison, task: str, estimates: Mapping[tuple[str, str], Estimate]) -> dict[str, Cell]:
     metric = comparison.task(task).metric
     found = {
         arm.name: estimate
@@ -100,9 +98,7 @@ def _cells(
 _STANDINGS = {"": "", "best": "; the best", "tied": "; cannot be told apart from the best"}
 
 
-def _standings(
-    comparison: Comparison, task: str, found: Mapping[str, Estimate], metric: str
-) -> dict[str, str]:
+def _standings(comparison: Comparison, task: str, found: Mapping[str, Estimate], metric: str) -> dict[str, str]:
     if len(found) < 2:
         return {}
     choose = min if metric in LOWER_IS_BETTER else max
@@ -224,9 +220,7 @@ def cost_rows(comparison: Comparison, looks: Mapping[str, Look]) -> list[CostRow
     """Return what every arm has cost that was pre-trained here."""
     names = ("steps", "tokens", "flops", "seconds", "tokens_per_second")
     rows = []
-    for arm in comparison.arms:
-        if not arm.runs:
-            continue
+    for arm in comparison.trained():
         done = [run for run in arm.runs if run.status == "done"]
         values = {name: _mean([getattr(run, name) for run in done]) for name in names}
         texts = {
@@ -249,16 +243,27 @@ def budget_used(comparison: Comparison, arm: Arm) -> str:
     """Say which share of the budget the finished runs of an arm have used: the least and the most."""
     for axis, given in comparison.budget.items():
         amounts = [getattr(run, axis, None) for run in arm.runs if run.status == "done"]
-        shares = [value / given for value in amounts if is_number(value) and given]
+        shares = [value / given for value in amounts if is_number(value) and value and given]
         if shares:
             least, most = percent(min(shares)), percent(max(shares))
             return least if least == most else f"{least.removesuffix(' %')} to {most}"
     return MISSING
 
 
-def settings_that_differ(comparison: Comparison) -> tuple[list[Arm], list[tuple[str, list[str]]], dict[str, str]]:
-    """Return the arms that have settings, those settings that are not the same in all, and the others."""
-    arms = [arm for arm in comparison.arms if arm.settings]
+class Settings(NamedTuple):
+    """The settings of the arms that were pre-trained, and of those that were given."""
+
+    arms: list[Arm]
+    differ: list[tuple[str, list[str]]]
+    """Those that are not the same in all, with their value in each arm."""
+    same: dict[str, str]
+    given: dict[str, dict[str, str]]
+    """Those of each given checkpoint."""
+
+
+def settings_of(comparison: Comparison) -> Settings:
+    """Tell the settings that differ between arms from the others."""
+    arms = [arm for arm in comparison.trained() if arm.settings]
     settings = [flatten(arm.settings) for arm in arms]
     keys = list(dict.fromkeys(key for values in settings for key in values))
     differ, same = [], {}
@@ -268,12 +273,13 @@ def settings_that_differ(comparison: Comparison) -> tuple[list[Arm], list[tuple[
             differ.append((key, values))
         else:
             same[key] = values[0]
-    return arms, differ, same
+    given = {arm.name: flatten(arm.settings) for arm in comparison.arms if arm.kind == "checkpoint" and arm.settings}
+    return Settings(arms, differ, same, given)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Write nested values under dotted keys."""
-    flat = {}
+    flat: dict[str, str] = {}
     for key, value in values.items():
         if isinstance(value, dict) and value:
             flat |= flatten(value, f"{prefix}{key}.")
@@ -288,13 +294,17 @@ def facts(comparison: Comparison) -> list[tuple[str, str, str]]:
     kinds = [arm.kind for arm in comparison.arms]
     extra = [(kinds.count("none"), "without pre-training"), (kinds.count("checkpoint"), "given checkpoints")]
     beside = ", ".join(f"{num} {what}" for num, what in extra if num)
-    pretrain = {run.seed for arm in comparison.arms for run in arm.runs}
+    pretrain = {run.seed for arm in comparison.arms for run in arm.runs if run.seed is not None}
     finetune = {row.finetune_seed for row in comparison.scores if row.finetune_seed is not None}
     corpus = comparison.corpus
     found = [
         ("budget of an arm", budget or MISSING, "the same for all"),
         ("arms", str(len(kinds)), f"of which {beside}" if beside else "all pre-trained"),
-        ("seeds", f"{len(pretrain)} × {len(finetune)}" if finetune else str(len(pretrain)), "pre-training × fine-tuning"),
+        (
+            "seeds",
+            f"{len(pretrain)} × {len(finetune)}" if finetune else str(len(pretrain)),
+            "pre-training × fine-tuning",
+        ),
         ("tasks", str(len(comparison.tasks)), ", ".join(sorted({task.metric for task in comparison.tasks}))),
     ]
     if corpus.get("tokens"):

@@ -33,9 +33,7 @@ def learning_curves(comparison: Comparison) -> Curves:
     for row in comparison.scores:
         if is_number(row.score):
             groups[row.arm, row.task][row.share].append(row)
-    curves = {
-        key: [_point(share, rows) for share, rows in sorted(shares.items())] for key, shares in groups.items()
-    }
+    curves = {key: [_point(share, rows) for share, rows in sorted(shares.items())] for key, shares in groups.items()}
     if AVERAGE in comparison.columns:
         names = [task.name for task in comparison.tasks]
         for arm in comparison.arms:
@@ -73,7 +71,11 @@ def axes_with_curves(curves: Curves) -> list[str]:
     return [axis for axis in AXES if any(len(_along(points, axis)) > 1 for points in curves.values())]
 
 
-def _along(curve: Sequence[Point], axis: str) -> list[tuple[float, Point]]:
+Along = Sequence[tuple[float, Point]]
+"""The points of a curve with where they are on an axis."""
+
+
+def _along(curve: Sequence[Point], axis: str) -> Along:
     """Return the points of a curve with where they are on an axis, which is not known of arms without pre-training."""
     return [(at, point) for point in curve if (at := point.amounts[axis]) is not None]
 
@@ -97,7 +99,7 @@ def draw_curves(
     crossings = [found for found in comparison.crossings if found.task == task and found.axis == axis]
     return Chart(
         title=task,
-        summary=_summary(task, axis, of_arms, metric, crossings),
+        summary=_summary(task, axis, of_arms, metric, [say_crossing(found, curves) for found in crossings]),
         x_label=f"{AXES[axis]} ({unit.name})",
         y_label=score_label(metric),
         x_ticks=x_axis.ticks(1 / unit.size),
@@ -119,7 +121,9 @@ def draw_curves(
             for at, point in along
         ],
         crossings=[
-            mark for found in crossings if (mark := _crossing(x_axis, y_axis, found, placed, looks)) is not None
+            mark
+            for found in crossings
+            if (mark := _crossing(x_axis, y_axis, found, curves, looks[found.first])) is not None
         ],
         labels=spread(
             [Label(100 - y_axis.place(curve[-1].mean), name, looks[name]) for name, curve in of_arms.items()]
@@ -133,7 +137,7 @@ def score_label(metric: str) -> str:
     return f"{name} (less is better)" if metric in LOWER_IS_BETTER else f"{name} (points)"
 
 
-def _band(x_axis: Axis, y_axis: Axis, along: Sequence[tuple[float, Point]]) -> str:
+def _band(x_axis: Axis, y_axis: Axis, along: Along) -> str:
     there = [(at, point.high) for at, point in along]
     back = [(at, point.low) for at, point in reversed(along)]
     return path(x_axis, y_axis, [*there, *back]) + "Z"
@@ -150,7 +154,7 @@ def _tip(name: str, at: float, point: Point, axis: str, metric: str) -> str:
     return f"{name}: {score(point.mean, metric)}{seeds} after {amount(axis, at)}"
 
 
-def _height(along: Sequence[tuple[float, Point]], at: float) -> float | None:
+def _height(along: Along, at: float) -> float | None:
     """Read a curve between its points; None beyond its ends."""
     for (left, before), (right, after) in zip(along, along[1:], strict=False):
         if left <= at <= right and left < right:
@@ -158,29 +162,31 @@ def _height(along: Sequence[tuple[float, Point]], at: float) -> float | None:
     return None
 
 
-def _crossing(
-    x_axis: Axis,
-    y_axis: Axis,
-    found: Crossing,
-    placed: Mapping[str, Sequence[tuple[float, Point]]],
-    looks: Mapping[str, Look],
-) -> Mark | None:
-    height = _height(placed.get(found.first, ()), found.at)
-    if height is None:
-        height = _height(placed.get(found.second, ()), found.at)
-    if height is None:
+def _crossing(x_axis: Axis, y_axis: Axis, found: Crossing, curves: Curves, look: Look) -> Mark | None:
+    """Return the mark of a crossing; None where neither curve is drawn at that place."""
+    of_arms = [_along(curves.get((arm, found.task), ()), found.axis) for arm in (found.first, found.second)]
+    heights = [height for along in of_arms if (height := _height(along, found.at)) is not None]
+    if not heights:
         return None
-    return Mark(x_axis.place(found.at), 100 - y_axis.place(height), looks[found.first], say_crossing(found))
+    return Mark(x_axis.place(found.at), 100 - y_axis.place(fmean(heights)), look, say_crossing(found, curves))
 
 
-def say_crossing(found: Crossing) -> str:
-    """Say where two curves cross."""
-    return f"{found.first} and {found.second} cross after {amount(found.axis, found.at)}"
+def say_crossing(found: Crossing, curves: Curves) -> str:
+    """Say where two curves cross and, where the curves show it, which is ahead from there on."""
+    first, second = (curves.get((arm, found.task), ()) for arm in (found.first, found.second))
+    before, after = _along(first, found.axis), _along(second, found.axis)
+    later = [at for at, _ in (*before, *after) if at > found.at]
+    heights = [_height(along, min(later)) for along in (before, after)] if later else [None, None]
+    where = f"after {amount(found.axis, found.at)}"
+    if heights[0] is None or heights[1] is None or heights[0] == heights[1]:
+        return f"{found.first} and {found.second} cross {where}"
+    ahead, behind = (found.first, found.second) if heights[0] > heights[1] else (found.second, found.first)
+    return f"{ahead} overtakes {behind} {where}"
 
 
 def _summary(
-    task: str, axis: str, of_arms: Mapping[str, Sequence[Point]], metric: str, crossings: Sequence[Crossing]
+    task: str, axis: str, of_arms: Mapping[str, Sequence[Point]], metric: str, crossings: Sequence[str]
 ) -> str:
     ends = ", ".join(f"{name} {score(curve[-1].mean, metric)}" for name, curve in of_arms.items())
-    crossed = "".join(f" {say_crossing(found)}." for found in crossings)
+    crossed = "".join(f" {words}." for words in crossings)
     return f"Scores on {task} against {AXES[axis]}. At the end: {ends}.{crossed}"

@@ -3,12 +3,13 @@
 import base64
 import hashlib
 from collections.abc import Mapping
+from datetime import datetime
 from importlib.resources import files
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from bertsmith.report.charts import HEIGHT, NUM_LOOKS, Chart, Look, looks_of
+from bertsmith.report.charts import HEIGHT, LONGEST_LABEL, NUM_LOOKS, Chart, Look, looks_of
 from bertsmith.report.comparison import Arm, Comparison
 from bertsmith.report.content import (
     cost_rows,
@@ -17,7 +18,7 @@ from bertsmith.report.content import (
     flatten,
     forests,
     score_rows,
-    settings_that_differ,
+    settings_of,
 )
 from bertsmith.report.curves import AXES, Curves, axes_with_curves, draw_curves, learning_curves, say_crossing
 from bertsmith.report.figures import amount, percent, score
@@ -40,8 +41,12 @@ def render(comparison: Comparison) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    looks = {arm.name: look for arm, look in zip(comparison.arms, looks_of([a.kind for a in comparison.arms]), strict=True)}
+    looks = {
+        arm.name: look for arm, look in zip(comparison.arms, looks_of([a.kind for a in comparison.arms]), strict=True)
+    }
     curves = learning_curves(comparison)
+    warnings = comparison.warnings()
+    words = [each for each in comparison.words if each not in warnings]
     script = _part("script.js")
     page: str = environment.get_template("report.html.jinja").render(
         comparison=comparison,
@@ -49,21 +54,26 @@ def render(comparison: Comparison) -> str:
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         looks=looks,
+        trained=comparison.trained(),
         num_looks=NUM_LOOKS,
         height=HEIGHT,
+        longest_label=LONGEST_LABEL,
+        created=_moment(comparison.created),
+        has_intervals=any(row.low is not None for row in comparison.estimates),
         facts=facts(comparison),
-        first_words=comparison.words[:_MOST_WORDS],
-        more_words=comparison.words[_MOST_WORDS:],
+        first_words=words[:_MOST_WORDS],
+        more_words=words[_MOST_WORDS:],
+        warnings=warnings,
         failed=comparison.failed(),
         columns=[(name, describe_task(comparison, name)) for name in comparison.columns],
         rows=score_rows(comparison, looks),
         forests=forests(comparison),
         curves=_curve_panels(comparison, curves, looks),
-        crossings=[(found.task, say_crossing(found)) for found in comparison.crossings],
+        crossings=[(found.task, say_crossing(found, curves)) for found in comparison.crossings],
         curve_table=_curve_table(comparison, curves),
         losses=draw_losses(comparison, looks),
         costs=cost_rows(comparison, looks),
-        settings=settings_that_differ(comparison),
+        settings=settings_of(comparison),
         material={
             "corpus": flatten(comparison.corpus),
             "tokenizer": flatten(comparison.tokenizer),
@@ -72,6 +82,14 @@ def render(comparison: Comparison) -> str:
         },
     )
     return page
+
+
+def _moment(created: str) -> str:
+    """Write a moment to the minute; what is none stays as it is."""
+    try:
+        return datetime.fromisoformat(created).strftime("%Y-%m-%d %H:%M %Z").strip()
+    except ValueError:
+        return created
 
 
 def _part(name: str) -> str:

@@ -16,16 +16,17 @@ from bertsmith.report.content import (
     flatten,
     forests,
     score_rows,
-    settings_that_differ,
+    settings_of,
 )
-from bertsmith.report.curves import say_crossing
+from bertsmith.report.curves import learning_curves, say_crossing
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~&$!])")
 
 
 def csv_files(comparison: Comparison) -> dict[str, str]:
     """Return the content of each CSV file: scores, estimates and differences as they are, from 0 to 1."""
-    runs = ["seed", "status", "error", "steps", "tokens", "flops", "seconds", "tokens_per_second", "folder"]
+    amounts = ["steps", "tokens", "flops", "seconds", "tokens_per_second", "share_of_budget"]
+    runs = ["seed", "status", "error", *amounts, "folder"]
     arms = [(arm, run) for arm in comparison.arms for run in arm.runs]
     return {
         "scores.csv": _records(Score, comparison.scores),
@@ -35,7 +36,12 @@ def csv_files(comparison: Comparison) -> dict[str, str]:
         "runs.csv": _csv(["arm", *runs], ([arm.name, *(getattr(run, name) for name in runs)] for arm, run in arms)),
         "losses.csv": _csv(
             ["arm", "seed", "part", "tokens", "value"],
-            ([arm.name, run.seed, part, *at] for arm, run in arms for part, values in run.losses.items() for at in values),
+            (
+                [arm.name, run.seed, part, *at]
+                for arm, run in arms
+                for part, values in run.losses.items()
+                for at in values
+            ),
         ),
     }
 
@@ -64,15 +70,21 @@ def markdown(comparison: Comparison) -> str:
         _list(f"{name}: {figure}{f' ({word})' if word else ''}" for name, figure, word in facts(comparison)),
     ]
     if failed := comparison.failed():
-        parts += ["## Failed runs", _list(f"{arm.name}, seed {run.seed}: {run.error or 'failed'}" for arm, run in failed)]
+        parts += [
+            "## Failed runs",
+            _list(f"{arm.name}, seed {run.seed}: {run.error or 'failed'}" for arm, run in failed),
+        ]
     parts += ["## Scores", "Mean over seeds and 95 % interval; * the best mean, ~ cannot be told apart from it.",
               _scores(comparison, looks)]  # fmt: skip
     for forest in forests(comparison):
-        rows = [[f"{row.first} less {row.second}", row.text, row.interval, row.p, row.detectable] for row in forest.rows]
+        rows = [
+            [f"{row.first} less {row.second}", row.text, row.interval, row.p, row.detectable] for row in forest.rows
+        ]
         head = ["difference", forest.unit, "95 % interval", "p (Holm)", "would show (80 % power)"]
         parts += [f"## Differences on {_text(forest.task)}", _table(head, rows)]
     if comparison.crossings:
-        parts += ["## Crossings", _list(f"{row.task}: {say_crossing(row)}" for row in comparison.crossings)]
+        curves = learning_curves(comparison)
+        parts += ["## Crossings", _list(f"{row.task}: {say_crossing(row, curves)}" for row in comparison.crossings)]
     if costs := cost_rows(comparison, looks):
         names = ("steps", "tokens", "flops", "seconds", "tokens_per_second")
         rows = [
@@ -98,10 +110,11 @@ def _scores(comparison: Comparison, looks: Mapping[str, Any]) -> str:
 
 
 def _settings(comparison: Comparison) -> list[str]:
-    arms, differ, _ = settings_that_differ(comparison)
-    if not differ:
+    settings = settings_of(comparison)
+    if not settings.differ:
         return []
-    table = _table(["setting", *(arm.name for arm in arms)], [[name, *values] for name, values in differ])
+    head = ["setting", *(arm.name for arm in settings.arms)]
+    table = _table(head, [[name, *values] for name, values in settings.differ])
     return ["## Settings that differ", table]
 
 

@@ -7,9 +7,9 @@ for (const table of document.querySelectorAll("table.sortable")) {
     if (!head.dataset.sort) return;
     const button = document.createElement("button");
     button.type = "button";
-    button.append(...head.childNodes);
+    button.append(head.firstElementChild);
     button.addEventListener("click", () => sort(table, heads, column));
-    head.append(button);
+    head.prepend(button);
   });
 }
 

@@ -60,7 +60,11 @@ def make_comparison(
         "arms": entries,
         "tasks": [{"name": n, "metric": "accuracy", "num_labels": 2, "num_train": 1000} for n in tasks],
         "scores": scores,
-        "environment": {"machine": "2 × CPU", "python": "3.11.9", "versions": {"torch": "2.13.0", "transformers": "5.17.1"}},
+        "environment": {
+            "machine": "2 × CPU",
+            "python": "3.11.9",
+            "versions": {"torch": "2.13.0", "transformers": "5.17.1"},
+        },
         "run_file": "compare:\n  arms:\n    electra: {objective: {name: electra}}\n    mlm: {objective: {name: mlm}}\n"
         "budget: {tokens: 20e6}\nseeds: [0, 1, 2]\n",
         "command": "bertsmith compare runs/compare-docs.yaml --output out/compare-docs",
@@ -74,11 +78,15 @@ def _run(arm: str, number: int, seed: int, used: float, failed: bool, rng: np.ra
     if arm == "electra":
         parts["disc"] = 0.25 + 0.4 * np.exp(-at / 3e6)
     if arm == "ssp":
-        parts["pairs"] = 0.2 + 0.49 * np.exp(-at / 5e6)
+        parts["pair"] = 0.2 + 0.49 * np.exp(-at / 5e6)
     losses = {
-        part: [[round(x), round(y, 4)] for x, y in zip(at.tolist(), (v + rng.normal(0, 0.03, 300)).tolist(), strict=True)]
+        part: [
+            [round(x), round(y, 4)] for x, y in zip(at.tolist(), (v + rng.normal(0, 0.03, 300)).tolist(), strict=True)
+        ]
         for part, v in parts.items()
     }
+    losses |= {f"validation_{part}": [[x, y + 0.05] for x, y in losses[part][29::30]] for part in parts}
+    losses["accuracy"] = [[x, 0.3] for x in at.tolist()]
     speed = 4400 - 420 * number + rng.uniform(-40, 40)
     return {
         "seed": seed, "status": "failed" if failed else "done",
@@ -105,7 +113,11 @@ def _statistics(comparison: dict[str, Any]) -> dict[str, Any]:
         half = {arm: 2.3 * np.std(of[arm], ddof=1) / len(of[arm]) ** 0.5 if len(of[arm]) > 1 else None for arm in arms}
         for arm in arms:
             mean, rank = float(np.mean(of[arm])), order.index(arm) + 1
-            ends = {"low": None, "high": None} if half[arm] is None else {"low": mean - half[arm], "high": mean + half[arm]}
+            ends = (
+                {"low": None, "high": None}
+                if half[arm] is None
+                else {"low": mean - half[arm], "high": mean + half[arm]}
+            )
             estimates.append({"arm": arm, "task": task, "mean": mean, **ends, "num_seeds": len(of[arm]), "rank": rank,
                               "rank_low": max(rank - 1, 1), "rank_high": min(rank + 1, len(arms))})  # fmt: skip
         for first, second in combinations(order, 2):
@@ -123,7 +135,9 @@ def _statistics(comparison: dict[str, Any]) -> dict[str, Any]:
                 if holds
                 else f"{first} and {second} cannot be told apart on {task} with {num(of[first])}."
             )
-            differences.append({"first": first, "second": second, "task": task, "difference": gap, **row, "words": words})
+            differences.append(
+                {"first": first, "second": second, "task": task, "difference": gap, **row, "words": words}
+            )
     crossings = [
         {"first": arms[0], "second": arms[1], "task": task, "axis": axis, "at": scale * 7.1e6}
         for task in tasks[:1]
@@ -131,8 +145,8 @@ def _statistics(comparison: dict[str, Any]) -> dict[str, Any]:
         if len(arms) > 2
     ]
     return {
-        "sentence": f"{arms[0]} is the objective to use here: {estimates[0]['mean'] * 100:.1f} points on {tasks[0]}, and "
-        f"ahead of every other arm on average over {len(tasks)} tasks after 20 million tokens.",
+        "sentence": f"{arms[0]} is the objective to use here: {estimates[0]['mean'] * 100:.1f} points on {tasks[0]}, "
+        f"and ahead of every other arm on average over {len(tasks)} tasks after 20 million tokens.",
         "words": [row["words"] for row in differences if row["task"] == columns[-1]],
         "estimates": estimates, "differences": differences, "crossings": crossings,
     }  # fmt: skip
