@@ -10,7 +10,8 @@ PIPE = [
     "errors", "pretrained", "files", "settings", "randomness", "corpus", "tasks", "augment", "spans", "masking",
     "rows", "pairs", "views", "batching", "contrast", "pooling", "attention", "positions", "encoder",
     "objectives", "training", "run_settings", "run_folder", "statistics", "plots", "results", "export",
-    "pretraining", "finetuning", "sentence", "sweep", "comparison", "fill", "show", "demo", "command_words", "cli",
+    "pretraining", "finetuning", "sentence", "sweep", "report", "comparison", "fill", "show", "demo", "command_words",
+    "cli",
 ]  # fmt: skip
 
 

@@ -119,6 +119,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("model", help="folder or hub id of the model")
     command.add_argument("--out", type=Path, help="a folder for the predictions")
+    command = _add(commands, "report", _write_report, "write the report of a comparison anew: HTML, Markdown, CSV")
+    command.add_argument("folder", metavar="DIR", type=Path, help="the folder that `bertsmith compare` wrote")
     command = _add(commands, "show", _show, "show a training batch as coloured text", _run_settings)
     command.add_argument("run_file", metavar="RUN.yaml")
     command.add_argument("--rows", type=int, default=4, help="how many rows (%(default)s)")
@@ -356,7 +358,7 @@ def _compare(options: argparse.Namespace) -> None:
     given = load_comparison(options.run_file, options.settings)
     record = compare(given, overwrite=options.overwrite)
     print("\n".join(record["words"]))
-    print(f"\n{record['sentence']}\n\nevery figure: {given.output}/comparison.json")
+    print(f"\n{record['sentence']}\n\nreport: {given.output}/report.html · every figure: {given.output}/comparison.json")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -374,6 +376,13 @@ def _evaluate(options: argparse.Namespace) -> None:
             )
     if options.out:
         print(f"predictions: {options.out}")
+
+
+def _write_report(options: argparse.Namespace) -> None:
+    from bertsmith.report import write_report
+
+    page, *others = write_report(options.folder)
+    print(f"report: {page}, which any browser opens · beside it: {', '.join(path.name for path in others)}")
 
 
 def _show(options: argparse.Namespace) -> None:

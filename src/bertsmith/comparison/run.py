@@ -16,6 +16,7 @@ from bertsmith.comparison.work import failure, work
 from bertsmith.corpus.build import available_cores
 from bertsmith.errors import Failed
 from bertsmith.files import locked, write_json
+from bertsmith.report import write_report
 from bertsmith.run_folder import Layout, prepare
 from bertsmith.settings import to_dict
 from bertsmith.training.running import work_side_by_side
@@ -59,11 +60,12 @@ def compare(given: ComparisonSettings, *, overwrite: bool = False) -> dict[str, 
 
 
 def _write(plan: Plan) -> dict[str, Any]:
-    """Write what was found; this is the place where the report is made of it."""
+    """Write what was found, and the report that is made of it."""
     record = gather(plan)
     if not record["scores"]:
         reason = next((error for unit in plan.units if (error := failure(unit))), "see their log.txt")
         raise Failed(f"{plan.folder}: no arm could be judged: {reason}")
     record |= answer(record)
     write_json(plan.folder / RECORD, record)
+    write_report(plan.folder)
     return record
