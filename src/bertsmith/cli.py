@@ -358,7 +358,9 @@ def _compare(options: argparse.Namespace) -> None:
     given = load_comparison(options.run_file, options.settings)
     record = compare(given, overwrite=options.overwrite)
     print("\n".join(record["words"]))
-    print(f"\n{record['sentence']}\n\nreport: {given.output}/report.html · every figure: {given.output}/comparison.json")
+    print(
+        f"\n{record['sentence']}\n\nreport: {given.output}/report.html · every figure: {given.output}/comparison.json"
+    )
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from rich.console import Console
 
 from bertsmith.attention import choose_batching
@@ -102,8 +103,7 @@ def _measure(run: RunSettings, parts: Parts) -> tuple[float, float, float]:
         for step in range(_STEPS + 1):
             began = time.monotonic()
             for place in range(num_micro):
-                batch = objective.collate([stream[step * num_micro + place]])
-                batch = {key: value.to(device) if hasattr(value, "to") else value for key, value in batch.items()}
+                batch = send_to_device(objective.collate([stream[step * num_micro + place]]), device)
                 with torch.autocast(device.type, torch.bfloat16, enabled=half):
                     loss = objective(**batch)["loss"]
                 loss.backward()
