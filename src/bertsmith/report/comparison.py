@@ -135,7 +135,7 @@ class Comparison:
     title: str = "Comparison"
     created: str = ""
     words: list[str] = field(default_factory=list)
-    budget: dict[str, float] = field(default_factory=dict)
+    budget: dict[str, float | None] = field(default_factory=dict)
     corpus: dict[str, Any] = field(default_factory=dict)
     tokenizer: dict[str, Any] = field(default_factory=dict)
     encoder: dict[str, Any] = field(default_factory=dict)

@@ -243,7 +243,7 @@ def budget_used(comparison: Comparison, arm: Arm) -> str:
     """Say which share of the budget the finished runs of an arm have used: the least and the most."""
     for axis, given in comparison.budget.items():
         amounts = [getattr(run, axis, None) for run in arm.runs if run.status == "done"]
-        shares = [value / given for value in amounts if is_number(value) and value and given]
+        shares = [value / given for value in amounts if is_number(value) and value and is_number(given) and given > 0]
         if shares:
             least, most = percent(min(shares)), percent(max(shares))
             return least if least == most else f"{least.removesuffix(' %')} to {most}"
@@ -311,7 +311,7 @@ def facts(comparison: Comparison) -> list[tuple[str, str, str]]:
         ),
         ("tasks", str(len(comparison.tasks)), ", ".join(sorted({task.metric for task in comparison.tasks}))),
     ]
-    if corpus.get("tokens"):
+    if isinstance(corpus.get("tokens"), int | float):
         found.append(("corpus", amount("tokens", corpus["tokens"]), str(corpus.get("name", ""))))
     return found
 
