@@ -87,6 +87,19 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert f"report: {tmp_path / 'report.html'}" in printed and "report.md" in printed and "scores.csv" in printed
 
 
+def test_the_commands_of_its_page_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "report.md").read_text(encoding="utf-8")
+    commands = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
+    assert commands == ["bertsmith report out/compare-mini\n"]
+    folder = tmp_path / "out" / "compare-mini"
+    folder.mkdir(parents=True)
+    (folder / "comparison.json").write_text(json.dumps(make_comparison()))
+    monkeypatch.chdir(tmp_path)
+    assert main(commands[0].split()[1:]) == 0
+    written = {path.name for path in folder.iterdir()} - {"comparison.json"}
+    assert written == {"report.html", *re.findall(r"`(\w+\.(?:csv|md))`", page)}
+
+
 def test_it_says_all_that_was_found(report: Write) -> None:
     made = make_comparison()
     page = read(report(made))

@@ -135,7 +135,7 @@ class Comparison:
     title: str = "Comparison"
     created: str = ""
     words: list[str] = field(default_factory=list)
-    budget: dict[str, float] = field(default_factory=dict)
+    budget: dict[str, float | None] = field(default_factory=dict)
     corpus: dict[str, Any] = field(default_factory=dict)
     tokenizer: dict[str, Any] = field(default_factory=dict)
     encoder: dict[str, Any] = field(default_factory=dict)
@@ -190,7 +190,7 @@ class Comparison:
     def warnings(self) -> list[str]:
         """Return those of the words that are warnings of a run."""
         given = {f"{arm.name}: {warning}" for arm in self.arms for run in arm.runs for warning in run.warnings}
-        return [words for words in self.words if words in given]
+        return [words for words in self.words if words in given or words.removesuffix(".") in given]
 
     def failed(self) -> list[tuple[Arm, PretrainingRun]]:
         """Return the runs that did not come to their end."""

@@ -243,7 +243,7 @@ def budget_used(comparison: Comparison, arm: Arm) -> str:
     """Say which share of the budget the finished runs of an arm have used: the least and the most."""
     for axis, given in comparison.budget.items():
         amounts = [getattr(run, axis, None) for run in arm.runs if run.status == "done"]
-        shares = [value / given for value in amounts if is_number(value) and value and given]
+        shares = [value / given for value in amounts if is_number(value) and value and is_number(given) and given > 0]
         if shares:
             least, most = percent(min(shares)), percent(max(shares))
             return least if least == most else f"{least.removesuffix(' %')} to {most}"
@@ -255,7 +255,9 @@ class Settings(NamedTuple):
 
     arms: list[Arm]
     differ: list[tuple[str, list[str]]]
-    """Those that are not the same in all, with their value in each arm."""
+    """Those that are not the same in all arms that have them, with their value in each arm."""
+    own: list[tuple[str, list[str]]]
+    """Those that only some arms have, and all of these alike: mostly the settings of one objective."""
     same: dict[str, str]
     given: dict[str, dict[str, str]]
     """Those of each given checkpoint."""
@@ -266,15 +268,17 @@ def settings_of(comparison: Comparison) -> Settings:
     arms = [arm for arm in comparison.trained() if arm.settings]
     settings = [flatten(arm.settings) for arm in arms]
     keys = list(dict.fromkeys(key for values in settings for key in values))
-    differ, same = [], {}
+    differ, own, same = [], [], {}
     for key in keys:
         values = [values.get(key, MISSING) for values in settings]
-        if len(set(values)) > 1:
+        if len({values[key] for values in settings if key in values}) > 1:
             differ.append((key, values))
+        elif MISSING in values:
+            own.append((key, values))
         else:
             same[key] = values[0]
     given = {arm.name: flatten(arm.settings) for arm in comparison.arms if arm.kind == "checkpoint" and arm.settings}
-    return Settings(arms, differ, same, given)
+    return Settings(arms, differ, own, same, given)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -307,7 +311,7 @@ def facts(comparison: Comparison) -> list[tuple[str, str, str]]:
         ),
         ("tasks", str(len(comparison.tasks)), ", ".join(sorted({task.metric for task in comparison.tasks}))),
     ]
-    if corpus.get("tokens"):
+    if isinstance(corpus.get("tokens"), int | float):
         found.append(("corpus", amount("tokens", corpus["tokens"]), str(corpus.get("name", ""))))
     return found
 

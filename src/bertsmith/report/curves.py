@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import fmean
 from typing import NamedTuple
 
@@ -30,18 +31,24 @@ Curves = dict[tuple[str, str], list[Point]]
 def learning_curves(comparison: Comparison) -> Curves:
     """Average the scores of each arm, task and share, first over fine-tuning seeds, then over pre-training seeds."""
     groups: dict[tuple[str, str], dict[float, list[Score]]] = defaultdict(lambda: defaultdict(list))
-    for row in comparison.scores:
-        if is_number(row.score):
-            groups[row.arm, row.task][row.share].append(row)
-    curves = {key: [_point(share, rows) for share, rows in sorted(shares.items())] for key, shares in groups.items()}
+    rows = [row for row in comparison.scores if is_number(row.score)]
     if AVERAGE in comparison.columns:
-        names = [task.name for task in comparison.tasks]
-        for arm in comparison.arms:
-            of_tasks = [{point.share: point for point in curves.get((arm.name, name), ())} for name in names]
-            shares = sorted(set.intersection(*map(set, of_tasks)))
-            if shares:
-                curves[arm.name, AVERAGE] = [_average([of_task[share] for of_task in of_tasks]) for share in shares]
-    return curves
+        rows += _averages(rows, len(comparison.tasks))
+    for row in rows:
+        groups[row.arm, row.task][row.share].append(row)
+    return {key: [_point(share, rows) for share, rows in sorted(shares.items())] for key, shares in groups.items()}
+
+
+def _averages(rows: Sequence[Score], num_tasks: int) -> list[Score]:
+    """Average over the tasks, wherever all of them were scored with the same seeds."""
+    alike: dict[tuple[object, ...], list[Score]] = defaultdict(list)
+    for row in rows:
+        alike[row.arm, row.share, row.pretrain_seed, row.finetune_seed].append(row)
+    return [
+        replace(of_tasks[0], task=AVERAGE, score=fmean(row.score for row in of_tasks))
+        for of_tasks in alike.values()
+        if len(of_tasks) == num_tasks
+    ]
 
 
 def _point(share: float, rows: Sequence[Score]) -> Point:
@@ -53,12 +60,6 @@ def _point(share: float, rows: Sequence[Score]) -> Point:
     spread_over = means if len(means) > 1 else [row.score for row in rows]
     amounts = {axis: _mean_amount([getattr(row, axis) for row in rows]) for axis in AXES}
     return Point(share, amounts, fmean(means), min(spread_over), max(spread_over), len(spread_over))
-
-
-def _average(tasks: Sequence[Point]) -> Point:
-    """Average over tasks; seeds are not matched, so that there is no range."""
-    mean = fmean(point.mean for point in tasks)
-    return tasks[0]._replace(mean=mean, low=mean, high=mean)
 
 
 def _mean_amount(values: Sequence[float | None]) -> float | None:

@@ -69,7 +69,6 @@ def render(comparison: Comparison) -> str:
         rows=score_rows(comparison, looks),
         forests=forests(comparison),
         curves=_curve_panels(comparison, curves, looks),
-        crossings=[(found.task, say_crossing(found, curves)) for found in comparison.crossings],
         curve_table=_curve_table(comparison, curves),
         losses=draw_losses(comparison, looks),
         costs=cost_rows(comparison, looks),
@@ -96,12 +95,15 @@ def _part(name: str) -> str:
     return files("bertsmith.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 
-def _curve_panels(comparison: Comparison, curves: Curves, looks: Mapping[str, Look]) -> list[tuple[str, list[Chart]]]:
-    """Draw every task along every axis that is known."""
+def _curve_panels(
+    comparison: Comparison, curves: Curves, looks: Mapping[str, Look]
+) -> list[tuple[str, list[Chart], list[str]]]:
+    """Draw every task along every axis that is known, and say where curves cross."""
     panels = []
     for axis in axes_with_curves(curves):
         charts = [draw_curves(comparison, curves, task, axis, looks) for task in comparison.columns]
-        panels.append((_AXIS_NAMES[axis], [chart for chart in charts if chart is not None]))
+        crossed = [f"{row.task}: {say_crossing(row, curves)}" for row in comparison.crossings if row.axis == axis]
+        panels.append((_AXIS_NAMES[axis], [chart for chart in charts if chart is not None], crossed))
     return panels
 
 

@@ -111,10 +111,11 @@ def _scores(comparison: Comparison, looks: Mapping[str, Any]) -> str:
 
 def _settings(comparison: Comparison) -> list[str]:
     settings = settings_of(comparison)
-    if not settings.differ:
+    rows = settings.differ + settings.own
+    if not rows:
         return []
     head = ["setting", *(arm.name for arm in settings.arms)]
-    table = _table(head, [[name, *values] for name, values in settings.differ])
+    table = _table(head, [[name, *values] for name, values in rows])
     return ["## Settings that differ", table]
 
 
