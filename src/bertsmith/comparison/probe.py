@@ -16,11 +16,12 @@ from rich.console import Console
 from bertsmith.attention import choose_batching
 from bertsmith.batching import TrainingStream
 from bertsmith.comparison.plan import Plan, Task, Unit
-from bertsmith.comparison.work import has_judged, is_trained
+from bertsmith.comparison.work import has_judged, is_trained, untrained
 from bertsmith.encoder import parameter_count, training_flops
 from bertsmith.errors import InputError
 from bertsmith.export import write_model
 from bertsmith.finetuning.run import check_trainable
+from bertsmith.objectives import Objective
 from bertsmith.pretraining import Parts, assemble, training_arguments
 from bertsmith.results import lay_out
 from bertsmith.run_settings import RunSettings
@@ -66,21 +67,27 @@ def measure(plan: Plan) -> dict[str, Probe]:
         if run is None:
             _check_judges(plan, units[0].model)
             continue
+        if units[0].kind == "none":
+            probes[label] = _probe(plan, untrained(run, plan.corpus), (0.0, 0.0, 0.0))
+            continue
         parts = assemble(run)
         training_arguments(run, parts, Budget(run.training.budget))
-        with tempfile.TemporaryDirectory() as folder:
-            write_model(parts.objective, parts.corpus.tokenizer, Path(folder) / "model", "")
-            _check_judges(plan, Path(folder) / "model")
-        judging = {task.label: _judging_flops(task, parts.objective.encoder.config) for task in plan.tasks}
-        tokens, flops, seconds = _measure(run, parts) if units[0].kind == "objective" else (0.0, 0.0, 0.0)
-        probes[label] = Probe(tokens, flops, seconds, parameter_count(parts.objective.encoder), judging)
+        probes[label] = probe = _probe(plan, parts.objective, _measure(run, parts))
         quantity, limit = plan.budget
-        if units[0].kind == "objective" and probes[label].steps(quantity, limit) < 1:
+        if probe.steps(quantity, limit) < 1:
             raise InputError(
                 f"training.budget: {limit:g} {quantity} is less than one step of {label}, which takes "
-                f"{getattr(probes[label], quantity):.3g}; raise it, or lower training.tokens_per_step"
+                f"{getattr(probe, quantity):.3g}; raise it, or lower training.tokens_per_step"
             )
     return probes
+
+
+def _probe(plan: Plan, objective: Objective, step: tuple[float, float, float]) -> Probe:
+    with tempfile.TemporaryDirectory() as folder:
+        write_model(objective, plan.corpus.tokenizer, Path(folder) / "model", "")
+        _check_judges(plan, Path(folder) / "model")
+    judging = {task.label: _judging_flops(task, objective.encoder.config) for task in plan.tasks}
+    return Probe(*step, parameter_count(objective.encoder), judging)
 
 
 def _check_judges(plan: Plan, model: Path) -> None:

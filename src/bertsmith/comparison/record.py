@@ -1,6 +1,7 @@
 """Everything that a comparison found, gathered from its units into one record, ``comparison.json``."""
 
 import datetime
+import math
 import os
 import platform
 from collections.abc import Iterator, Sequence
@@ -89,7 +90,7 @@ def _losses(folder: Path) -> dict[str, list[list[float]]]:
     names += [name.removeprefix("validation_") for name in names]
     curves = {}
     for name in sorted(names):
-        points = np.asarray([[row["tokens"], row[name]] for row in rows if name in row])
+        points = np.asarray([[row["tokens"], row[name]] for row in rows if math.isfinite(row.get(name, math.nan))])
         if len(points):
             parts = np.array_split(points, min(_POINTS, len(points)))
             curves[name] = [[float(part[-1, 0]), float(part[:, 1].mean())] for part in parts]

@@ -15,16 +15,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from bertsmith.comparison.plan import Plan, Task, Unit
+from bertsmith.corpus import Corpus
+from bertsmith.encoder import build_encoder
 from bertsmith.errors import InputError, Interrupted
 from bertsmith.export import export_checkpoint, write_model
 from bertsmith.files import locked, write_json
 from bertsmith.finetuning.material import fingerprint
 from bertsmith.finetuning.seed import RESULT, seed_folder, train_seed
-from bertsmith.pretraining import assemble, pretrain
+from bertsmith.objectives import MLM, Objective
+from bertsmith.objectives.mlm import MLMSettings
+from bertsmith.pretraining import pretrain
 from bertsmith.results import points
+from bertsmith.run_settings import RunSettings
 from bertsmith.training import checkpoints
 from bertsmith.training.monitors import duration
 
@@ -69,9 +75,8 @@ def _train(plan: Plan, unit: Unit) -> None:
     if is_trained(unit) or unit.run is None:
         return
     if unit.kind == "none":
-        parts = assemble(unit.run)
         card = "# An encoder before its first step of pre-training\n\nMade by bertsmith to compare others with.\n"
-        write_model(parts.objective, parts.corpus.tokenizer, unit.model, card)
+        write_model(untrained(unit.run, plan.corpus), plan.corpus.tokenizer, unit.model, card)
         write_json(unit.folder / _TRAINED, {"summary": None, "curve": {}})
         return
     began = time.monotonic()
@@ -82,6 +87,13 @@ def _train(plan: Plan, unit: Unit) -> None:
     write_json(unit.folder / _TRAINED, {"summary": summary, "curve": curve})
     shutil.rmtree(Path(unit.run.output) / "checkpoints", ignore_errors=True)
     _say(f"{unit.name}: pre-trained in {duration(time.monotonic() - began)}")
+
+
+def untrained(run: RunSettings, corpus: Corpus) -> Objective:
+    """Make the encoder of a run as it is before the first step; its heads are those of a masked-language model."""
+    torch.manual_seed(run.training.seed)
+    encoder = build_encoder(run.encoder, corpus.tokenizer, run.data.row_length)
+    return MLM.build(encoder, MLMSettings(), corpus.tokenizer)
 
 
 def _keep_curve(plan: Plan, unit: Unit) -> dict[str, Any]:
