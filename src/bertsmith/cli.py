@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from bertsmith.command_words import join_settings
 from bertsmith.errors import Failed, InputError, Interrupted
 
-DEMO_TOKENS = 7e5
+DEMO_TOKENS = 5e5
 QUICK_SECONDS = 180.0
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2

@@ -13,7 +13,7 @@ PROMPTS = (
 )
 
 
-LABELS = {100: 12, 300: 6, 1000: 3}
+LABELS = {100: 8, 300: 4, 1000: 2}
 """With how many labels the objectives are judged, and in how many epochs: those of more labels have more steps."""
 
 _DATA = {"row_length": 64}
@@ -73,6 +73,7 @@ def _comparison(out: Path, tokens: float) -> dict[str, Any]:
                 "label": f"{labels:,} labels",
                 "task": {"name": "python-docs", "examples": labels},
                 "pooling": "mean",
+                "max_length": 64,
                 "training": {"epochs": epochs},
             }
             for labels, epochs in LABELS.items()
