@@ -9,7 +9,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "bertsmith"
 PIPE = [
     "errors", "pretrained", "files", "settings", "randomness", "corpus", "tasks", "augment", "spans", "masking",
     "rows", "pairs", "views", "batching", "contrast", "pooling", "attention", "positions", "encoder",
-    "objectives", "training", "run_settings", "run_folder", "statistics", "plots", "results", "export",
+    "objectives", "training", "run_settings", "gpu", "run_folder", "statistics", "plots", "results", "export",
     "pretraining", "finetuning", "sentence", "sweep", "report", "comparison", "fill", "show", "demo", "command_words",
     "cli",
 ]  # fmt: skip

@@ -38,8 +38,7 @@ _CUTS = 4
 _GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 _MULTIPLE = 64
-"""Flat rows are filled up to a multiple of so many tokens: tensor cores like it, and there are few shapes. Those of
-less than 64 times as many are filled up to a multiple of 8, which costs less."""
+"""The longest row of a packed batch is given as a multiple of so many tokens, so that it seldom changes."""
 
 
 def flatten(items: Sequence[Row | list[Row]]) -> list[Row]:
@@ -74,8 +73,7 @@ def pack(batch: Mapping[str, Any]) -> dict[str, Any]:
     real = torch.ones(num_rows, length, dtype=torch.bool) if mask is None else mask.bool()
     bounds = torch.zeros(num_rows + 2, dtype=torch.int64)
     bounds[1:-1] = real.sum(1).cumsum(0)
-    multiple = _MULTIPLE if bounds[-2] >= _MULTIPLE**2 else 8
-    bounds[-1] = -(-bounds[-2] // multiple) * multiple
+    bounds[-1] = _filled_up(int(bounds[-2]))
 
     def flat(values: Tensor) -> Tensor:
         row = torch.zeros(1, int(bounds[-1]), dtype=values.dtype)
@@ -92,6 +90,15 @@ def pack(batch: Mapping[str, Any]) -> dict[str, Any]:
         max_length_q=-(-length // _MULTIPLE) * _MULTIPLE,
     )
     return {**batch, **packed, "attention_mask": None, "packing": packing}
+
+
+def _filled_up(num_tokens: int) -> int:
+    """Say how long a flat row is made: a multiple of 8 at least, for tensor cores, and at most a 64th longer.
+
+    So steps of one mixture of lengths have one or two shapes among them, each of which is compiled once.
+    """
+    multiple = 1 << max(3, (num_tokens // 64).bit_length() - 1)
+    return -(-num_tokens // multiple) * multiple
 
 
 def unpack(flat_1TX: Tensor, packing: Packing) -> Tensor:
@@ -123,7 +130,7 @@ def num_real_tokens(batch: Mapping[str, Any]) -> Tensor:
         bound: Tensor = packing["cu_seq_lens_q"][-2]
         return bound
     ids: Tensor = batch["input_ids"]
-    return torch.tensor(ids.numel(), device=ids.device) if mask is None else mask.sum()
+    return torch.full((), ids.numel(), device=ids.device) if mask is None else mask.sum()
 
 
 def real_tokens(input_ids: Tensor, attention_mask: Tensor | None, packing: Packing | None) -> Tensor:

@@ -6,10 +6,10 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
+from bertsmith import __version__
 from bertsmith.command_words import join_settings
 from bertsmith.errors import Failed, InputError, Interrupted
 
@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Pre-train, compare and fine-tune BERT-like text encoders.",
         epilog="`bertsmith COMMAND --help` lists every setting of a command. Start with `bertsmith demo`.",
     )
-    parser.add_argument("--version", action="version", version=f"bertsmith {version('bertsmith')}")
+    parser.add_argument("--version", action="version", version=f"bertsmith {__version__}")
     parser.add_argument("--debug", action="store_true", help="show a traceback for errors in the input")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 

@@ -5,7 +5,7 @@ Shapes: B rows, N rows of all ranks, D numbers of a key, K keys in the queue.
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad, pdist
+from torch.nn.functional import pad
 
 
 class Queue(nn.Module):
@@ -55,10 +55,13 @@ def uniformity(query_BD: Tensor, counts_B: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         It, a scalar; and 1 if there is a pair, else 0.
     """
-    rows = query_BD[counts_B]
-    if len(rows) < 2:
-        return torch.zeros((), device=query_BD.device), torch.zeros((), device=query_BD.device)
-    return pdist(rows).square().mul(-2).exp().mean().log(), torch.ones((), device=query_BD.device)
+    # Pairs are weighted, not chosen: for their number the device would have to be waited for.
+    counts_BB = (counts_B[:, None] & counts_B).triu(1)
+    num_pairs = counts_BB.sum()
+    nearness_BB = torch.cdist(query_BD, query_BD, compute_mode="donot_use_mm_for_euclid_dist").square().mul(-2).exp()
+    mean = (nearness_BB * counts_BB).sum() / num_pairs.clamp(min=1)
+    has_pairs = (num_pairs > 0).float()
+    return torch.where(has_pairs > 0, mean, 1.0).log(), has_pairs
 
 
 def of_all_ranks(values: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from bertsmith.encoder import build_encoder, parameter_count, training_flops
 from bertsmith.errors import InputError
 from bertsmith.export import model_card, write_model
 from bertsmith.files import locked, write_json
+from bertsmith.gpu import expected_seconds, free_memory, in_smaller_parts, speed_up
 from bertsmith.masking import Floats, Ints
 from bertsmith.objectives import OBJECTIVES, Objective
 from bertsmith.plots import plot_losses
@@ -83,41 +84,74 @@ def pretrain(run: RunSettings, *, overwrite: bool = False, watch: Watch | None =
     """
     logging.disable_progress_bar()
     folder = Path(run.output)
-    budget = Budget(run.training.budget)
     parts = assemble(run)
     # All that can be wrong with the settings is found before anything is written, or overwritten.
-    args, num_steps = training_arguments(run, parts, budget)
+    args, num_steps = training_arguments(run, parts)
     is_main = int(os.environ.get("RANK", "0")) == 0
     with locked(folder, "`output`") if is_main else _nothing():
         if is_main:
             prepare(folder, to_dict(run), overwrite)
-        # The other ranks look for a checkpoint when the first has cleared the folder, and it touches them after that.
-        args.distributed_state.wait_for_everyone()
-        resumed, damaged, begun = _find_checkpoint(folder, parts.corpus, budget)
-        args.distributed_state.wait_for_everyone()
-        with Monitor(folder, int(budget.used["steps"]), active=is_main) as monitor:
-            half = use_bf16(run.training.precision)
-            batching, note = choose_batching(begun or run.training.batching, parts.objective.encoder, half)
-            if batching == "packed":
-                parts.objective.pack()
-            _greet(run, parts, batching, monitor)
-            if note:
-                monitor.say(f"note: {note}")
-            for path in damaged:
-                monitor.say(f"{path}: damaged, so the run goes on from an older checkpoint")
-                if is_main:
-                    # Out of the way, or it would count among the newest checkpoints that are kept.
-                    path.rename(path.with_name(f"damaged-{path.name}"))
-            if resumed is not None:
-                monitor.say(f"going on from {resumed}")
-            # The order of the rows is that of the beginning, also where they cannot be packed any more.
-            trainer, pace = _make_trainer(run, parts, begun or batching, budget, monitor, args, num_steps, watch)
-            if not budget.spent:
-                train(trainer, pace, monitor, resumed)
-            else:
-                # Trainer would train one step too many; the weights are those of the checkpoint.
-                trainer._load_from_checkpoint(str(resumed))
-        return _finish(run, parts, trainer, folder) if is_main else {}
+        while True:
+            try:
+                return _attempt(run, parts, args, num_steps, watch)
+            except torch.OutOfMemoryError:
+                # What the attempt holds of the memory is free only when its error is.
+                pass
+            del parts, args
+            free_memory()
+            run = in_smaller_parts(run)
+            try:
+                parts = assemble(run)
+            except InputError as error:
+                raise InputError(
+                    f"not enough memory on the GPU, and steps cannot be divided any further ({error}); lower "
+                    "training.tokens_per_step or data.row_length, or take a smaller encoder"
+                ) from None
+            args, num_steps = training_arguments(run, parts)
+
+
+def _attempt(
+    run: RunSettings, parts: Parts, args: TrainingArguments, num_steps: int, watch: Watch | None
+) -> dict[str, Any]:
+    """Train from the newest checkpoint, or from the start, to the end."""
+    folder, is_main = Path(run.output), args.process_index == 0
+    budget = Budget(run.training.budget)
+    # The other ranks look for a checkpoint when the first has cleared the folder, and it touches them after that.
+    args.distributed_state.wait_for_everyone()
+    resumed, damaged, begun = _find_checkpoint(folder, parts.corpus, budget)
+    args.distributed_state.wait_for_everyone()
+    with Monitor(folder, int(budget.used["steps"]), active=is_main) as monitor:
+        half = use_bf16(run.training.precision)
+        batching, note = choose_batching(begun or run.training.batching, parts.objective.encoder, half)
+        if batching == "packed":
+            parts.objective.pack()
+        _greet(run, parts, batching, monitor)
+        for line in (_speed_up(run, parts, half), note):
+            if line:
+                monitor.say(f"note: {line}")
+        for path in damaged:
+            monitor.say(f"{path}: damaged, so the run goes on from an older checkpoint")
+            if is_main:
+                # Out of the way, or it would count among the newest checkpoints that are kept.
+                path.rename(path.with_name(f"damaged-{path.name}"))
+        if resumed is not None:
+            monitor.say(f"going on from {resumed}")
+        # The order of the rows is that of the beginning, also where they cannot be packed any more.
+        trainer, pace = _make_trainer(run, parts, begun or batching, budget, monitor, args, num_steps, watch)
+        if not budget.spent:
+            train(trainer, pace, monitor, resumed)
+        else:
+            # Trainer would train one step too many; the weights are those of the checkpoint.
+            trainer._load_from_checkpoint(str(resumed))
+    return _finish(run, parts, trainer, folder) if is_main else {}
+
+
+def _speed_up(run: RunSettings, parts: Parts, half: bool) -> str | None:
+    """Do what :func:`bertsmith.gpu.speed_up` does, for as long as this run should take."""
+    lengths = np.full(parts.rows_per_step, round(parts.rows.mean_length))
+    flops = parts.objective.flops(lengths)
+    seconds = expected_seconds(run.training.budget, tokens=float(lengths.sum()), flops=flops)
+    return speed_up(parts.objective, half=half, wanted=run.training.compile, seconds=seconds)
 
 
 def validated_figures(run: RunSettings) -> list[str]:
@@ -264,11 +298,13 @@ _REFUSED = {
 }
 
 
-def training_arguments(run: RunSettings, parts: Parts, budget: Budget) -> tuple[TrainingArguments, int]:
+def training_arguments(run: RunSettings, parts: Parts) -> tuple[TrainingArguments, int]:
     """Make Trainer's arguments, and the number of steps that the run cannot exceed."""
     training = run.training
     least = np.full(1, NUM_SPECIAL + 1)
-    num_steps = budget.bound_on_steps(float(least.sum()), training_flops(parts.objective.encoder.config, least, 0))
+    num_steps = Budget(training.budget).bound_on_steps(
+        float(least.sum()), training_flops(parts.objective.encoder.config, least, 0)
+    )
     on_gpu = torch.cuda.is_available()
     own: dict[str, Any] = {
         "output_dir": str(Path(run.output) / "checkpoints"),
@@ -281,11 +317,12 @@ def training_arguments(run: RunSettings, parts: Parts, budget: Budget) -> tuple[
         "weight_decay": training.weight_decay,
         "seed": training.seed,
         "bf16": use_bf16(training.precision),
-        "torch_compile": _use_compile(training, on_gpu),
         "use_cpu": not on_gpu,
-        "dataloader_num_workers": (2 if on_gpu else 0) if training.workers == "auto" else training.workers,
+        "dataloader_num_workers": (4 if on_gpu else 0) if training.workers == "auto" else training.workers,
         "dataloader_pin_memory": on_gpu,
     }
+    if on_gpu and "accelerator_config" not in training.trainer:
+        own["accelerator_config"] = {"non_blocking": True}
     if training.trainer.get("fsdp") and not on_gpu:
         raise InputError("training.trainer.fsdp: needs a GPU; on a CPU it would silently run as plain DDP")
     blocks = (isinstance(module, GradientCheckpointingLayer) for module in parts.objective.modules())
@@ -293,20 +330,6 @@ def training_arguments(run: RunSettings, parts: Parts, budget: Budget) -> tuple[
         architecture = parts.objective.encoder.config.model_type
         raise InputError(f"training.trainer.gradient_checkpointing: architecture {architecture!r} has none; remove it")
     return make_arguments(own, training.trainer, _REFUSED), num_steps
-
-
-_COMPILE_SECONDS = 120
-_COMPILE_STEPS = 2000
-
-
-def _use_compile(training: TrainingSettings, on_gpu: bool) -> bool:
-    if training.compile != "auto":
-        return training.compile
-    budget = training.budget
-    short = (budget.seconds or _COMPILE_SECONDS + 1) < _COMPILE_SECONDS or (
-        budget.steps or _COMPILE_STEPS
-    ) < _COMPILE_STEPS
-    return on_gpu and not short
 
 
 def _greet(run: RunSettings, parts: Parts, batching: Batching, monitor: Monitor) -> None:

@@ -33,7 +33,8 @@ def make_comparison(
             for task, base in tasks.items():
                 luck = rng.normal(0, 0.006)
                 for finetune, share in ((k, s) for k in range(num_finetune) for s in shares):
-                    reached = gain * (1 - math.exp(-share * (1.5 + 1.4 * number))) / (1 - math.exp(-1.5 - 1.4 * number))
+                    rate = 0.4 + 3 * number
+                    reached = gain * (1 - math.exp(-share * rate)) / (1 - math.exp(-rate))
                     value = base + reached + luck + rng.normal(0, 0.008)
                     amounts = {axis: runs[-1][axis] * share for axis in ("tokens", "flops", "seconds")}
                     scores.append(
@@ -139,10 +140,9 @@ def _statistics(comparison: dict[str, Any]) -> dict[str, Any]:
                 {"first": first, "second": second, "task": task, "difference": gap, **row, "words": words}
             )
     crossings = [
-        {"first": arms[0], "second": arms[1], "task": task, "axis": axis, "at": scale * 7.1e6}
-        for task in tasks[:1]
-        for axis, scale in (("tokens", 1), ("flops", 6.4e7), ("seconds", 1 / 4300))
-        if len(arms) > 2
+        {"first": arms[0], "second": arms[1], "task": tasks[0], "axis": axis, "at": at}
+        for axis in ("tokens", "flops", "seconds")
+        for at in _crossings(comparison, arms[0], arms[1], tasks[0], axis)
     ]
     return {
         "sentence": f"{arms[0]} is the objective to use here: {estimates[0]['mean'] * 100:.1f} points on {tasks[0]}, "
@@ -150,6 +150,19 @@ def _statistics(comparison: dict[str, Any]) -> dict[str, Any]:
         "words": [row["words"] for row in differences if row["task"] == columns[-1]],
         "estimates": estimates, "differences": differences, "crossings": crossings,
     }  # fmt: skip
+
+
+def _crossings(comparison: dict[str, Any], first: str, second: str, task: str, axis: str) -> list[float]:
+    """Where the mean curves of two arms cross, to a thousandth of the axis."""
+    curves = []
+    for arm in (first, second):
+        rows = [row for row in comparison["scores"] if row["arm"] == arm and row["task"] == task]
+        shares = sorted({row["share"] for row in rows})
+        curves.append([[np.mean([row[key] for row in rows if row["share"] == share]) for share in shares]
+                       for key in (axis, "score")])  # fmt: skip
+    grid = np.linspace(max(xs[0] for xs, _ in curves), min(xs[-1] for xs, _ in curves), 1001)
+    gap = np.subtract(*(np.interp(grid, xs, ys) for xs, ys in curves))
+    return [float(grid[place]) for place in np.flatnonzero(np.diff(np.sign(gap)))]
 
 
 def num(values: Any) -> str:

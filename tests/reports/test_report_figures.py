@@ -9,8 +9,9 @@ import pytest
 
 import bertsmith.report
 from bertsmith.report.charts import HEIGHT, Label, Look, axis_over, looks_of, spread
-from bertsmith.report.figures import amount, between, probability, score, short, signed
+from bertsmith.report.figures import LOWER_IS_BETTER, amount, between, probability, score, short, signed
 from bertsmith.report.losses import thin
+from bertsmith.tasks.metrics import METRICS, is_better
 
 STYLE = (Path(bertsmith.report.__file__).parent / "templates" / "style.css").read_text()
 
@@ -21,6 +22,11 @@ def test_scores_are_points_and_errors_stay_as_they_are() -> None:
     assert signed(0.052, "accuracy") == "+5.2" and signed(-0.052, "accuracy") == "\N{MINUS SIGN}5.2"
     assert signed(0.0001, "accuracy") == "0.0" and signed(None, "accuracy") == "–"
     assert between(0.1, 0.2, "f1") == "10.0 to 20.0" and between(None, 0.2, "f1") == ""
+
+
+def test_the_metrics_of_which_less_is_better_are_those_of_tasks() -> None:
+    metrics = {name for names in METRICS.values() for name in names}
+    assert set(LOWER_IS_BETTER) == {metric for metric in metrics if is_better(metric, 0.1, 0.2)}
 
 
 def test_amounts_have_units_that_fit() -> None:

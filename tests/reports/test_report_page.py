@@ -12,6 +12,7 @@ import pytest
 from made_comparison import make_comparison
 
 from bertsmith.cli import main
+from bertsmith.report.figures import amount
 
 HOSTILE = [
     "<script>window.hurt = 1</script>",
@@ -118,7 +119,9 @@ def test_it_says_all_that_was_found(report: Write) -> None:
         assert words in page.text
     assert made["run_file"] in page.text and made["command"] in page.text
     assert made["corpus"]["hash"] in page.text and made["environment"]["versions"]["torch"] in page.text
-    assert "electra overtakes span after 7.1 million tokens" in page.text
+    assert {row["axis"] for row in made["crossings"]} == {"tokens", "flops", "seconds"}
+    for row in made["crossings"]:
+        assert f"RTE: electra overtakes span after {amount(row['axis'], row['at'])}" in page.text
     # Four charts of curves along three axes, three parts of the loss.
     assert page.count("figure") == 4 * 3 + 3
 

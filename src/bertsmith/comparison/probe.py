@@ -26,7 +26,6 @@ from bertsmith.pretraining import Parts, assemble, training_arguments
 from bertsmith.results import lay_out
 from bertsmith.run_settings import RunSettings
 from bertsmith.training.arguments import use_bf16
-from bertsmith.training.budget import Budget
 from bertsmith.training.memory import kept_memory
 from bertsmith.training.monitors import duration, human
 
@@ -71,7 +70,7 @@ def measure(plan: Plan) -> dict[str, Probe]:
             probes[label] = _probe(plan, untrained(run, plan.corpus), (0.0, 0.0, 0.0))
             continue
         parts = assemble(run)
-        training_arguments(run, parts, Budget(run.training.budget))
+        training_arguments(run, parts)
         probes[label] = probe = _probe(plan, parts.objective, _measure(run, parts))
         quantity, limit = plan.budget
         if probe.steps(quantity, limit) < 1:

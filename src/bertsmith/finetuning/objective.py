@@ -114,7 +114,7 @@ class TaskObjective(Objective):
         logits: Tensor = outputs.logits.float()
         return logits.squeeze(-1) if self._type == "regression" else logits
 
-    def count_items(self, batch: Mapping[str, Tensor]) -> dict[str, float]:
+    def count_items(self, batch: Mapping[str, Tensor]) -> dict[str, float | Tensor]:
         """Say how many items, weighted like the loss, a batch has."""
         return {"task": float(self._weigh(batch["targets"].to(self.device)))}
 

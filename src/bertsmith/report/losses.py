@@ -1,5 +1,6 @@
 """The parts of the loss over training tokens: a chart for each part, lines for each run that has it."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
@@ -35,14 +36,8 @@ class _Run(NamedTuple):
 def draw_losses(comparison: Comparison, looks: Mapping[str, Look]) -> list[Chart]:
     """Draw every part of the loss that some arm has; the sum only where there is an arm with several parts."""
     runs = {part: _runs(comparison, part) for part in PARTS}
-    arms = [{run.arm for run in runs[part]} for part in PARTS if part != "loss"]
-    if not any(
-        arm.name in one and arm.name in other
-        for arm in comparison.arms
-        for one in arms
-        for other in arms
-        if one is not other
-    ):
+    num_parts = Counter(arm for part in PARTS if part != "loss" for arm in {run.arm for run in runs[part]})
+    if max(num_parts.values(), default=0) < 2:
         del runs["loss"]
     num_lines = 2 * sum(map(len, runs.values()))
     num_points = min(_MOST_POINTS, max(_MOST_ON_A_PAGE // max(num_lines, 1), 10))

@@ -10,6 +10,7 @@ import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from transformers import TrainingArguments
 
+from bertsmith import __version__
 from bertsmith.errors import InputError
 from bertsmith.settings import nearest
 
@@ -100,4 +101,5 @@ def machine(args: TrainingArguments) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Name the versions that a run was made with."""
-    return {name: version(name) for name in ("bertsmith", "torch", "transformers", "tokenizers", "numpy")}
+    others = {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy")}
+    return {"bertsmith": __version__, **others}

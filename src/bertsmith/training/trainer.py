@@ -158,14 +158,15 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
 
     def _get_num_items_in_batch(self, batch_samples: Sequence[Mapping[str, Any]], device: Any) -> dict[str, Tensor]:
         """Count the items of each loss part over all micro-batches and ranks of a step, or what stands for that."""
-        totals: dict[str, float] = {}
+        totals: dict[str, Tensor] = {}
+        zero = torch.zeros((), dtype=torch.float64, device=device)
         for batch in batch_samples:
             for name, count in self.objective.count_items(batch).items():
-                totals[name] = totals.get(name, 0) + count
+                totals[name] = totals.get(name, zero) + count
         for name in self.objective.row_parts:
             num_rows = len(self.train_dataset.lengths_of_step(self.state.global_step))
-            totals[name] *= self.train_dataset.rows_per_step / num_rows
-        counts = torch.tensor(list(totals.values()), dtype=torch.float32, device=device)
+            totals[name] = totals[name] * (self.train_dataset.rows_per_step / num_rows)
+        counts = torch.stack(list(totals.values())).float()
         return dict(zip(totals, self._sum_over_ranks(counts).clamp(min=1e-6), strict=True))
 
     def compute_loss(
@@ -181,7 +182,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         sums.add(outputs["parts"], outputs["counts"])
         if model.training:
             real, slots = self.objective.num_positions(inputs)
-            sums.add({"density": real}, {"density": torch.tensor(slots, device=self.args.device)})
+            sums.add({"density": real}, {"density": torch.full_like(real, slots)})
         # Gradients are averaged over ranks, while the loss is already a share of the whole step's.
         loss = outputs["loss"] * self.args.world_size
         return (loss, outputs) if return_outputs else loss
@@ -361,16 +362,19 @@ class Pace(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the clock."""
+        if args.world_size > 1:
+            # Through this the ranks talk without waiting for their devices.
+            self._hosts = torch.distributed.new_group(backend="gloo")
         self._trainer.budget.start_clock()
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Count the step before the learning rate of the next one is set."""
         objective, budget = self._trainer.objective, self._trainer.budget
         lengths = self._stream.lengths_of_step(state.global_step)
-        seconds = torch.tensor([budget.lap()], dtype=torch.float64, device=args.device)
+        seconds = torch.tensor([budget.lap()], dtype=torch.float64)
         if args.world_size > 1:
             # Ranks must agree on when the budget is spent: the clock of the first one counts.
-            torch.distributed.broadcast(seconds, src=0)
+            torch.distributed.broadcast(seconds, src=0, group=self._hosts)
         self._share_before = budget.share
         budget.spend(tokens=float(lengths.sum()), flops=objective.flops(lengths), seconds=seconds.item())
         objective.after_step()
