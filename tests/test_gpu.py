@@ -205,6 +205,7 @@ def test_memory_for_not_even_one_row(corpus_folder: Path, tmp_path: Path, monkey
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("name", SETTINGS)
 def test_training_does_not_wait_for_the_gpu(name: str, corpus: Corpus) -> None:
     objective, batch = make(name, corpus, "packed")

@@ -68,19 +68,29 @@ def of_all_ranks(values: Tensor) -> Tensor:
     """Gather tensors (B, ...) of all ranks, whose B may differ, in the order of ranks; gradients come back."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return values
-    from torch.distributed.nn.functional import all_gather
-
     sizes = [
         torch.zeros((), dtype=torch.int64, device=values.device) for _ in range(torch.distributed.get_world_size())
     ]
     torch.distributed.all_gather(sizes, torch.tensor(len(values), device=values.device))
     most = int(torch.stack(sizes).max())
     filled = pad(values, (0, 0) * (values.dim() - 1) + (0, most - len(values)))
-    gathered = all_gather(filled) if values.requires_grad else _gather(filled)  # type: ignore[no-untyped-call]
+    gathered: tuple[Tensor, ...] = _Gather.apply(filled)  # type: ignore[no-untyped-call]
     return torch.cat([rows[: int(size)] for rows, size in zip(gathered, sizes, strict=True)])
 
 
-def _gather(values: Tensor) -> list[Tensor]:
-    gathered = [torch.empty_like(values) for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather(gathered, values.contiguous())
-    return gathered
+class _Gather(torch.autograd.Function):
+    """Gathers a tensor of one shape from all ranks; the gradient of each one's is the sum of what all ranks have."""
+
+    @staticmethod
+    def forward(ctx: object, values: Tensor) -> tuple[Tensor, ...]:
+        """Return the tensors in the order of ranks."""
+        gathered = [torch.empty_like(values) for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather(gathered, values.contiguous())
+        return tuple(gathered)
+
+    @staticmethod
+    def backward(ctx: object, *gradients: Tensor) -> Tensor:
+        """Return the gradient of this rank's tensor."""
+        total = torch.stack(gradients)
+        torch.distributed.all_reduce(total)
+        return total[torch.distributed.get_rank()]

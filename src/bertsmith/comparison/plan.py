@@ -25,6 +25,7 @@ from bertsmith.finetuning.settings import FinetuningSettings, resolve
 from bertsmith.run_settings import RunSettings, make_run
 from bertsmith.settings import merge, to_dict, validate
 from bertsmith.tasks import subset
+from bertsmith.training import ranks
 
 NONE = "none"
 Kind = Literal["objective", "none", "checkpoint"]
@@ -110,6 +111,8 @@ def make_plan(given: ComparisonSettings, console: Console) -> Plan:
     Raises:
         InputError: Something does not fit.
     """
+    if ranks.num_ranks() > 1:
+        raise InputError("bertsmith compare runs without torchrun; for several GPUs give `parallel`")
     runs = {label: _run_of(given, arm, label) for label, arm in _labelled(given).items()}
     if given.none:
         # What it would be trained with does not matter; a masked-language model has the weights of every other.

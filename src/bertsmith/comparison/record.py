@@ -56,7 +56,7 @@ def _arm(label: str, units: Sequence[Unit], quantity: str, limit: float) -> dict
     if run is not None:
         sections = to_dict(run)
         names = ("encoder",) if units[0].kind == "none" else ("encoder", "objective", "training", "data")
-        settings = {key: value for key, value in flat({name: sections[name] for name in names})}
+        settings = flat({name: sections[name] for name in names})
         settings = {key: value for key, value in settings.items() if key not in _NOT_DIFFERENT}
     runs = [_run(unit, quantity, limit) for unit in units]
     return {"name": label, "kind": units[0].kind, "settings": settings, "runs": runs}

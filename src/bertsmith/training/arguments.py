@@ -59,7 +59,9 @@ def make_arguments(own: Mapping[str, Any], given: Mapping[str, Any], refused: Ma
             hint = nearest(name, names)
             hint = hint if hint.startswith("did") else "see transformers.TrainingArguments"
             raise InputError(f"training.trainer: unknown key {name!r}; {hint}")
-        _check_type(name, given[name])
+        # Declared as text, though true is what switches it on.
+        if name != "fsdp" or not isinstance(given[name], bool):
+            _check_type(name, given[name])
     try:
         args = TrainingArguments(**own, **{**_DEFAULTS, **given})
     except (ValueError, TypeError, ImportError) as error:
