@@ -21,7 +21,7 @@ PARTS = {
 
 _VALIDATION = "validation_"
 _MOST_POINTS = 120
-_MOST_ON_A_PAGE = 30_000
+_MOST_ON_A_PAGE = 20_000
 
 Curve = list[tuple[float, float]]
 
