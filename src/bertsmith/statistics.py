@@ -179,8 +179,9 @@ def compare_arms(scores: npt.NDArray[np.float64]) -> tuple[list[Estimate], list[
     A few seeds say little of the spread of two arms. So the spread is that of all arms together (the mean over all
     pairs of arms of the variance of their differences, seed by seed), unless that of the pair itself is larger, and the
     degrees of freedom of Student's t are those of the pool, (k - 1)(n - 1). Where all arms have one spread, 95 %
-    intervals then cover 96 %; where one arm has twice the spread of the others, at least 92 %, which the pool alone
-    would not reach; with two arms it is the paired t-test. The intervals of the means are made in the same way.
+    intervals then cover 96 %; where one of four has twice the spread of the others, 91 % or more of its differences,
+    which the pool alone would not reach (benchmarks/comparison_statistics.py); with two arms it is the paired t-test.
+    The intervals of the means are made in the same way.
     Bootstrap intervals of so few values would cover far less than 95 %, and a permutation test of three could never
     find anything.
 
