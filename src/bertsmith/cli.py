@@ -130,9 +130,13 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, help="a folder for the predictions")
     command = _add(commands, "report", _write_report, "write the report of a comparison anew: HTML, Markdown, CSV")
     command.add_argument("folder", metavar="DIR", type=Path, help="the folder that `bertsmith compare` wrote")
-    command = _add(commands, "show", _show, "show a training batch as coloured text", _run_settings)
-    command.add_argument("run_file", metavar="RUN.yaml")
+    command = _add(
+        commands, "show", _show, "show a training batch, or what a model trained with ssa looks at", _run_settings
+    )
+    command.add_argument("run_file", metavar="RUN.yaml|MODEL", help="with a MODEL, give the task as for evaluate")
     command.add_argument("--rows", type=int, default=4, help="how many rows (%(default)s)")
+    command.add_argument("--against", metavar="MODEL", help="with a MODEL: a plain one to stand beside it")
+    command.add_argument("--out", type=Path, metavar="FILE.html", help="with a MODEL: write a page too")
     command = _add(commands, "fill", _fill, "let a model fill the [MASK]s of sentences")
     command.add_argument("model", help="folder or hub id of a masked-language model, or of an ELECTRA with generator/")
     command.add_argument("texts", nargs="*", metavar="TEXT", help="a sentence with [MASK]")
@@ -140,7 +144,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--top", type=int, default=5, help="proposals for each mask (%(default)s)")
     command = _add(commands, "export", _export, "write the model of a training checkpoint, or sentence embeddings")
     command.add_argument(
-        "checkpoint", metavar="FROM", type=Path, help="a run or one of its checkpoints; with --sentence also any model"
+        "checkpoint",
+        metavar="FROM",
+        type=Path,
+        help="a run, one of its checkpoints, or a fine-tuned model, whose encoder alone is written; with --sentence "
+        "any model",
     )
     command.add_argument("--out", required=True, type=Path, help="the model folder to write")
     command.add_argument("--head", action="store_true", help="also the head of objectives nsp, ssp, span and cert")
@@ -349,13 +357,9 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from bertsmith.finetuning.evaluate import EvaluationSettings, evaluate
-    from bertsmith.finetuning.settings import task_by_name
-    from bertsmith.settings import parse_overrides, validate
+    from bertsmith.finetuning.evaluate import evaluate, read_evaluation
 
-    values = parse_overrides(task_by_name(options.settings), EvaluationSettings)
-    evaluation = validate(EvaluationSettings, values, where="command line")
-    for split, figures in evaluate(options.model, evaluation, options.out).items():
+    for split, figures in evaluate(options.model, read_evaluation(options.settings), options.out).items():
         for metric, figure in figures.items():
             print(
                 f"{split} {metric} {figure['value']:.4f} (95 % interval over the choice of examples: "
@@ -375,6 +379,10 @@ def _write_report(options: argparse.Namespace) -> None:
 def _show(options: argparse.Namespace) -> None:
     from rich.console import Console
 
+    if Path(options.run_file).is_dir():
+        return _show_importance(options)
+    if options.against or options.out:
+        raise InputError("show: --against and --out are for a model folder, and this is a run file; leave them out")
     from bertsmith.run_settings import load_run
     from bertsmith.show import show
 
@@ -384,6 +392,20 @@ def _show(options: argparse.Namespace) -> None:
         if number:
             console.print()
         console.print(line)
+
+
+def _show_importance(options: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from bertsmith.finetuning.evaluate import read_evaluation
+    from bertsmith.finetuning.importance import show_importance, to_terminal, write_html
+
+    evaluation = read_evaluation(options.settings)
+    title, shown = show_importance(options.run_file, evaluation, options.rows, options.against)
+    Console(highlight=False).print(to_terminal(title, shown), soft_wrap=True)
+    if options.out:
+        write_html(options.out, title, shown)
+        print(f"page: {options.out}")
 
 
 def _fill(options: argparse.Namespace) -> None:
@@ -405,6 +427,13 @@ def _export(options: argparse.Namespace) -> None:
         return _export_sentence(options)
     if options.pooling or options.normalize:
         raise InputError("export: --pooling and --normalize are of --sentence; add it, or leave them out")
+    if (options.checkpoint / "config.json").exists() and not (options.checkpoint / "trainer_state.json").exists():
+        if options.head:
+            raise InputError("export: of a fine-tuned model the encoder alone is written; leave --head out")
+        from bertsmith.finetuning.exported import export_encoder
+
+        print(f"model: {export_encoder(options.checkpoint, options.out)}")
+        return
     print(f"model: {export_checkpoint(options.checkpoint, options.out, with_head=options.head)}")
 
 

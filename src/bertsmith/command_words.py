@@ -21,13 +21,15 @@ _OPTIONS = (
     "--head",
     "--sentence",
     "--normalize",
+    "--against",
 )
 """The options of the commands themselves; every other ``--key`` is a setting."""
 
 
 _SWITCHES = (
     *("--html-entities", "--deduplicate", "--lowercase", "--strip-accents"),
-    *("--zero-shot", "--from-scratch", "--linear-probe", "--swap-pairs"),
+    *("--zero-shot", "--from-scratch", "--linear-probe", "--swap-pairs", "--evaluate-first"),
+    *("--ssa", "--share-weight", "--double-original", "--use-saved"),
 )
 """Settings that are true when nothing follows: the word behind them may be a file."""
 

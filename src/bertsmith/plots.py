@@ -131,7 +131,8 @@ def plot_curves(path: Path, histories: Sequence[Sequence[Mapping[str, Any]]], me
 
     Args:
         path: Where to write.
-        histories: For each seed its rows: of training ``epoch`` and ``loss``; of validation ``epoch``,
+        histories: For each seed its rows: of training ``epoch`` and ``loss``, with self-supervised attention also
+            ``task`` and ``importance``, its two parts, which are then drawn instead; of validation ``epoch``,
             ``validation_loss`` and ``validation_<metric>``.
         metric: The deciding metric.
     """
@@ -141,10 +142,14 @@ def plot_curves(path: Path, histories: Sequence[Sequence[Mapping[str, Any]]], me
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     losses, scores = figure.subplots(1, 2, sharex=True)
     key = f"validation_{metric}"
-    _draw_seeds(losses, histories, "loss", "#c58b3c", "training")
+    has_parts = any("importance" in row for rows in histories for row in rows)
+    if has_parts:
+        _draw_seeds(losses, histories, "importance", "#8a6d1f", "training, importance of tokens")
+    _draw_seeds(losses, histories, "task" if has_parts else "loss", "#c58b3c", "training")
     _draw_seeds(losses, histories, "validation_loss", "#1f4e79", "validation")
     _draw_seeds(scores, histories, key, "#1f4e79", "validation")
-    scored = [[row for row in rows if key in row] for rows in histories]
+    # A score before training has no checkpoint.
+    scored = [[row for row in rows if key in row and row["epoch"] > 0] for rows in histories]
     best = [reduce(lambda a, b: b if is_better(metric, b[key], a[key]) else a, rows) for rows in scored if rows]
     label = "best epoch of each seed" if len(histories) > 1 else "best epoch"
     places = [row["epoch"] for row in best], [row[key] for row in best]
@@ -172,7 +177,7 @@ def _draw_seeds(axes: Any, histories: Sequence[Sequence[Mapping[str, Any]]], key
             axes.plot(list(curve), list(curve.values()), color=color, linewidth=0.8, alpha=0.45)
     epochs = sorted(set().union(*curves))
     means = [np.mean([curve[epoch] for curve in curves if epoch in curve]) for epoch in epochs]
-    marker = "o" if key != "loss" else None
+    marker = "o" if key.startswith("validation") else None
     axes.plot(epochs, means, color=color, linewidth=2.2, marker=marker, markersize=4, label=label)
 
 

@@ -8,20 +8,17 @@ import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from safetensors import SafetensorError
-from transformers import AutoModel, PreTrainedModel
 from transformers.utils import logging
 
 from bertsmith.errors import InputError
 from bertsmith.export import export_checkpoint
 from bertsmith.files import settle
-from bertsmith.finetuning.models import longest_input, open_encoder, open_tokenizer, save_model
+from bertsmith.finetuning.exported import open_bare
+from bertsmith.finetuning.models import longest_input, open_tokenizer, save_model
 from bertsmith.finetuning.own_pooling import own_pooling
 from bertsmith.pooling import Pooling
 from bertsmith.run_folder import read_run
-
-_POOLER_SEED = 0
 
 
 class SentenceFolder(NamedTuple):
@@ -92,7 +89,7 @@ def _write(origin: Path, staging: Path, pooling: Pooling | None, normalize: bool
     run, needs_model = _run_of(origin)
     model = str(export_checkpoint(origin, staging / "model") if needs_model else origin)
     tokenizer = open_tokenizer(model)
-    encoder = _open_bare(model)
+    encoder = open_bare(model)
     if pooling is None:
         pooling = run.get("objective", {}).get("pooling") or own_pooling(model) or "mean"
     max_length = min(longest_input(encoder.config, tokenizer), run.get("data", {}).get("row_length", 10**6))
@@ -119,23 +116,6 @@ def _run_of(origin: Path) -> tuple[dict[str, Any], bool]:
         if run is not None and "objective" in run:
             return run, needs_model
     return {}, False
-
-
-def _open_bare(model: str) -> PreTrainedModel:
-    """Open an encoder, with a pooler where its architecture has one.
-
-    A pooler that the model lacks is new, but always the same; without it sentence-transformers would make a random one
-    at every opening, and warn of it. The embeddings do not depend on it.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_POOLER_SEED)
-        encoder = open_encoder(model)
-        if "pooler" not in encoder._modules or encoder.pooler is not None:
-            return encoder
-        # A fine-tuned model that pools by itself has dropped it.
-        bare: PreTrainedModel = AutoModel.from_config(encoder.config, dtype=torch.float32)
-    bare.load_state_dict({**bare.state_dict(), **encoder.state_dict()})
-    return bare
 
 
 def _save(encoder: Path, hidden_size: int, made: SentenceFolder) -> None:

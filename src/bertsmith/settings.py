@@ -188,9 +188,14 @@ def _read_word(text: str) -> Any:
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any], replaced: str = "budget") -> dict[str, Any]:
-    """Merge nested mappings, but for one key whose old value goes: a budget has one quantity, two would contradict."""
+    """Merge nested mappings, but for one key whose old value goes: a budget has one quantity, two would contradict.
+
+    A section that is switched on by ``true`` stays as it is.
+    """
     merged = dict(base)
     for key, value in changes.items():
+        if value is True and isinstance(merged.get(key), Mapping):
+            continue
         if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping) and key != replaced:
             merged[key] = merge(merged[key], value, replaced)
         else:
@@ -244,7 +249,10 @@ def describe(cls: type[Any]) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _target(node: Mapping[str, Any], whole: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Follow a reference inside a JSON schema."""
+    """Follow a reference inside a JSON schema; a section that may be null is that section."""
+    kinds = node.get("anyOf", ())
+    if len(kinds) == 2 and "$ref" in kinds[0] and kinds[1].get("type") == "null":
+        node = kinds[0]
     while "$ref" in node:
         node = whole["$defs"][node["$ref"].rsplit("/", 1)[1]]
     return node

@@ -34,7 +34,8 @@ def assert_same(one: Path, two: Path) -> None:
     assert results[0]["best_epoch"] == results[1]["best_epoch"] and results[0]["facts"] == results[1]["facts"]
     assert results[1]["machine"]["ranks"] == 2
     weights = [load_file(folder / "seed-0" / "model" / "model.safetensors") for folder in (one, two)]
-    torch.testing.assert_close(weights[1], weights[0], atol=1e-5, rtol=0)
+    # A bias common to all logits has no gradient but rounding, of which Adam makes steps.
+    torch.testing.assert_close(weights[1], weights[0], atol=5e-5, rtol=0)
     for path in (one / "predictions").iterdir():
         assert len(path.read_text().splitlines()) == len((two / "predictions" / path.name).read_text().splitlines()) > 1
 

@@ -26,9 +26,10 @@ model = AutoModelForQuestionAnswering.from_pretrained("path/to/this/folder")""",
             """from transformers import pipeline
 model = pipeline("text-classification", "path/to/this/folder")""",
         )
-    if run.pooling != "cls":
+    if run.ssa is not None or run.pooling != "cls":
         code = f"import bertsmith.finetuning.models  # knows this architecture\n{code}"
     origin = f"the architecture of `{run.model}` with new weights" if run.from_scratch else f"`{run.model}`"
+    attention = "" if run.ssa is None else " with self-supervised attention (arXiv 2004.03808)"
     return f"""---
 library_name: transformers
 pipeline_tag: {tag}
@@ -36,7 +37,8 @@ tags: [bertsmith]
 ---
 # {task.name}, fine-tuned with bertsmith
 
-{origin[0].upper()}{origin[1:]}, fine-tuned for {task.type.replace("_", " ")} on `{task.name}`, seed {seed}, best epoch.
+{origin[0].upper()}{origin[1:]}, fine-tuned for {task.type.replace("_", " ")} on `{task.name}`{attention},
+seed {seed}, best epoch.
 
 ```python
 {code}

@@ -24,9 +24,10 @@ from bertsmith.finetuning.models import (
 from bertsmith.finetuning.objective import TaskObjective, batches_by_length, predict
 from bertsmith.finetuning.own_pooling import own_pooling
 from bertsmith.finetuning.rows import Collator, Row
+from bertsmith.finetuning.settings import task_by_name
 from bertsmith.pooling import Pooling, pool
 from bertsmith.results import write_predictions
-from bertsmith.settings import settings
+from bertsmith.settings import parse_overrides, settings, validate
 from bertsmith.statistics import examples_interval
 from bertsmith.tasks import load_task
 from bertsmith.tasks.examples import Answers, Example, Predictions, TaskData
@@ -64,6 +65,16 @@ class EvaluationSettings:
             raise ValueError("pooling is that of the fine-tuned model; leave it out, or set zero_shot")
         if self.max_length is not None and self.max_length < 4:
             raise ValueError(f"max_length is {self.max_length}; expected at least 4")
+
+
+def read_evaluation(words: Sequence[str]) -> EvaluationSettings:
+    """Read the settings of a command line; ``--task NAME`` is short for ``--task.name``.
+
+    Raises:
+        InputError: A key or value is wrong.
+    """
+    values = parse_overrides(task_by_name(words), EvaluationSettings)
+    return validate(EvaluationSettings, values, where="command line")
 
 
 def evaluate(
@@ -130,7 +141,7 @@ def _predictions(
     model = open_finetuned(origin, task.type)
     columns: list[int] = []
     if task.type == "classification":
-        task, columns = _match_labels(model, origin, task)
+        task, columns = match_labels(model, origin, task)
     elif task.type == "regression" and model.config.num_labels != 1:
         raise InputError(f"{origin}: predicts {model.config.num_labels} classes, and {task.name} wants a value")
     objective = TaskObjective(model, task.type, _collator(model, tokenizer))
@@ -174,7 +185,7 @@ def _collator(model: PreTrainedModel, tokenizer: Any) -> Collator:
     return Collator(tokenizer.pad_token_id, takes_types(model), multiple, longest_input(model.config, tokenizer))
 
 
-def _match_labels(model: PreTrainedModel, origin: str, task: TaskData) -> tuple[TaskData, list[int]]:
+def match_labels(model: PreTrainedModel, origin: str, task: TaskData) -> tuple[TaskData, list[int]]:
     """Match the classes of a model to those of a task by their names.
 
     Returns:

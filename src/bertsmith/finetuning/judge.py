@@ -17,7 +17,7 @@ class Judge:
     Attributes:
         facts: What a checkpoint must keep: hashes of data and model, ``best_step`` and its ``best`` score, and
             ``epochs_since`` it.
-        objective: The model.
+        material: The task.
         trainer: Whose steps are judged; set before training begins.
     """
 
@@ -26,7 +26,7 @@ class Judge:
     def __init__(self, run: FinetuningSettings, material: Material, objective: TaskObjective, bf16: bool) -> None:
         self.facts: dict[str, Any] = {**material.facts, "best_step": None, "best": None, "epochs_since": 0}
         self._patience = run.training.early_stopping
-        self._material = material
+        self.material = material
         self._objective = objective
         self._bf16 = bf16
 
@@ -38,16 +38,21 @@ class Judge:
     @property
     def best(self) -> str:
         """The best score in words."""
-        return f"{self._material.task.metrics[0]} {self.facts['best']:.4f}"
+        return f"{self.material.task.metrics[0]} {self.facts['best']:.4f}"
 
-    def __call__(self) -> dict[str, float]:
+    def figures(self) -> dict[str, float]:
         """Score all validation sets; figures of those behind the first carry their names."""
         figures: dict[str, float] = {}
-        for split in self._material.validation:
+        for split in self.material.validation:
             _, scores = self.score(split)
-            is_first = split is self._material.validation[0]
+            is_first = split is self.material.validation[0]
             figures |= scores if is_first else {f"{split.name}_{name}": value for name, value in scores.items()}
-        metric = self._material.task.metrics[0]
+        return figures
+
+    def __call__(self) -> dict[str, float]:
+        """Score all validation sets after an epoch, and note whether it is the best."""
+        figures = self.figures()
+        metric = self.material.task.metrics[0]
         if self.facts["best"] is None or is_better(metric, figures[metric], self.facts["best"]):
             self.facts |= {"best_step": self.trainer.state.global_step, "best": figures[metric], "epochs_since": 0}
         else:
@@ -57,7 +62,7 @@ class Judge:
 
     def score(self, split: Split, null_threshold: float = 0.0) -> tuple[Predictions, dict[str, float]]:
         """Predict a split, and score it if it is labelled: loss first, then the metrics of the task."""
-        material = self._material
+        material = self.material
         logits, loss = predict(self._objective, split.rows, bf16=self._bf16)
         predictions = to_predictions(split, logits, material.reading, material.null_answers, null_threshold)
         if not split.is_labelled:
@@ -67,7 +72,7 @@ class Judge:
 
     def best_null_threshold(self) -> float:
         """Find by how much "no answer" should score above the best span: what gives the best F1 in validation."""
-        split, reading = self._material.validation[0], self._material.reading
+        split, reading = self.material.validation[0], self.material.reading
         logits, _ = predict(self._objective, split.rows, bf16=self._bf16)
         assert split.windows is not None
         length = reading.max_answer_length

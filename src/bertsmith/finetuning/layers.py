@@ -15,8 +15,9 @@ def layer_depths(model: PreTrainedModel) -> dict[str, int]:
     Raises:
         InputError: The parameters of its layers cannot be told apart.
     """
-    body = f"{model.base_model_prefix}."
-    names = [name for name, _ in model.named_parameters()]
+    body = {id(parameter) for parameter in model.base_model.parameters()}
+    parameters = dict(model.named_parameters())
+    names = list(parameters)
     layers = {name: int(found[1]) for name in names if (found := re.search(r"\.layers?\.(\d+)\.", name))}
     if not layers:
         raise InputError(
@@ -26,7 +27,7 @@ def layer_depths(model: PreTrainedModel) -> dict[str, int]:
     # The last layer has the index layers - 1.
     top = max(layers.values()) + 3
     return {
-        name: layers[name] + 1 if name in layers else 0 if name.startswith(body) and "embed" in name else top
+        name: layers[name] + 1 if name in layers else 0 if id(parameters[name]) in body and "embed" in name else top
         for name in names
     }
 

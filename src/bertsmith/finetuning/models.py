@@ -2,7 +2,8 @@
 
 With ``pooling: cls`` and for question answering it is the stock model that ``AutoModelForSequenceClassification`` or
 ``AutoModelForQuestionAnswering`` gives, so that it opens everywhere. With ``mean`` or ``max`` it is
-:class:`PooledClassifier`, which the same Auto class opens once this module is imported.
+:class:`PooledClassifier`, which the same Auto class opens once this module is imported; with ``ssa`` either of them
+is inside a :class:`bertsmith.ssa.SsaForSequenceClassification`, of which the same holds.
 
 Shapes: B examples, L positions, H hidden size, C outputs (classes, or 1 for a value).
 """
@@ -33,6 +34,7 @@ from bertsmith.errors import InputError
 from bertsmith.export import write_folder
 from bertsmith.pooling import Pooling, pool
 from bertsmith.pretrained import TOKENIZER_FILES, open_pretrained
+from bertsmith.ssa import SsaConfig, SsaForSequenceClassification, SsaSettings, add_layer, special_ids
 from bertsmith.tasks.examples import TaskType
 
 # What the architectures call their dropout rates.
@@ -121,9 +123,21 @@ AutoConfig.register(PooledConfig.model_type, PooledConfig)
 AutoModelForSequenceClassification.register(PooledConfig, PooledClassifier)
 
 
-def _config_of_encoder(config: PooledConfig) -> Any:
-    assert config.encoder is not None
-    return AutoConfig.for_model(**config.encoder)
+def _config_of_encoder(config: Any) -> Any:
+    """Take the config of the encoder out of those that have it inside."""
+    config = inner_config(config)
+    if isinstance(config, PooledConfig):
+        assert config.encoder is not None
+        return AutoConfig.for_model(**config.encoder)
+    return config
+
+
+def inner_config(config: Any) -> Any:
+    """Take the config of the classifier out of that of self-supervised attention; others are returned as they are."""
+    if not isinstance(config, SsaConfig):
+        return config
+    assert config.classifier is not None
+    return AutoConfig.for_model(**config.classifier)
 
 
 def open_tokenizer(origin: str) -> Any:
@@ -142,7 +156,7 @@ def open_tokenizer(origin: str) -> Any:
     if tokenizer.pad_token_id is None:
         raise InputError(f"model: the tokenizer of {origin} has no padding token; set pad_token in its config")
     config = open_pretrained(AutoConfig.from_pretrained, origin, "model", key="model")
-    config = _config_of_encoder(config) if isinstance(config, PooledConfig) else config
+    config = _config_of_encoder(config)
     if len(tokenizer) > config.vocab_size:
         raise InputError(
             f"model: {origin} has {config.vocab_size:,} token embeddings, fewer than the {len(tokenizer):,} tokens of "
@@ -186,14 +200,13 @@ def build_model(
         InputError: The model cannot be opened, or has not the layers that its config says.
     """
     config = open_pretrained(AutoConfig.from_pretrained, origin, "model", key="model")
-    is_pooled = isinstance(config, PooledConfig)
-    if is_pooled:
-        config = _config_of_encoder(config)
+    is_own = isinstance(config, PooledConfig | SsaConfig)
+    config = _config_of_encoder(config)
     _set(config, _HIDDEN_DROPOUT, 0.0 if probe else dropout)
     _set(config, ATTENTION_DROPOUT, 0.0 if probe else attention_dropout)
     _set(config, _HEAD_DROPOUT, dropout)
     head = _head_settings(type, labels)
-    is_new = from_scratch or is_pooled
+    is_new = from_scratch or is_own
     if type != "question_answering" and pooling != "cls":
         encoder = _load(AutoModel, origin, config, is_new)
         rate = _known_dropout(config) if dropout is None else dropout
@@ -207,11 +220,34 @@ def build_model(
         is_qa = type == "question_answering"
         auto = AutoModelForQuestionAnswering if is_qa else AutoModelForSequenceClassification
         model = _load(auto, origin, config, is_new)
-    if is_pooled and not from_scratch:
-        # Other classes do not know its names; it has no pooler.
+    if is_own and not from_scratch:
+        # Other classes do not know its names; one that pools by itself has no pooler.
         weights = open_finetuned(origin, "classification").base_model.state_dict()
         model.base_model.load_state_dict(weights, strict=False)
     return model
+
+
+def add_attention(
+    model: PreTrainedModel, ssa: SsaSettings, origin: str, type: TaskType, tokenizer: Any
+) -> SsaForSequenceClassification:
+    """Put self-supervised attention on a classifier that was made from ``origin``, which may have it too.
+
+    Raises:
+        InputError: The saved layer is to be used, and there is none, or it is of another kind.
+    """
+    made = add_layer(model, ssa, special_ids(tokenizer), longest_input(model.base_model.config, tokenizer))
+    if ssa.use_saved:
+        config = open_pretrained(AutoConfig.from_pretrained, origin, "model", key="model")
+        if not isinstance(config, SsaConfig):
+            raise InputError(f"ssa.use_saved is true, but {origin} was not trained with ssa; leave it out")
+        try:
+            made.load_state_dict(open_finetuned(origin, type).state_dict())
+        except RuntimeError:
+            raise InputError(
+                f"ssa.use_saved is true, but {origin} has other layers: it was trained for another number of classes, "
+                "or with another pooling or ssa.share_weight; give it what it had, or leave use_saved out"
+            ) from None
+    return made
 
 
 def save_model(model: PreTrainedModel, tokenizer: Any, folder: Path, card: str) -> None:
@@ -239,7 +275,7 @@ def open_finetuned(origin: str, type: TaskType) -> PreTrainedModel:
     if type != "question_answering" and any(name.endswith("ForQuestionAnswering") for name in classes):
         raise InputError(f"{origin}: was fine-tuned for question answering, and not for {type}")
     is_classifier = any(name.endswith("ForSequenceClassification") for name in classes)
-    if type == "question_answering" and (is_classifier or isinstance(config, PooledConfig)):
+    if type == "question_answering" and (is_classifier or isinstance(config, PooledConfig | SsaConfig)):
         kind = "regression" if config.problem_type == "regression" else "classification"
         raise InputError(f"{origin}: was fine-tuned for {kind}, and not for question answering")
     model, missing = _open_weights(auto, origin, config)
@@ -258,7 +294,7 @@ def open_encoder(origin: str) -> PreTrainedModel:
         InputError: It cannot be opened.
     """
     config = open_pretrained(AutoConfig.from_pretrained, origin, "model", key="model")
-    if isinstance(config, PooledConfig):
+    if isinstance(config, PooledConfig | SsaConfig):
         model: PreTrainedModel = open_finetuned(origin, "classification").base_model
         return model
     return _load(AutoModel, origin, config, is_new=False).eval()
@@ -273,8 +309,7 @@ def takes_types(model: PreTrainedModel) -> bool:
 
 def longest_input(config: Any, tokenizer: Any) -> int:
     """Say how many tokens a model can take."""
-    if isinstance(config, PooledConfig):
-        config = _config_of_encoder(config)
+    config = _config_of_encoder(config)
     known = "max_position_embeddings" in config.to_dict()
     # A tokenizer without a limit has a huge one.
     return min(num_positions(config) if known else 512, int(min(tokenizer.model_max_length, 10**6)))

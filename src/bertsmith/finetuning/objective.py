@@ -15,9 +15,10 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from bertsmith.attention import packed_arguments, unpacked_states
-from bertsmith.batching import Packing, real_positions
+from bertsmith.batching import Packing, real_positions, real_tokens
 from bertsmith.finetuning.rows import Collator, Row
 from bertsmith.objectives.base import Objective, ObjectiveConfig, ObjectiveOutput
+from bertsmith.ssa import SsaForSequenceClassification, importance_loss
 from bertsmith.tasks.examples import TaskType
 from bertsmith.training import ranks
 
@@ -81,9 +82,20 @@ class TaskObjective(Objective):
         Returns:
             The part ``task``; for classification also the monitor ``accuracy``.
         """
-        logits = self.logits(input_ids, attention_mask, token_type_ids, packing)
-        parts = {"task": self._loss(logits, targets)}
-        counts = {"task": self._weigh(targets)}
+        outputs, attention_mask = self._run(input_ids, attention_mask, token_type_ids, packing)
+        return self._output(self._scores(outputs, attention_mask), targets, {}, {}, num_items)
+
+    def _output(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        more_parts: Mapping[str, Tensor],
+        more_counts: Mapping[str, Tensor],
+        num_items: Mapping[str, float] | None,
+    ) -> ObjectiveOutput:
+        """Add up the loss of the task and what else there is."""
+        parts = {"task": self._loss(logits, targets), **more_parts}
+        counts = {"task": self._weigh(targets), **more_counts}
         loss = self.total(parts, counts, num_items)
         if self._type == "classification":
             parts["accuracy"] = (logits.argmax(-1) == targets).sum()
@@ -98,6 +110,16 @@ class TaskObjective(Objective):
         packing: Packing | None = None,
     ) -> Tensor:
         """Run the model: (B, C) class scores, (B,) values, or (B, L, 2) scores of first and last tokens, in fp32."""
+        return self._scores(*self._run(input_ids, attention_mask, token_type_ids, packing))
+
+    def _run(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        token_type_ids: Tensor | None,
+        packing: Packing | None,
+    ) -> tuple[Any, Tensor | None]:
+        """Run the model; the mask of what comes after the encoder is returned with what it gives."""
         arguments = packed_arguments(self.encoder, packing)
         if token_type_ids is not None:
             arguments["token_type_ids"] = token_type_ids
@@ -106,6 +128,9 @@ class TaskObjective(Objective):
             attention_mask = real_positions(packing)
         with unpacked_states(self.encoder, packing):
             outputs = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **arguments)
+        return outputs, attention_mask
+
+    def _scores(self, outputs: Any, attention_mask: Tensor | None) -> Tensor:
         if self._type == "question_answering":
             scores_BL2 = torch.stack((outputs.start_logits, outputs.end_logits), dim=-1).float()
             if attention_mask is None:
@@ -144,6 +169,95 @@ class TaskObjective(Objective):
             return torch.tensor(float(len(targets)), device=targets.device)
         weight: Tensor = self.class_weights[targets].sum()
         return weight
+
+
+class SsaObjective(TaskObjective):
+    """The loss of a task and that on the importance of tokens, arXiv 2004.03808 (see :mod:`bertsmith.ssa`).
+
+    L = (1 - alpha) L_task + alpha CE(g, labels), the latter a mean over the tokens of texts.
+
+    Args:
+        model: With the layer.
+        type: What is predicted.
+        collate: Makes batches.
+        class_weights: As for :class:`TaskObjective`.
+        largest: As for :class:`TaskObjective`.
+        alpha: The weight of the loss on tokens.
+        num_tokens: T, how many tokens all training rows have together.
+
+    Attributes:
+        unimportant: (T,) true for the tokens that are labelled so. A buffer, so that a checkpoint has the labels of its
+            epoch, which the weights it has do not give.
+        epoch_sums: (3,) of this epoch: tokens whose label the head gives, tokens below the threshold, tokens.
+    """
+
+    encoder: SsaForSequenceClassification
+    unimportant: Tensor
+    epoch_sums: Tensor
+
+    def __init__(
+        self,
+        model: SsaForSequenceClassification,
+        type: TaskType,
+        collate: Collator,
+        class_weights: npt.NDArray[np.float64] | None = None,
+        largest: float = 0.0,
+        *,
+        alpha: float,
+        num_tokens: int,
+    ) -> None:
+        super().__init__(model, type, collate, class_weights, largest)
+        self.loss_weights = {"task": 1 - alpha, "importance": alpha}
+        self.register_buffer("unimportant", torch.zeros(num_tokens, dtype=torch.bool))
+        self.register_buffer("epoch_sums", torch.zeros(3, dtype=torch.int64))
+
+    def forward(  # type: ignore[override]
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        token_type_ids: Tensor | None,
+        targets: Tensor,
+        starts: Tensor,
+        packing: Packing | None = None,
+        num_items: Mapping[str, float] | None = None,
+    ) -> ObjectiveOutput:
+        """Compute the loss of a batch.
+
+        Args:
+            input_ids: As for :class:`TaskObjective`, as are the others but ``starts``.
+            attention_mask: See there.
+            token_type_ids: See there.
+            targets: See there.
+            starts: (B,) where the tokens of each row begin in ``unimportant``; -1 for a row without labels.
+            packing: See there.
+            num_items: See there.
+
+        Returns:
+            The parts ``task`` and ``importance``; the monitors ``importance_accuracy``, and ``unimportant``, the share
+            of tokens below the threshold, and for classification ``accuracy``.
+        """
+        outputs, attention_mask = self._run(input_ids, attention_mask, token_type_ids, packing)
+        scores_BL2, is_text_BL = outputs.importance_logits, outputs.is_text
+        if not self.loss_weights["importance"]:
+            # Gradients of 0 would count in the norm by which gradients are clipped, if only in its last digit.
+            scores_BL2 = scores_BL2.detach()
+        places_BL = starts[:, None] + torch.arange(is_text_BL.shape[1], device=starts.device)
+        labels_BL = self.unimportant[places_BL.clamp(0, len(self.unimportant) - 1)]
+        is_important_BL = ~labels_BL | (starts < 0)[:, None]
+        loss, num_right = importance_loss(scores_BL2, is_important_BL, is_text_BL)
+        is_low_BL = scores_BL2.detach().softmax(-1)[..., 1] < self.encoder.config.attention_threshold
+        num_low, num_tokens = (is_low_BL & is_text_BL).sum(), is_text_BL.sum()
+        if self.training:
+            self.epoch_sums += torch.stack((num_right, num_low, num_tokens))
+        parts = {"importance": loss, "importance_accuracy": num_right, "unimportant": num_low}
+        counts = dict.fromkeys(parts, num_tokens.float())
+        return self._output(self._scores(outputs, attention_mask), targets, parts, counts, num_items)
+
+    def count_items(self, batch: Mapping[str, Any]) -> dict[str, float | Tensor]:
+        """Say how many items a batch has: rows, weighted like their loss, and tokens of texts."""
+        ids = batch["input_ids"]
+        is_real = real_tokens(ids, batch["attention_mask"], batch.get("packing")).bool()
+        return {**super().count_items(batch), "importance": float((is_real & self.encoder.is_text(ids)).sum())}
 
 
 _TOKENS_PER_BATCH = {"cpu": 4096, "cuda": 65536}

@@ -7,7 +7,7 @@ from typing import Any, get_args
 from transformers import AutoConfig
 
 from bertsmith.errors import InputError
-from bertsmith.finetuning.models import PooledConfig
+from bertsmith.finetuning.models import PooledConfig, inner_config
 from bertsmith.pooling import Pooling
 from bertsmith.pretrained import open_pretrained
 
@@ -36,7 +36,7 @@ def own_pooling(origin: str) -> Pooling | None:
     """
     if (Path(origin) / MODULES).exists():
         return _of_modules(Path(origin))
-    config = open_pretrained(AutoConfig.from_pretrained, origin, "model", key="model")
+    config = inner_config(open_pretrained(AutoConfig.from_pretrained, origin, "model", key="model"))
     return config.pooling if isinstance(config, PooledConfig) else None
 
 

@@ -32,6 +32,8 @@ class Row(NamedTuple):
     """(n,) 0 for the first text, 1 for the second."""
     target: int | float | tuple[int, int]
     """Class, value, or first and last token of the answer; a class or position of -100, or a value of NaN, is none."""
+    start: int | None = None
+    """In training with `ssa`, where its tokens begin among those of all rows; -1 if none of its tokens has a label."""
 
 
 NO_TARGET: dict[str, int | float | tuple[int, int]] = {
@@ -141,7 +143,7 @@ class Batches(Dataset[list[Row]]):
                 f"training.gradient_accumulation times the number of processes is {num_parts}, but a step has only "
                 f"{len(rows) // self.steps_per_epoch} examples; lower it"
             )
-        self._rows = rows
+        self.rows = rows
         self._lengths = np.asarray([len(row.tokens) for row in rows], dtype=np.int64)
         self._seed = seed
         self._batching = batching
@@ -155,7 +157,7 @@ class Batches(Dataset[list[Row]]):
     def __getitem__(self, number: int) -> list[Row]:
         """Return a micro-batch."""
         step, part = divmod(number, self._num_parts)
-        return [self._rows[place] for place in np.array_split(self.step(step), self._num_parts)[part]]
+        return [self.rows[place] for place in np.array_split(self.step(step), self._num_parts)[part]]
 
     def step(self, step: int) -> Ints:
         """Return which rows (B,) a step trains on."""
@@ -171,7 +173,7 @@ class Batches(Dataset[list[Row]]):
 
     def _arrange(self, epoch: int) -> list[Ints]:
         """Put the rows of an epoch into batches."""
-        order = permute(np.arange(len(self._rows)), len(self._rows), self._seed, epoch)
+        order = permute(np.arange(len(self.rows)), len(self.rows), self._seed, epoch)
         batches: list[Ints] = np.array_split(order, self.steps_per_epoch)
         if self._batching != "bucketed":
             return batches
@@ -210,7 +212,8 @@ class Collator:
 
         Returns:
             ``input_ids`` (B, L), ``attention_mask`` (B, L) or None where nothing is padded, ``token_type_ids`` (B, L)
-            or None, and ``targets``: (B,) classes or values, or (B, 2) positions in the row.
+            or None, and ``targets``: (B,) classes or values, or (B, 2) positions in the row; of rows that have one,
+            also ``starts`` (B,).
         """
         rows = flatten(items)
         lengths = np.asarray([len(row.tokens) for row in rows])
@@ -229,4 +232,6 @@ class Collator:
             "token_type_ids": torch.from_numpy(types) if self.takes_types else None,
             "targets": targets.float() if targets.is_floating_point() else targets,
         }
+        if rows[0].start is not None:
+            batch["starts"] = torch.tensor([row.start for row in rows])
         return pack(batch) if self.packed else batch

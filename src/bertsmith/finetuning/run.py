@@ -226,6 +226,8 @@ def check_trainable(run: FinetuningSettings, material: Material) -> None:
         check_submission(Path(run.submission), material.task.name, material.task)
     if material.task.type == "question_answering" and run.pooling != "cls":
         raise InputError(f"pooling is {run.pooling!r}, but question answering looks at every token; leave it out")
+    if material.task.type == "question_answering" and run.ssa is not None:
+        raise InputError("ssa: is for classification and regression, and not for question answering; leave it out")
     objective, _ = assemble(run, material, run.seeds[0])
     training_arguments(run, run.seeds[0])
     if run.training.layer_decay is not None and run.training.layer_decay < 1:

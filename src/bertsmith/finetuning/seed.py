@@ -21,8 +21,9 @@ from bertsmith.finetuning.card import model_card
 from bertsmith.finetuning.judge import Judge
 from bertsmith.finetuning.layers import freeze, layerwise_optimizer
 from bertsmith.finetuning.material import Material, class_weights
-from bertsmith.finetuning.models import build_model, save_model, takes_types
-from bertsmith.finetuning.objective import TaskObjective
+from bertsmith.finetuning.models import add_attention, build_model, save_model, takes_types
+from bertsmith.finetuning.objective import SsaObjective, TaskObjective
+from bertsmith.finetuning.relabelling import Relabelling, number_rows
 from bertsmith.finetuning.rows import Batches, Batching, Collator
 from bertsmith.finetuning.settings import FinetuningSettings
 from bertsmith.randomness import key_of
@@ -90,6 +91,8 @@ def train_seed(
             if num_damaged:
                 monitor.say(f"{folder}: {num_damaged} damaged checkpoints are passed over and removed")
             trainer, pace = _make_trainer(run, objective, batches, budget, judge, monitor, args, stop, watch)
+            if run.training.evaluate_first and resumed is None:
+                trainer.publish({f"validation_{name}": value for name, value in judge.figures().items()})
             if not (budget.spent or judge.is_patience_over):
                 train(trainer, pace, monitor, resumed, heeds_signals=stop is None)
             # The clock of the budget stands still from here on.
@@ -157,18 +160,22 @@ def assemble(run: FinetuningSettings, material: Material, seed: int) -> tuple[Ta
         probe=training.linear_probe,
         from_scratch=run.from_scratch,
     )
+    tokenizer = material.reading.tokenizer
+    if run.ssa is not None:
+        model = add_attention(model, run.ssa, run.model, task.type, tokenizer)
     freeze(model, training.frozen_layers, training.linear_probe)
     use_fast_dropout(model)
-    tokenizer = material.reading.tokenizer
     multiple = 8 if torch.cuda.is_available() else 1
     collate = Collator(tokenizer.pad_token_id, takes_types(model), multiple, material.reading.longest)
-    objective = TaskObjective(
-        model,
-        task.type,
-        collate,
-        class_weights(training.class_weights, task, chosen),
-        max(abs(example.label) for example in chosen) if task.type == "regression" else 0.0,  # type: ignore[arg-type]
-    )
+    rows = [row for example in chosen for row in material.training[places[example.id]]]
+    weights = class_weights(training.class_weights, task, chosen)
+    largest = max(abs(example.label) for example in chosen) if task.type == "regression" else 0.0  # type: ignore[arg-type]
+    if run.ssa is None:
+        objective = TaskObjective(model, task.type, collate, weights, largest)
+    else:
+        num_tokens, alpha = sum(len(row.tokens) for row in rows), run.ssa.aug_loss_weight
+        objective = SsaObjective(model, task.type, collate, weights, largest, alpha=alpha, num_tokens=num_tokens)
+        rows = number_rows(rows, run.ssa.double_original)
     batching: Batching = "shuffled"
     if training.batching != "shuffled":
         batching, _ = choose_batching(training.batching, model, use_bf16(training.precision))
@@ -176,7 +183,7 @@ def assemble(run: FinetuningSettings, material: Material, seed: int) -> tuple[Ta
         objective.pack()
     assert training.batch_size is not None and training.epochs is not None
     batches = Batches(
-        [row for example in chosen for row in material.training[places[example.id]]],
+        rows,
         batch_size=training.batch_size,
         num_epochs=training.epochs,
         seed=seed,
@@ -259,6 +266,23 @@ def _make_trainer(
         watch=watch,
     )
     judge.trainer = trainer
+    if isinstance(objective, SsaObjective):
+        assert run.ssa is not None
+        relabelling = Relabelling(
+            trainer=trainer,
+            objective=objective,
+            rows=[row for row in batches.rows if row.start != -1],
+            ssa=run.ssa,
+            type=judge.material.task.type,
+            mask_id=judge.material.reading.tokenizer.mask_token_id,
+            seed=args.seed,
+            num_epochs=training.epochs,
+            steps_per_epoch=batches.steps_per_epoch,
+            judge=judge,
+            monitor=monitor,
+            bf16=use_bf16(training.precision),
+        )
+        trainer.add_callback(relabelling)
     if training.layer_decay < 1:
         trainer.optimizer = layerwise_optimizer(trainer, training.layer_decay)
     if ranks.num_ranks() > 1:

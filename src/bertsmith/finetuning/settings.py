@@ -4,10 +4,13 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import field, fields, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator
 
 from bertsmith.pooling import Pooling
 from bertsmith.settings import merge, parse_overrides, read_yaml, settings, validate
+from bertsmith.ssa import SsaSettings
 from bertsmith.tasks.settings import TaskSettings
 from bertsmith.training.budget import Schedule
 
@@ -65,6 +68,8 @@ class FinetuningTrainingSettings:
     """Peak learning rate, that of the head."""
     layer_decay: float | None = None
     """Factor on the learning rate from each layer to the one below it; 1 for none."""
+    evaluate_first: bool = False
+    """Score the model before it is trained, too."""
     warmup: float = 0.1
     """Share of the steps in which the learning rate rises."""
     schedule: Schedule = "linear"
@@ -118,6 +123,11 @@ class FinetuningTrainingSettings:
             raise ValueError(f"class_weights is {self.class_weights}; expected finite numbers above 0")
 
 
+def _switch(value: Any) -> Any:
+    """Read true and false in the place of a section: as its defaults, and as none."""
+    return {} if value is True else None if value is False else value
+
+
 @settings
 class FinetuningSettings:
     """A fine-tuning run: the whole content of its run file."""
@@ -135,6 +145,8 @@ class FinetuningSettings:
     number rounds in another way."""
     pooling: Pooling = "cls"
     """What the head sees: the first token by the model's own head, or the mean or maximum over all real tokens."""
+    ssa: Annotated[SsaSettings | None, BeforeValidator(_switch)] = None
+    """Self-supervised attention; true for its defaults, null for none."""
     from_scratch: bool = False
     """Take only the architecture and the tokenizer of `model`, with new weights: what pre-training is compared with."""
     max_length: int | None = None
@@ -200,4 +212,5 @@ def resolve(run: FinetuningSettings) -> FinetuningSettings:
     known = _RECIPES[recipe] | _TASKS[recipe].get(run.task.name or "", {})
     open_ones = {f.name: known[f.name] for f in fields(run.training) if f.name in known}
     open_ones = {name: value for name, value in open_ones.items() if getattr(run.training, name) is None}
-    return replace(run, training=replace(run.training, **open_ones))
+    ssa = run.ssa and replace(run.ssa, **run.ssa.for_task(run.task.name))
+    return replace(run, training=replace(run.training, **open_ones), ssa=ssa)

@@ -98,6 +98,8 @@ class Monitor:
             )
             self.say(f"step {row['step']}: validation {shown}")
             return
+        if "loss" not in row:
+            return
         self._rate = row.get("tokens_per_second", 0.0)
         parts = {k: v for k, v in row.items() if k not in _NOT_A_PART and (k == "loss" or v != row["loss"])}
         parts = {k: v for k, v in parts.items() if not k.startswith(_NOT_SHOWN)}

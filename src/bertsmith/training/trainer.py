@@ -126,6 +126,10 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
         """Let the learning rate follow the used share of the budget, whatever its quantity."""
+        if self.is_fsdp_enabled:
+            # Accelerate finds weights by their addresses, and all empty pieces of small ones have the same.
+            for group, trained in zip(self.optimizer.param_groups, self._trained, strict=True):
+                group["params"] = trained
         scheduler = LambdaLR(optimizer or self.optimizer, lambda _: self._schedule(self.budget.share))
         self.lr_scheduler, self._created_lr_scheduler = scheduler, True
         return scheduler
@@ -169,14 +173,14 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         """
         if "eval_loss" in logs:
             means = self._sums["validation"].drain(self._sum_over_ranks)
-            row = self._publish(_validation({"loss": self._loss_of(means), **means}))
+            row = self.publish(_validation({"loss": self._loss_of(means), **means}))
             self._warn(means)
             self._show(row)
         elif "loss" in logs:
             means = self._sums["training"].drain(self._sum_over_ranks)
             row = {"loss": self._loss_of(means), **means}
             row |= {"learning_rate": logs["learning_rate"], "grad_norm": float(logs.get("grad_norm", math.nan))}
-            self._refuse_divergence(self._publish({**row, "tokens_per_second": self._rate()}))
+            self._refuse_divergence(self.publish({**row, "tokens_per_second": self._rate()}))
 
     def _show(self, row: Mapping[str, float]) -> None:
         if self._watch is not None:
@@ -189,7 +193,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
                 self._monitor.say(f"warning: {text}")
             self._warned.add(name)
 
-    def _publish(self, figures: Mapping[str, float]) -> dict[str, float]:
+    def publish(self, figures: Mapping[str, float]) -> dict[str, float]:
         """Write a row: the figures, behind what was used of the budget."""
         used = self.budget.used
         row = {
@@ -212,7 +216,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
                 metrics: dict[str, float] = super().evaluate(*args, **kwargs)
                 assert "eval_loss" in metrics, "Trainer found no labels"
             else:
-                metrics = self._publish(_validation(self._score()))
+                metrics = self.publish(_validation(self._score()))
                 self._show(metrics)
                 self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self.budget.start_clock()
@@ -235,10 +239,6 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Load them; the learning rate is that of the budget as it is now, which may have grown."""
-        if self.is_fsdp_enabled:
-            # Accelerate finds weights by their addresses, and all empty pieces of small ones have the same.
-            for group, trained in zip(self.optimizer.param_groups, self._trained, strict=True):
-                group["params"] = trained
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             for group in self.optimizer.param_groups:

@@ -1,0 +1,399 @@
+"""Improving BERT with Self-Supervised Attention (SSA), arXiv 2004.03808: the layer, its settings, and the masks.
+
+A head on the last hidden states h_i learns which tokens of a text the task needs; the classifier sees, beside the
+pooled state, a mean of those:
+
+    g_i = softmax(W transform(h_i))_1           importance of token i; transform is dense, GELU, LayerNorm
+    a   = softmax(g) over the tokens with g_i >= attention_threshold
+    c   = sum_i a_i h_i                         pooled, where no token reaches the threshold
+    y   = classifier(w pooled + (1 - w) c)      w = cls_weight
+    L   = (1 - alpha) L_task + alpha CE(g, labels)      alpha = aug_loss_weight
+
+The labels come from the model itself (see :mod:`bertsmith.finetuning.relabelling`): tokens whose masking leaves a
+right prediction as it is are unimportant (0), all others important (1). Special tokens and padding have no label and
+get no weight.
+
+Which tokens to mask: each text is cut into quarters; every token, with probability aug_threshold, puts one mask at a
+uniform place of its quarter, which covers 3, 2 or 1 tokens leftwards inside the quarter: u ~ U(0, 1), 3 if u > r, 2 if
+2r - 1 < u <= r, else 1, with r = rm_threshold.
+
+Differs from the paper: ``pooled`` is what the architecture's own head gives to its last linear layer (BERT: the pooler,
+RoBERTa: its dense layer), so that every architecture works and w = 1 is plain fine-tuning to the last bit.
+
+Differs from the authors' code: dropout before the classifier stays, on ``pooled``; a mask of 3 or 2 at the left end of
+its quarter covers what fits, where theirs covers 1; quarters of one token are masked too; a second text's own tokens
+alone are labelled, not the separator before it.
+
+Shapes: B rows, L positions, H hidden size, P positions that the model can take.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from bertsmith.batching import Packing, unpack
+from bertsmith.errors import InputError
+from bertsmith.masking import Bools, Ints
+from bertsmith.randomness import RowGenerator
+from bertsmith.settings import settings
+
+# What the authors' scripts for BERT-base say of the tasks of GLUE.
+_CLS_WEIGHTS = {"CoLA": 0.999, "MNLI": 0.999, "STS-B": 0.9, "QQP": 0.9, "QNLI": 0.7}
+_BY_POSITION = ("RTE", "STS-B")
+
+MOST_DRAWS = 8
+"""An example is masked so many times in an epoch, at the most."""
+_HEAD_SEED = 0x55A
+
+
+@settings
+class SsaSettings:
+    """Self-supervised attention, arXiv 2004.03808: learn which tokens matter, and attend to them before classifying."""
+
+    mode: Literal["hybrid", "co_training"] = "hybrid"
+    """hybrid: the loss on tokens and the attention before the classifier; co_training: the loss on tokens alone."""
+    cls_weight: float | None = None
+    """w, the weight of the pooled state beside the attended tokens; null for what the authors' scripts have: 0.999 for
+    CoLA and MNLI, 0.9 for STS-B and QQP, 0.7 for QNLI, 0.5 for all else."""
+    attention_threshold: float = 0.3
+    """Tokens of a lower importance are not attended to."""
+    aug_loss_weight: float = 0.3
+    """alpha, the weight of the loss on tokens; that of the task has the rest."""
+    aug_threshold: float = 0.1
+    """How probable it is for each token to put a mask into its quarter of the text."""
+    rm_threshold: float = 0.7
+    """r: a mask covers 3 tokens with probability 1 - r, 2 with 1 - r, else 1."""
+    ratio_per_epoch: float = 0.2
+    """Share of the training examples that get token labels, times the number of epochs done; it stays below 1."""
+    share_weight: bool | None = None
+    """One importance head for all positions; false for one for each; null for what the authors' scripts have: false
+    for RTE and STS-B, true for all else."""
+    double_original: bool = False
+    """Train, in every epoch, on all examples once more, without token labels."""
+    use_saved: bool = False
+    """Begin with the layer and the classifier of `model`, which was trained with ssa, instead of new ones."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("cls_weight", "attention_threshold", "aug_loss_weight", "aug_threshold", "rm_threshold"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name} is {value}; expected a number from 0 to 1")
+        if not 0 < self.ratio_per_epoch < 1:
+            raise ValueError(f"ratio_per_epoch is {self.ratio_per_epoch}; expected a share above 0 and below 1")
+        if self.mode == "co_training" and self.cls_weight is not None:
+            raise ValueError("cls_weight is of no effect with mode: co_training; leave it out, or set mode: hybrid")
+
+    def for_task(self, name: str | None) -> dict[str, Any]:
+        """Say what stands, for a task, in the place of what is left open."""
+        known: dict[str, Any] = {"share_weight": name not in _BY_POSITION}
+        if self.mode == "hybrid":
+            known["cls_weight"] = _CLS_WEIGHTS.get(name or "", 0.5)
+        return {key: value for key, value in known.items() if getattr(self, key) is None}
+
+    def share(self, epoch: int) -> float:
+        """Give the share of the examples that get token labels in an epoch, the first of which is 0."""
+        most = int(np.ceil(1 / self.ratio_per_epoch - 1e-9)) - 1
+        return self.ratio_per_epoch * min(epoch, most)
+
+
+def special_ids(tokenizer: Any) -> list[int]:
+    """List the tokens that stand for no text: neither [MASK], which stands for a hidden one, nor [UNK] is among them.
+
+    Raises:
+        InputError: The tokenizer has no [MASK], by which tokens are hidden.
+    """
+    if tokenizer.mask_token_id is None:
+        raise InputError("ssa: hides tokens by [MASK], and the tokenizer of the model has none; leave ssa out")
+    return sorted(set(tokenizer.all_special_ids) - {tokenizer.mask_token_id, tokenizer.unk_token_id})
+
+
+def quarters(is_text: Bools) -> tuple[Ints, Ints]:
+    """Cut every text of every row into quarters.
+
+    Args:
+        is_text: (B, L) true for the tokens of texts; between two texts there is a special token.
+
+    Returns:
+        Where the quarter of each token begins and ends, (B, L) each; 0 for tokens of no text.
+    """
+    begin, end = np.zeros(is_text.shape, np.int64), np.zeros(is_text.shape, np.int64)
+    edges = np.diff(np.pad(is_text, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    first = np.nonzero(edges == 1)[1]
+    sizes = np.nonzero(edges == -1)[1] - first
+    row, column = np.nonzero(is_text)
+    first, n = np.repeat(first, sizes), np.repeat(sizes, sizes)
+    # Quarter q holds the places from q n // 4 on.
+    quarter = (4 * (column - first) + 3) // n
+    begin[row, column] = first + quarter * n // 4
+    end[row, column] = first + (quarter + 1) * n // 4
+    return begin, end
+
+
+def draw_masks(
+    is_text: Bools,
+    *,
+    aug_threshold: float,
+    rm_threshold: float,
+    seed: int,
+    epoch: int,
+    rows: Sequence[int] | Ints,
+    draws: Sequence[int] | Ints,
+) -> Bools:
+    """Choose the tokens to hide.
+
+    Args:
+        is_text: (B, L) true for the tokens of texts.
+        aug_threshold: See :class:`SsaSettings`.
+        rm_threshold: See there.
+        seed: Of the run; a mask is a function of seed, epoch, row and draw alone.
+        epoch: For which one.
+        rows: (B,) numbers of the rows among all.
+        draws: (B,) how often each was drawn in this epoch already.
+
+    Returns:
+        (B, L) true for those to hide.
+    """
+    begin, end = quarters(is_text)
+    generator = RowGenerator(seed, epoch * MOST_DRAWS + np.asarray(draws), np.asarray(rows))  # type: ignore[arg-type]
+    puts, place, size = (generator.uniform(is_text.shape[1]) for _ in range(3))
+    row, column = np.nonzero(is_text & (puts < aug_threshold))
+    begin, end, size = begin[row, column], end[row, column], size[row, column]
+    last = begin + (place[row, column] * (end - begin)).astype(np.int64)
+    count = np.where(size > rm_threshold, 3, np.where(size > 2 * rm_threshold - 1, 2, 1))
+    hidden = np.zeros(is_text.shape, dtype=bool)
+    for step in range(3):
+        inside = (count > step) & (last - step >= begin)
+        hidden[row[inside], last[inside] - step] = True
+    return hidden
+
+
+class SsaConfig(PreTrainedConfig):  # type: ignore[misc]
+    """Config of a :class:`SsaForSequenceClassification`; that of the classifier inside is a plain dictionary."""
+
+    model_type = "bertsmith_ssa"
+    has_no_defaults_at_init = True
+
+    def __init__(
+        self,
+        classifier: dict[str, Any] | None = None,
+        mode: Literal["hybrid", "co_training"] = "hybrid",
+        cls_weight: float = 1.0,
+        attention_threshold: float = 0.3,
+        share_weight: bool = True,
+        num_positions: int = 512,
+        special_ids: Sequence[int] = (),
+        **kwargs: Any,
+    ) -> None:
+        self.classifier = classifier
+        self.mode = mode
+        self.cls_weight = cls_weight
+        self.attention_threshold = attention_threshold
+        self.share_weight = share_weight
+        self.num_positions = num_positions
+        self.special_ids = list(special_ids)
+        super().__init__(**kwargs)
+
+
+@dataclass
+class SsaOutput(SequenceClassifierOutput):  # type: ignore[misc]
+    """What the model says.
+
+    Attributes:
+        logits: (B, C) scores of the classes, or (B, 1) values.
+        importance_logits: (B, L, 2) scores of "unimportant" and "important", of which g is the softmax, in fp32.
+        is_text: (B, L) true where a token has an importance: neither special tokens nor padding do.
+    """
+
+    importance_logits: Tensor | None = None
+    is_text: Tensor | None = None
+
+
+class ImportanceHead(nn.Module):
+    """W transform(h): two scores for each token, by one W for all positions or one for each."""
+
+    def __init__(self, hidden_size: int, num_positions: int | None) -> None:
+        super().__init__()
+        self.dense = nn.Linear(hidden_size, hidden_size)
+        self.norm = nn.LayerNorm(hidden_size)
+        self.weight = nn.Parameter(torch.empty(*([num_positions] if num_positions else []), 2, hidden_size))
+        self.bias = nn.Parameter(torch.zeros(*([num_positions] if num_positions else []), 2))
+        for weight in (self.dense.weight, self.weight):
+            nn.init.normal_(weight, std=0.02)
+        nn.init.zeros_(self.dense.bias)
+
+    def forward(self, hidden_BLH: Tensor) -> Tensor:
+        """Score the tokens: (B, L, H) -> (B, L, 2)."""
+        states_BLH = self.norm(gelu(self.dense(hidden_BLH)))
+        if self.weight.dim() == 2:
+            return nn.functional.linear(states_BLH, self.weight, self.bias)
+        # Packed rows are laid out wider than the model is long; nothing real is there.
+        length = min(states_BLH.shape[1], len(self.weight))
+        scores = torch.einsum("blh,lch->blc", states_BLH[:, :length], self.weight[:length]) + self.bias[:length]
+        return nn.functional.pad(scores, (0, 0, 0, states_BLH.shape[1] - length))
+
+
+class SsaForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
+    """A classifier of transformers, or of :mod:`bertsmith.finetuning.models`, with self-supervised attention.
+
+    ``SsaForSequenceClassification.from_pretrained(FOLDER)`` opens what a fine-tuning with ``ssa`` has saved; so does
+    ``AutoModelForSequenceClassification`` once :mod:`bertsmith.finetuning.models` is imported.
+    """
+
+    config_class = SsaConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+
+    def __init__(self, config: SsaConfig, model: PreTrainedModel | None = None) -> None:
+        super().__init__(config)
+        if model is None:
+            assert config.classifier is not None
+            model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(**config.classifier))
+        self.model = model
+        size = model.base_model.config.hidden_size
+        # What is drawn here must not change what is drawn afterwards: the same run without this layer compares with it.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(torch.initial_seed() ^ _HEAD_SEED)
+            self.importance = ImportanceHead(size, None if config.share_weight else config.num_positions)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Leave all as it is: the classifier was initialised, or loaded, before it was wrapped."""
+
+    @property
+    def base_model(self) -> nn.Module:
+        """The encoder alone."""
+        encoder: nn.Module = self.model.base_model
+        return encoder
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the token embedding of the encoder."""
+        embedding: nn.Module = self.model.get_input_embeddings()
+        return embedding
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cu_seq_lens_q: Tensor | None = None,
+        max_length_q: int | None = None,
+    ) -> SsaOutput:
+        """Classify a batch.
+
+        Args:
+            input_ids: (B, L) token ids.
+            attention_mask: (B, L) 1 for real tokens; None where nothing is padded.
+            token_type_ids: (B, L) for encoders that have them.
+            position_ids: Of a packed batch, as are the others; see :class:`bertsmith.batching.Packing`.
+            cu_seq_lens_q: See there.
+            max_length_q: See there.
+
+        Returns:
+            Scores of the classes, and of the importance of every token.
+        """
+        given: dict[str, Any] = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        ids_BL = input_ids
+        if position_ids is not None and cu_seq_lens_q is not None and max_length_q is not None:
+            packing = Packing(position_ids=position_ids, cu_seq_lens_q=cu_seq_lens_q, max_length_q=max_length_q)
+            given |= packing
+            ids_BL = unpack(input_ids.unsqueeze(-1), packing).squeeze(-1)
+        is_text_BL = self.is_text(ids_BL)
+        if attention_mask is not None:
+            is_text_BL &= attention_mask.bool()
+        with self._attends(is_text_BL) as found:
+            logits = self.model(input_ids=input_ids, attention_mask=attention_mask, **given).logits
+        return SsaOutput(logits=logits, importance_logits=found["scores"], is_text=is_text_BL)
+
+    def is_text(self, input_ids: Tensor) -> Tensor:
+        """Say which tokens are no special ones, whatever the shape."""
+        found = torch.ones_like(input_ids, dtype=torch.bool)
+        for token in self.config.special_ids:
+            found &= input_ids != token
+        return found
+
+    @contextmanager
+    def _attends(self, is_text_BL: Tensor) -> Iterator[dict[str, Tensor]]:
+        """Let the head of the model see the attended tokens too: the input of its last linear layer is mixed."""
+        found: dict[str, Tensor] = {}
+        w = self.config.cls_weight
+
+        def score(module: nn.Module, inputs: Any, output: Any) -> None:
+            hidden_BLH = output.last_hidden_state
+            found["scores"] = self.importance(hidden_BLH).float()
+            importance_BL = found["scores"].softmax(-1)[..., 1]
+            is_candidate_BL = is_text_BL & (importance_BL >= self.config.attention_threshold)
+            weights_BL = importance_BL.exp() * is_candidate_BL
+            total_B1 = weights_BL.sum(1, keepdim=True)
+            found["attended"] = (weights_BL.unsqueeze(-1) * hidden_BLH).sum(1) / total_B1.clamp(min=1e-9)
+            found["has_any"] = total_B1 > 0
+
+        def mix(module: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+            (pooled_BH,) = inputs
+            return torch.where(found["has_any"], w * pooled_BH + (1 - w) * found["attended"], pooled_BH)
+
+        hooks = [self.model.base_model.register_forward_hook(score)]
+        if self.config.mode == "hybrid" and w < 1:
+            hooks.append(last_layer(self.model).register_forward_pre_hook(mix))
+        try:
+            yield found
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+AutoConfig.register(SsaConfig.model_type, SsaConfig)
+AutoModelForSequenceClassification.register(SsaConfig, SsaForSequenceClassification)
+
+
+def last_layer(model: PreTrainedModel) -> nn.Linear:
+    """Find the linear layer that gives the scores of the classes."""
+    head = model.classifier
+    layer = head if isinstance(head, nn.Linear) else head.out_proj
+    assert isinstance(layer, nn.Linear)
+    return layer
+
+
+def add_layer(
+    model: PreTrainedModel, ssa: SsaSettings, special: Sequence[int], num_positions: int
+) -> SsaForSequenceClassification:
+    """Put the layer on a classifier.
+
+    Args:
+        model: The classifier, of transformers or a :class:`bertsmith.finetuning.models.PooledClassifier`.
+        ssa: The settings, resolved.
+        special: Tokens that stand for no text.
+        num_positions: P.
+    """
+    known = model.config
+    config = SsaConfig(
+        classifier=known.to_dict(),
+        mode=ssa.mode,
+        cls_weight=1.0 if ssa.cls_weight is None else ssa.cls_weight,
+        attention_threshold=ssa.attention_threshold,
+        share_weight=ssa.share_weight is not False,
+        num_positions=num_positions,
+        special_ids=special,
+        id2label=known.id2label,
+        label2id=known.label2id,
+        problem_type=known.problem_type,
+    )
+    return SsaForSequenceClassification(config, model)
+
+
+def importance_loss(scores_BL2: Tensor, is_important_BL: Tensor, is_text_BL: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum the cross-entropy of the importance over the tokens of texts, and count those that are called right."""
+    loss_BL = nn.functional.cross_entropy(
+        scores_BL2.transpose(1, 2), is_important_BL.long(), reduction="none"
+    ).masked_fill(~is_text_BL, 0.0)
+    is_right_BL = (scores_BL2[..., 1] > scores_BL2[..., 0]) == is_important_BL
+    return loss_BL.sum(), (is_right_BL & is_text_BL).sum()

@@ -1,0 +1,55 @@
+"""The commands and the script of the page on self-supervised attention, run word for word but for shorter runs."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "ssa.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_the_commands_and_the_script(encoder_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "runs", tmp_path / "runs")
+    shutil.copytree(encoder_folder, tmp_path / "out" / "demo" / "mlm" / "model")
+    shorter = {
+        "finetune": ["--training.epochs", "2", "--task.examples", "24", "--seeds", "[0]", "--max_length", "32"],
+        "show": ["--max_length", "32"],
+        "evaluate": ["--max_length", "32"],
+        "sweep": ["--trials", "1"],
+    }
+    block, search = re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL)
+    base = tmp_path / "runs" / "finetune-docs.yaml"
+    short = base.read_text(encoding="utf-8").replace("[0, 1, 2, 3, 4]", "[0]").replace("examples: 100", "examples: 12")
+    base.write_text(f"{short}max_length: 16\ntraining: {{epochs: 2}}\n", encoding="utf-8")
+    printed = ""
+    for line in (block + search).strip().splitlines():
+        words = shlex.split(line)
+        command = [sys.executable, "-m", "bertsmith.cli", *words[1:], *shorter.get(words[1], [])]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+        printed += done.stdout
+    assert "1 seed: a single run" in printed and "validation accuracy" in printed
+    assert printed.count("learned importance") == printed.count("cost of masking a token") == 4
+    assert (tmp_path / "out" / "docs-ssa" / "page.html").exists()
+    assert "cls_weight" in (tmp_path / "out" / "sweep-ssa" / "best.yaml").read_text(encoding="utf-8")
+    (script,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    script += "\nassert importance.shape == outputs.is_text.shape and outputs.is_text.sum() == importance.numel() - 2\n"
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_setting_is_on_the_page() -> None:
+    from dataclasses import fields
+
+    from bertsmith.ssa import SsaSettings
+
+    table = PAGE[PAGE.index("| `ssa:`") : PAGE.index("The settings can be")]
+    for field in fields(SsaSettings):
+        default = {None: "null", True: "true", False: "false"}.get(field.default, field.default)  # type: ignore[call-overload]
+        assert f"`{field.name}: {default}`" in table

@@ -1,0 +1,316 @@
+"""Self-supervised attention through a user's door: runs, their resumption, what they save, and what is refused."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from finetuning_helpers import MakeRun, material_of
+from safetensors.torch import load_file
+from test_finetuning_resumed import content, die_at, interrupt_at
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+from bertsmith.cli import main
+from bertsmith.errors import InputError, Interrupted
+from bertsmith.finetuning import relabelling
+from bertsmith.finetuning import seed as seed_module
+from bertsmith.finetuning.evaluate import EvaluationSettings, evaluate
+from bertsmith.finetuning.models import open_tokenizer
+from bertsmith.finetuning.run import finetune
+from bertsmith.finetuning.settings import FinetuningSettings, load_finetuning
+from bertsmith.settings import describe
+from bertsmith.ssa import SsaForSequenceClassification
+from bertsmith.training.monitors import read_metrics
+
+SEED = "seed-0"
+FAST = {"epochs": 3, "learning_rate": 3e-3}
+
+
+def rows_of(run: FinetuningSettings, key: str) -> list[dict[str, Any]]:
+    return [row for row in read_metrics(Path(run.output) / SEED) if key in row]
+
+
+def weights(folder: Path | str) -> dict[str, Any]:
+    return {
+        name: value.numpy() for name, value in load_file(Path(folder) / SEED / "model" / "model.safetensors").items()
+    }
+
+
+@pytest.fixture(scope="module")
+def trained(new_run: MakeRun, tmp_path_factory: pytest.TempPathFactory) -> FinetuningSettings:
+    """An undisturbed run of three epochs of 6 steps, with dropout."""
+    run = new_run(tmp_path_factory.mktemp("ssa") / "run", ssa=True, training=FAST)
+    finetune(run)
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "pooling"), [("texts", "cls"), ("pairs", "mean")])
+def test_without_its_two_effects_a_run_is_the_plain_run(
+    make_run: MakeRun, tmp_path: Path, kind: str, pooling: str
+) -> None:
+    plain = make_run(kind, output=tmp_path / "plain", pooling=pooling)
+    same = make_run(kind, output=tmp_path / "same", pooling=pooling, ssa={"cls_weight": 1.0, "aug_loss_weight": 0.0})
+    finetune(plain)
+    finetune(same)
+    for key in ("loss", "validation_loss", "grad_norm", "learning_rate"):
+        assert [row[key] for row in rows_of(plain, key)] == [row[key] for row in rows_of(same, key)]
+    own = weights(same.output)
+    for name, value in weights(plain.output).items():
+        assert np.array_equal(value, own[f"model.{name}"]), name
+    predictions = [sorted((Path(run.output) / "predictions").iterdir()) for run in (plain, same)]
+    assert [path.read_bytes() for path in predictions[0]] == [path.read_bytes() for path in predictions[1]]
+
+
+def test_what_a_run_logs(trained: FinetuningSettings) -> None:
+    losses = rows_of(trained, "importance")
+    for row in losses:
+        assert row["loss"] == pytest.approx(0.7 * row["task"] + 0.3 * row["importance"])
+        assert 0 <= row["unimportant"] <= 1 and 0 <= row["importance_accuracy"] <= 1
+    epochs = rows_of(trained, "ssa_unimportant")
+    assert [row["step"] for row in epochs] == [6, 12, 18]
+    assert [row.get("ssa_wanted") for row in epochs] == [9, 18, None]
+    for row in epochs[:2]:
+        assert row["ssa_kept"] <= row["ssa_drawn"] and row["ssa_kept"] <= row["ssa_wanted"]
+        assert 0 <= row["ssa_agreement"] <= 1 and 0 <= row["ssa_masked"] < 0.5 and row["ssa_rows_run"] <= 2.1 * 18
+    # Before anything is relabelled, all tokens are important, and the head soon says so.
+    assert losses[-1]["importance"] < losses[0]["importance"]
+
+
+@pytest.mark.slow
+def test_a_run_costs_what_it_may(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    counts = {"training": [0, 0], "evaluation": [0, 0]}
+    original = SsaForSequenceClassification.forward
+
+    def forward(self: Any, input_ids: Any, attention_mask: Any = None, **others: Any) -> Any:
+        count = counts["training" if self.training else "evaluation"]
+        count[0] += len(input_ids)
+        count[1] += int(input_ids.numel() if attention_mask is None else attention_mask.sum())
+        return original(self, input_ids, attention_mask, **others)
+
+    monkeypatch.setattr(SsaForSequenceClassification, "forward", forward)
+    run = make_run(ssa=True, training=FAST)
+    finetune(run)
+    material = material_of(run)
+    lengths = [len(rows[0].tokens) for rows in material.training]
+    # Every example once an epoch, its own text alone.
+    assert counts["training"] == [3 * 44, 3 * sum(lengths)]
+    # Three validations, that of the best epoch and the test set, and the relabelling for epochs 1 and 2.
+    scored = 4 * len(material.validation[0].rows) + len(material.test[0].rows)
+    ran = sum(row["ssa_rows_run"] for row in rows_of(run, "ssa_rows_run"))
+    assert counts["evaluation"][0] == scored + ran
+    assert ran <= 2.1 * (9 + 18)
+
+
+@pytest.mark.slow
+def test_twice_as_much_with_the_original(make_run: MakeRun) -> None:
+    run = make_run(ssa={"double_original": True}, training={"epochs": 2})
+    finetune(run)
+    result = json.loads((Path(run.output) / SEED / "result.json").read_text(encoding="utf-8"))
+    assert result["steps_per_epoch"] == 11
+    assert rows_of(run, "ssa_wanted")[0]["ssa_wanted"] == 9
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_byte_for_byte(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, trained: FinetuningSettings
+) -> None:
+    run = make_run(ssa=True, training=FAST)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        # In the middle of an epoch whose labels the weights of then do not give any more.
+        interrupt_at(patch, 9)
+        finetune(run)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        interrupt_at(patch, 12)
+        finetune(run)
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        die_at(patch, 16)
+        finetune(run)
+    finetune(run)
+    assert content(run.output) == content(trained.output)
+
+
+@pytest.mark.slow
+def test_adversarial_labels_warn_and_train_on(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(relabelling._Search, "_same", lambda self, a, b: np.zeros(len(a), dtype=bool))
+    run = make_run(ssa=True)
+    finetune(run)
+    assert "warning: no text is predicted right" in " ".join(capsys.readouterr().err.split())
+    row = rows_of(run, "ssa_wanted")[0]
+    assert row["ssa_kept"] == 0 and "ssa_agreement" not in row and math.isfinite(rows_of(run, "loss")[-1]["loss"])
+
+
+def test_a_saved_model_is_opened_with_its_layer(trained: FinetuningSettings, tmp_path: Path) -> None:
+    folder = str(Path(trained.output) / SEED / "model")
+    model = SsaForSequenceClassification.from_pretrained(folder)
+    assert model.config.mode == "hybrid" and model.config.cls_weight == 0.5
+    own = weights(trained.output)
+    assert all(np.array_equal(value.numpy(), own[name]) for name, value in model.state_dict().items())
+    assert isinstance(AutoModelForSequenceClassification.from_pretrained(folder), SsaForSequenceClassification)
+    # Its predictions are those of the run, by the command and by transformers.
+    (split,) = material_of(trained).validation
+    figures = evaluate(folder, EvaluationSettings(task=trained.task, precision="fp32"), tmp_path / "out")
+    summary = json.loads((Path(trained.output) / "summary.json").read_text(encoding="utf-8"))
+    for metric, figure in figures["validation"].items():
+        assert figure["value"] == summary["metrics"]["validation"][metric]["values"][0]
+    texts = [example.text for example in split.examples]
+    said = pipeline("text-classification", folder)(texts)
+    with (Path(trained.output) / "predictions" / "seed-0-validation.tsv").open(encoding="utf-8") as stream:
+        lines = [line.rstrip("\n").split("\t") for line in stream]
+    column = lines[0].index("prediction")
+    assert [one["label"] for one in said] == [line[column] for line in lines[1:]]
+
+
+@pytest.mark.slow
+def test_a_saved_model_is_started_from(make_run: MakeRun, trained: FinetuningSettings, tmp_path: Path) -> None:
+    saved = str(Path(trained.output) / SEED / "model")
+    first = json.loads((Path(trained.output) / "summary.json").read_text(encoding="utf-8"))["metrics"]["validation"]
+    run = make_run(model=saved, ssa={"use_saved": True}, training={"evaluate_first": True, "epochs": 1})
+    finetune(run)
+    before = rows_of(run, "validation_loss")[0]
+    assert before["step"] == 0
+    assert all(before[f"validation_{name}"] == figures["values"][0] for name, figures in first.items())
+    # Without the layer it is an encoder like any other, whose head is new.
+    plain = make_run(output=tmp_path / "plain", model=saved, training={"evaluate_first": True, "epochs": 1})
+    objective, _ = seed_module.assemble(plain, material_of(plain), 0)
+    own = weights(trained.output)
+    for name, value in objective.encoder.base_model.state_dict().items():
+        assert np.array_equal(value.numpy(), own[f"model.bert.{name}"])
+    assert not np.array_equal(objective.encoder.classifier.weight.detach().numpy(), own["model.classifier.weight"])
+
+
+def test_what_cannot_be_started_from_is_refused(make_run: MakeRun, trained: FinetuningSettings) -> None:
+    with pytest.raises(InputError, match="was not trained with ssa"):
+        finetune(make_run(ssa={"use_saved": True}))
+    saved = str(Path(trained.output) / SEED / "model")
+    with pytest.raises(InputError, match="has other layers"):
+        finetune(make_run("pairs", model=saved, ssa={"use_saved": True}))
+    with pytest.raises(InputError, match="has other layers"):
+        finetune(make_run(model=saved, ssa={"use_saved": True, "share_weight": False}))
+
+
+def test_question_answering_is_refused(make_run: MakeRun) -> None:
+    with pytest.raises(InputError, match="ssa: is for classification and regression"):
+        finetune(make_run("squad", ssa=True))
+
+
+@pytest.fixture
+def run_file(make_run: MakeRun, tmp_path: Path) -> Path:
+    run = make_run(training={"epochs": 1})
+    values = {"model": run.model, "output": run.output, "seeds": [0], "training": {"batch_size": 8}}
+    task = {name: getattr(run.task, name) for name in ("train", "validation")}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump({**values, "task": task}), encoding="utf-8")
+    return tmp_path / "run.yaml"
+
+
+def test_the_ways_to_ask_for_it(run_file: Path) -> None:
+    def ssa(*words: str) -> Any:
+        return load_finetuning(str(run_file), words).ssa
+
+    assert ssa() is ssa("--ssa=false") is ssa("--ssa", "null") is None
+    assert ssa("--ssa") == ssa("--ssa", "true") and ssa("--ssa").mode == "hybrid"
+    assert (ssa("--ssa").cls_weight, ssa("--ssa").share_weight) == (0.5, True)
+    assert ssa("--ssa.mode", "co_training").cls_weight is None
+    with run_file.open("a", encoding="utf-8") as stream:
+        stream.write("ssa: {cls_weight: 0.7}\n")
+    # A section is switched on as it is.
+    assert ssa("--ssa").cls_weight == 0.7 and ssa("--ssa=false") is None
+    with pytest.raises(InputError, match="did you mean 'cls_weight'"):
+        ssa("--ssa.cls_weigth", "0.3")
+    assert {"ssa.mode", "ssa.cls_weight"} <= {key for key, *_ in describe(FinetuningSettings)}
+
+
+@pytest.mark.parametrize(
+    ("task", "cls_weight", "share_weight"),
+    [("CoLA", 0.999, True), ("RTE", 0.5, False), ("STS-B", 0.9, False), ("SST-2", 0.5, True)],
+)
+def test_tasks_have_the_settings_of_the_authors(
+    run_file: Path, task: str, cls_weight: float, share_weight: bool
+) -> None:
+    values = yaml.safe_load(run_file.read_text(encoding="utf-8"))
+    run_file.write_text(yaml.safe_dump({**values, "task": {"name": task, "data": "GLUE"}}), encoding="utf-8")
+    ssa = load_finetuning(str(run_file), ["--ssa"]).ssa
+    assert ssa is not None and (ssa.cls_weight, ssa.share_weight) == (cls_weight, share_weight)
+
+
+@pytest.mark.slow
+def test_plain_against_it_in_one_command(run_file: Path, tmp_path: Path) -> None:
+    run = load_finetuning(str(run_file), ["--vary.ssa", "[false, true]", "--seeds", "[0, 1]"])
+    summary = finetune(run)
+    assert [arm["values"] for arm in summary["arms"]] == [{"ssa": "false"}, {"ssa": "true"}]
+    (difference,) = summary["differences"]
+    assert difference["between"] == "ssa: true against false" and difference["n"] == 2
+    assert (Path(run.output) / "curves.png").exists()
+    assert "ssa: true against false" in (Path(run.output) / "results.txt").read_text(encoding="utf-8")
+
+
+def test_what_it_looks_at(trained: FinetuningSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = str(Path(trained.output) / SEED / "model")
+    text = "the <b>film</b> & 영화 was lovely"
+    (tmp_path / "texts.csv").write_text(f"text,label\n{text},긍정\n별로,부정\n", encoding="utf-8")
+    task = ["--task.validation", str(tmp_path / "texts.csv")]
+    page = tmp_path / "out" / "page.html"
+    assert main(["show", model, *task, "--rows", "9", "--out", str(page)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("learned importance") == printed.count("cost of masking a token") == 2
+    assert "label 긍정" in printed and f"page: {page}" in printed
+    html = page.read_text(encoding="utf-8")
+    root = ElementTree.fromstring(html.replace("<!doctype html>", "").replace('<meta charset="utf-8">', ""))
+    assert "http" not in html and "<b>" not in html and "<script" not in html
+    lines = ["".join(node.itertext()) for node in root.iter("p")]
+    # Everything of the text is there, once for each of the two models, and what has a colour has its figure.
+    tokenizer = open_tokenizer(model)
+    tokens = tokenizer.convert_ids_to_tokens(tokenizer(text).input_ids)
+    for line in (line for line in lines if "lovely" in line):
+        assert line.replace(" ", "") == "".join(token.removeprefix("##") for token in tokens)
+    coloured = [node for node in root.iter("span") if node.get("title")]
+    assert len(coloured) == 2 * sum(token not in ("[CLS]", "[SEP]") for token in [*tokens, "별로"])
+    learned = SsaForSequenceClassification.from_pretrained(model)
+    batch = tokenizer(text, return_tensors="pt")
+    with torch.no_grad():
+        g = learned(batch["input_ids"]).importance_logits[0].softmax(-1)[1:-1, 1]
+    shown = [float(node.get("title") or "") for node in coloured[: len(g)]]
+    assert shown == pytest.approx(g.tolist(), abs=1e-3)
+
+
+def test_what_cannot_be_looked_at(
+    trained: FinetuningSettings, encoder_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = str(Path(trained.output) / SEED / "model")
+    validation = ["--task.validation", str(trained.task.validation)]
+    for words, message in (
+        ([str(encoder_folder), *validation], "has no trained head"),
+        ([model, *validation, "--rows", "0"], "--rows is 0"),
+        (["run.yaml", "--against", model], "are for a model folder"),
+    ):
+        assert main(["show", *words]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_the_encoder_alone_is_a_plain_model(trained: FinetuningSettings, tmp_path: Path) -> None:
+    model = Path(trained.output) / SEED / "model"
+    assert main(["export", str(model), "--out", str(tmp_path / "encoder")]) == 0
+    encoder = AutoModel.from_pretrained(tmp_path / "encoder")
+    assert type(encoder).__name__ == "BertModel"
+    own = weights(trained.output)
+    for name, value in encoder.state_dict().items():
+        assert np.array_equal(value.numpy(), own[f"model.bert.{name}"])
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "encoder")) == len(open_tokenizer(str(model)))
+    assert main(["export", str(model), "--out", str(tmp_path / "encoder")]) == 2
+    assert main(["export", str(model), "--head", "--out", str(tmp_path / "other")]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "mode"), [("texts", "hybrid"), ("pairs", "co_training")])
+def test_packed_batches_and_bf16(make_run: MakeRun, kind: str, mode: str) -> None:
+    run = make_run(kind, ssa={"mode": mode}, training={"batching": "packed", "precision": "bf16", "epochs": 3})
+    finetune(run)
+    assert all(math.isfinite(row["importance"]) and math.isfinite(row["task"]) for row in rows_of(run, "importance"))
+    assert [row["ssa_wanted"] for row in rows_of(run, "ssa_wanted")] == [9, 18]
