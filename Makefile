@@ -6,9 +6,12 @@ BIN := .venv/bin
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-.PHONY: demo test check lint types fast slow
-demo: .venv/installed  ## install, build a corpus from docstrings, pre-train a small encoder, fill some masks
+.PHONY: demo quick test check lint types fast slow
+demo: .venv/installed  ## install, build a corpus from docstrings, find the best of three objectives for it, with a report
 	$(BIN)/bertsmith demo
+
+quick: .venv/installed  ## install, build the same corpus, pre-train one small encoder, fill some masks, fine-tune it
+	$(BIN)/bertsmith demo --quick
 
 test: .venv/installed  ## install and run every check and test
 	$(MAKE) check

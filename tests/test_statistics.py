@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bertsmith.statistics import examples_interval, paired, summarise
+from bertsmith.statistics import (
+    LEVEL,
+    compare_arms,
+    detectable,
+    examples_interval,
+    holm,
+    paired,
+    seeds_to_show,
+    summarise,
+    welch,
+)
 
 
 def test_summary_equals_scipy() -> None:
@@ -99,3 +109,120 @@ def test_examples_interval_is_the_same_for_the_same_seed() -> None:
 
     assert examples_interval(mean, 50, 100, seed=3) == examples_interval(mean, 50, 100, seed=3)
     assert examples_interval(mean, 50, 100, seed=3) != examples_interval(mean, 50, 100, seed=4)
+
+
+SIMULATIONS = 1000
+TRUTH = np.array([0.60, 0.60, 0.60, 0.60])
+
+
+def made_up(
+    rng: np.random.Generator, num_seeds: int, truth: np.ndarray, spread: np.ndarray, num_finetunings: int = 3
+) -> np.ndarray:
+    """Scores (n, k) of arms of which the means are known: seeds of pre-training, and inside them of fine-tuning."""
+    shape = (num_seeds, len(truth))
+    of_seed = rng.normal(0, 0.01, (num_seeds, 1)) + rng.normal(0, 0.015, shape) * spread
+    return np.asarray(truth + of_seed + rng.normal(0, 0.01, (num_finetunings, *shape)).mean(axis=0) * spread)
+
+
+@pytest.mark.parametrize("num_seeds", [3, 5])
+def test_coverage_and_false_positives_over_a_thousand_simulations(num_seeds: int) -> None:
+    rng = np.random.default_rng(num_seeds)
+    of_means, of_differences, false = [], [], 0
+    for _ in range(SIMULATIONS):
+        means, differences = compare_arms(made_up(rng, num_seeds, TRUTH, np.ones(4)))
+        of_means += [one.low <= 0.6 <= one.high for one in means]  # type: ignore[operator]
+        of_differences += [one.low <= 0 <= one.high for one in differences]  # type: ignore[operator]
+        false += min(holm([one.p for one in differences])) < LEVEL  # type: ignore[misc]
+    assert 0.93 <= np.mean(of_means) <= 0.97
+    assert 0.93 <= np.mean(of_differences) <= 0.97
+    assert false / SIMULATIONS <= 0.05
+
+
+def test_one_arm_of_twice_the_spread_is_not_told_from_others_by_chance() -> None:
+    rng = np.random.default_rng(2)
+    covered, false = [], 0
+    for _ in range(SIMULATIONS):
+        _, differences = compare_arms(made_up(rng, 3, TRUTH, np.array([1, 1, 1, 2])))
+        covered.append([one.low <= 0 <= one.high for one in differences])  # type: ignore[operator]
+        false += min(holm([one.p for one in differences])) < LEVEL  # type: ignore[misc]
+    assert np.mean(covered, axis=0).min() >= 0.9  # the pool alone: 0.88
+    assert 0.93 <= np.mean(covered) <= 0.98
+    assert false / SIMULATIONS <= 0.05
+
+
+@pytest.mark.parametrize("num_seeds", [3, 5])
+def test_a_difference_said_to_be_detectable_is_found_in_80_of_100(num_seeds: int) -> None:
+    rng = np.random.default_rng(num_seeds)
+    sd = math.sqrt(2 * (0.015**2 + 0.01**2 / 3))
+    level = LEVEL / 6
+    truth = TRUTH + [detectable(sd, num_seeds, 4, level), 0, 0, 0]
+    found = 0
+    for _ in range(SIMULATIONS):
+        first = compare_arms(made_up(rng, num_seeds, truth, np.ones(4)))[1][0]
+        found += first.p is not None and first.p < level
+    # The standard error of a share of 0.8 of 1,000 is 0.013.
+    assert found / SIMULATIONS == pytest.approx(0.8, abs=0.04)
+
+
+def test_two_arms_are_compared_by_the_paired_t_test() -> None:
+    a, b = [0.71, 0.69, 0.74, 0.70], [0.68, 0.69, 0.70, 0.69]
+    (difference,) = compare_arms(np.array([a, b]).T)[1]
+    expected = paired(a, b)
+    assert difference[2:7] == pytest.approx((4, expected.mean, expected.low, expected.high, expected.p))
+    assert difference.sd is not None and expected.detectable == pytest.approx(detectable(difference.sd, 4, 2))
+
+
+def test_a_large_spread_of_a_pair_counts_and_a_small_one_gives_way_to_that_of_all() -> None:
+    scores = np.array([[0.0, 0.0, 0.1], [0.0, 0.0, 0.5], [0.0, 0.0, 0.9]])
+    same, noisy, _ = compare_arms(scores)[1]
+    assert same.sd == pytest.approx(math.sqrt((0 + 0.16 + 0.16) / 3))
+    assert noisy.sd == pytest.approx(0.4)
+    # t of the pool: (3 - 1)(3 - 1) degrees.
+    assert noisy.high == pytest.approx(-0.5 + stats.t.isf(0.025, 4) * 0.4 / math.sqrt(3))
+
+
+def test_arms_that_are_the_same_are_not_told_apart() -> None:
+    scores = np.array([[0.5, 0.5], [0.6, 0.6], [0.7, 0.7]])
+    (difference,) = compare_arms(scores)[1]
+    assert (difference.mean, difference.low, difference.high, difference.p) == (0, 0, 0, 1)
+
+
+def test_missing_runs_leave_the_seeds_that_both_arms_have() -> None:
+    scores = np.array([[0.5, 0.4, 0.4], [0.6, np.nan, 0.5], [0.8, 0.6, np.nan]])
+    means, (first, second, third) = compare_arms(scores)
+    assert [one.n for one in means] == [3, 2, 2]
+    assert (first.n, first.mean) == (2, pytest.approx(0.15))
+    assert (second.n, second.mean) == (2, pytest.approx(0.1))
+    assert (third.n, third.mean, third.low) == (1, 0, None)
+
+
+def test_one_seed_tells_nothing_of_chance() -> None:
+    means, (difference,) = compare_arms(np.array([[0.5, 0.4]]))
+    assert means[0] == (1, 0.5, None, None)
+    assert difference[2:] == (1, pytest.approx(0.1), None, None, None, None, None)
+
+
+def test_signs_are_turned_from_six_seeds_on() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.normal(0, 1, (6, 2)) + [5, 0]
+    assert compare_arms(scores[:5])[1][0].p_permutation is None
+    assert compare_arms(scores)[1][0].p_permutation == pytest.approx(2 / 2**6)
+
+
+def test_more_seeds_show_smaller_differences() -> None:
+    shown = [detectable(1.0, n, 4, LEVEL / 6) for n in (2, 3, 5, 10, 50)]
+    assert shown == sorted(shown, reverse=True)
+    n = seeds_to_show(1.0, 1.0, 4, LEVEL / 6)
+    assert n is not None
+    assert detectable(1.0, n, 4, LEVEL / 6) <= 1 < detectable(1.0, n - 1, 4, LEVEL / 6)
+    assert seeds_to_show(0.01, 1.0, 4) is None
+
+
+def test_welch_equals_scipy() -> None:
+    a, b = [0.71, 0.69, 0.74], [0.68, 0.69, 0.70, 0.69]
+    expected = stats.ttest_ind(a, b, equal_var=False)
+    interval = expected.confidence_interval(0.95)
+    found = welch(a, b)
+    assert (found.p, found.low, found.high) == pytest.approx((expected.pvalue, interval.low, interval.high))
+    against_one = welch(a, [0.7])
+    assert against_one.p == pytest.approx(stats.ttest_1samp(a, 0.7).pvalue)

@@ -13,6 +13,8 @@ from bertsmith import __version__
 from bertsmith.command_words import Help, Parser, join_settings
 from bertsmith.errors import Failed, InputError, Interrupted
 
+DEMO_TOKENS = 3e5
+QUICK_SECONDS = 180.0
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -90,7 +92,9 @@ def _parser() -> argparse.ArgumentParser:
 
     command = _add(commands, "demo", _demo, "the whole path on the docstrings of this machine, in minutes")
     command.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for everything (%(default)s)")
-    command.add_argument("--seconds", type=float, default=180, help="budget of the training (%(default)s)")
+    command.add_argument("--tokens", type=float, default=DEMO_TOKENS, help="budget of each run (%(default)g)")
+    command.add_argument("--quick", action="store_true", help="one model, and what it is worth, in three minutes")
+    command.add_argument("--seconds", type=float, help="budget of the training with --quick (180)")
 
     _add_corpus(commands)
     command = _add(commands, "augment", _augment, "back-translate sentences into positive pairs", _augment_settings)
@@ -111,10 +115,21 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("run_file", metavar="SWEEP.yaml")
     command.add_argument("--overwrite", action="store_true", help="start over, whatever the folder holds")
     command = _add(
+        commands,
+        "compare",
+        _compare,
+        "compare objectives at equal budget by tasks, with statistics",
+        _comparison_settings,
+    )
+    command.add_argument("run_file", metavar="RUN.yaml")
+    command.add_argument("--overwrite", action="store_true", help="start over, whatever the folder holds")
+    command = _add(
         commands, "evaluate", _evaluate, "score a fine-tuned model, or an encoder zero-shot", _evaluation_settings
     )
     command.add_argument("model", help="folder or hub id of the model")
     command.add_argument("--out", type=Path, help="a folder for the predictions")
+    command = _add(commands, "report", _write_report, "write the report of a comparison anew: HTML, Markdown, CSV")
+    command.add_argument("folder", metavar="DIR", type=Path, help="the folder that `bertsmith compare` wrote")
     command = _add(
         commands, "show", _show, "show a training batch, or what a model trained with ssa looks at", _run_settings
     )
@@ -215,6 +230,12 @@ def _sweep_settings() -> type[Any]:
     return SweepSettings
 
 
+def _comparison_settings() -> type[Any]:
+    from bertsmith.comparison import ComparisonSettings
+
+    return ComparisonSettings
+
+
 def _evaluation_settings() -> type[Any]:
     from bertsmith.finetuning.evaluate import EvaluationSettings
 
@@ -222,9 +243,14 @@ def _evaluation_settings() -> type[Any]:
 
 
 def _demo(options: argparse.Namespace) -> None:
-    from bertsmith.demo import demo
+    from bertsmith.demo import demo, quick
 
-    demo(options.out, options.seconds)
+    if options.seconds is not None and not options.quick:
+        raise InputError("demo: --seconds is of --quick; add that, or give --tokens")
+    if options.quick:
+        quick(options.out, options.seconds or QUICK_SECONDS)
+    else:
+        demo(options.out, options.tokens)
 
 
 def _corpus_build(options: argparse.Namespace) -> None:
@@ -319,6 +345,17 @@ def _sweep(options: argparse.Namespace) -> None:
     print((folder / "best.yaml").read_text(encoding="utf-8").splitlines()[1].replace("#  ", "next:"))
 
 
+def _compare(options: argparse.Namespace) -> None:
+    from bertsmith.comparison import compare, load_comparison
+
+    given = load_comparison(options.run_file, options.settings)
+    record = compare(given, overwrite=options.overwrite)
+    print("\n".join(record["words"]))
+    print(
+        f"\n{record['sentence']}\n\nreport: {given.output}/report.html · every figure: {given.output}/comparison.json"
+    )
+
+
 def _evaluate(options: argparse.Namespace) -> None:
     from bertsmith.finetuning.evaluate import evaluate, read_evaluation
 
@@ -330,6 +367,13 @@ def _evaluate(options: argparse.Namespace) -> None:
             )
     if options.out:
         print(f"predictions: {options.out}")
+
+
+def _write_report(options: argparse.Namespace) -> None:
+    from bertsmith.report import write_report
+
+    page, *others = write_report(options.folder)
+    print(f"report: {page}, which any browser opens · beside it: {', '.join(path.name for path in others)}")
 
 
 def _show(options: argparse.Namespace) -> None:

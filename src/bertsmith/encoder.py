@@ -308,7 +308,7 @@ def load_encoder(
         raise InputError(f"{key}: {origin} is of architecture {config.model_type!r}; bertsmith trains {known}")
     if config.to_dict().get("legacy") is False:
         raise InputError(f"{key}: {origin} has a vocabulary head (legacy: false) that is not known")
-    _check_tokenizer(origin, tokenizer, key)
+    check_tokenizer(origin, tokenizer, key)
     _check_fields(overrides, list(config.to_dict()), config.model_type)
     _check_positions(config, row_length)
     verbosity = logging.get_verbosity()
@@ -372,8 +372,17 @@ def _check_positions(config: Any, row_length: int) -> None:
         )
 
 
-def _check_tokenizer(origin: str, tokenizer: Any, key: str) -> None:
-    """Refuse a corpus whose token ids mean something else to the checkpoint."""
+def check_tokenizer(origin: str, tokenizer: Any, key: str) -> None:
+    """Refuse a corpus whose token ids mean something else to the checkpoint.
+
+    Args:
+        origin: Folder or hub id of the checkpoint.
+        tokenizer: The corpus's tokenizer.
+        key: The setting that names the origin, for errors.
+
+    Raises:
+        InputError: The checkpoint has another tokenizer, or none.
+    """
     from transformers import AutoTokenizer
 
     own = open_pretrained(AutoTokenizer.from_pretrained, origin, "tokenizer", key)

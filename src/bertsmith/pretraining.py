@@ -53,7 +53,7 @@ _NOTHING_LEARNED = (
 
 
 @dataclass(frozen=True)
-class _Parts:
+class Parts:
     """Everything that a run is made of, ready to train."""
 
     corpus: Corpus
@@ -90,8 +90,8 @@ def _pretrain(run: RunSettings, overwrite: bool, watch: Watch | None, held: Exit
     folder = Path(run.output)
     # All that can be wrong with the settings is found before anything is written, or overwritten.
     with ranks.together():
-        parts = _assemble(run)
-        args, num_steps = _training_arguments(run, parts)
+        parts = assemble(run)
+        args, num_steps = training_arguments(run, parts)
     same = {**flat(to_dict(run)), "the corpus": parts.corpus.hash, **versions()}
     ranks.refuse_differences(same, but=("output", "data.corpus"))
     keeps = ranks.keep(folder, "`output`", held)
@@ -108,17 +108,17 @@ def _pretrain(run: RunSettings, overwrite: bool, watch: Watch | None, held: Exit
         free_memory()
         run = in_smaller_parts(run)
         try:
-            parts = _assemble(run)
+            parts = assemble(run)
         except InputError as error:
             raise InputError(
                 f"not enough memory on the GPU, and steps cannot be divided any further ({error}); lower "
                 "training.tokens_per_step or data.row_length, or take a smaller encoder"
             ) from None
-        args, num_steps = _training_arguments(run, parts)
+        args, num_steps = training_arguments(run, parts)
 
 
 def _attempt(
-    run: RunSettings, parts: _Parts, args: TrainingArguments, num_steps: int, keeps: bool, watch: Watch | None
+    run: RunSettings, parts: Parts, args: TrainingArguments, num_steps: int, keeps: bool, watch: Watch | None
 ) -> dict[str, Any]:
     """Train from the newest checkpoint, or from the start, to the end."""
     folder, is_main = Path(run.output), ranks.rank() == 0
@@ -155,7 +155,7 @@ def _attempt(
     return _finish(run, parts, trainer, folder) if is_main else {}
 
 
-def _speed_up(run: RunSettings, parts: _Parts, half: bool) -> str | None:
+def _speed_up(run: RunSettings, parts: Parts, half: bool) -> str | None:
     """Do what :func:`bertsmith.gpu.speed_up` does, for as long as this run should take."""
     lengths = np.full(parts.rows_per_step, round(parts.rows.mean_length))
     flops = parts.objective.flops(lengths)
@@ -170,14 +170,14 @@ def validated_figures(run: RunSettings) -> list[str]:
     Raises:
         InputError: Something in the run does not fit.
     """
-    parts = _assemble(run)
+    parts = assemble(run)
     rows = parts.held_out or parts.rows
     with torch.no_grad():
         output = parts.objective.eval()(**parts.objective.collate(rows.take(np.arange(1), np.zeros(1, np.int64))))
     return ["validation_loss", *(f"validation_{name}" for name in output.parts)]
 
 
-def _assemble(run: RunSettings) -> _Parts:
+def assemble(run: RunSettings) -> Parts:
     """Open the corpus and build the model; everything that can be wrong with them is found here."""
     corpus = Corpus(run.data.corpus)
     check(corpus.path, tokens=False)
@@ -201,7 +201,7 @@ def _assemble(run: RunSettings) -> _Parts:
             f"{rows_of_step} rows of a step; lower it, or raise training.tokens_per_step"
         )
     objective.check_step(rows_of_step, run.training.gradient_accumulation)
-    return _Parts(
+    return Parts(
         corpus=corpus,
         objective=objective,
         rows=rows,
@@ -252,7 +252,7 @@ def _find_checkpoint(folder: Path, keeps: bool, corpus: Corpus, budget: Budget) 
 
 def _make_trainer(
     run: RunSettings,
-    parts: _Parts,
+    parts: Parts,
     batching: Batching,
     least_rows: int | None,
     budget: Budget,
@@ -270,6 +270,7 @@ def _make_trainer(
         evaluate_every=run.evaluation.every if validation else None,
         save_every=run.training.checkpoint_every,
         save_minutes=run.training.checkpoint_minutes,
+        keep_every=run.training.keep_every,
         monitor=monitor,
     )
     stream = TrainingStream(
@@ -304,7 +305,7 @@ _REFUSED = {
 }
 
 
-def _training_arguments(run: RunSettings, parts: _Parts) -> tuple[TrainingArguments, int]:
+def training_arguments(run: RunSettings, parts: Parts) -> tuple[TrainingArguments, int]:
     """Make Trainer's arguments, and the number of steps that the run cannot exceed."""
     training = run.training
     least = np.full(1, NUM_SPECIAL + 1)
@@ -337,7 +338,7 @@ def _training_arguments(run: RunSettings, parts: _Parts) -> tuple[TrainingArgume
     return make_arguments(own, training.trainer, _REFUSED), num_steps
 
 
-def _greet(run: RunSettings, parts: _Parts, batching: Batching, monitor: Monitor) -> None:
+def _greet(run: RunSettings, parts: Parts, batching: Batching, monitor: Monitor) -> None:
     rows, encoder = parts.rows, parts.objective.encoder
     monitor.say(
         f"corpus: {parts.corpus.num_documents:,} documents, {parts.corpus.num_tokens:,} tokens, "
@@ -354,7 +355,7 @@ def _greet(run: RunSettings, parts: _Parts, batching: Batching, monitor: Monitor
         monitor.say(f"{name.replace('_', ' ')}: {value:.4g}")
 
 
-def _finish(run: RunSettings, parts: _Parts, trainer: ObjectiveTrainer, folder: Path) -> dict[str, Any]:
+def _finish(run: RunSettings, parts: Parts, trainer: ObjectiveTrainer, folder: Path) -> dict[str, Any]:
     """Write the summary, the figure and the model folder."""
     rows = read_metrics(folder)
     last: dict[str, Any] = next((row for row in reversed(rows) if "loss" in row), {})

@@ -44,6 +44,7 @@ PRETRAINING = Layout(
         "training.checkpoint_every",
         "training.checkpoint_minutes",
         "training.keep_checkpoints",
+        "training.keep_every",
         "training.trainer.ddp_timeout",
     ),
 )
@@ -87,8 +88,8 @@ def read_run(folder: Path) -> dict[str, Any] | None:
 
 
 def _kind(run: Mapping[str, Any]) -> str | None:
-    """Tell pre-training, fine-tuning and search apart by a section that only one of them has."""
-    return next((section for section in ("objective", "task", "search") if section in run), None)
+    """Tell pre-training, fine-tuning, search and comparison apart by a section that only one of them has."""
+    return next((section for section in ("objective", "task", "search", "objectives") if section in run), None)
 
 
 def _check_same(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any], free: Sequence[str]) -> None:

@@ -76,6 +76,8 @@ class TrainingSettings:
     """A checkpoint at least this often, in minutes of training."""
     keep_checkpoints: int = 2
     """How many checkpoints to keep."""
+    keep_every: float | None = None
+    """Share of the budget between checkpoints that are kept for good, beside the newest ones."""
     trainer: dict[str, Any] = field(default_factory=dict)
     """More arguments for transformers.TrainingArguments, passed as they are."""
 
@@ -87,6 +89,8 @@ class TrainingSettings:
         for name in ("learning_rate", "log_every", "checkpoint_every", "checkpoint_minutes"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected more than 0")
+        if self.keep_every is not None and not 0 < self.keep_every <= 1:
+            raise ValueError(f"keep_every is {self.keep_every}; expected a share of the budget above 0, up to 1")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed is {self.seed}; expected 0 to {2**32 - 1}")
         if self.workers != "auto" and self.workers < 0:
@@ -143,7 +147,16 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunSettings:
     Raises:
         InputError: The file is missing or malformed, or a key or value is wrong.
     """
-    values = merge(read_yaml(path), parse_overrides(overrides, RunSettings))
+    return make_run(merge(read_yaml(path), parse_overrides(overrides, RunSettings)), where=str(path))
+
+
+def make_run(values: Mapping[str, Any], where: str) -> RunSettings:
+    """Make a run of plain values, which are laid out as in its file.
+
+    Raises:
+        InputError: A key or value is wrong; ``where`` stands before what the message says.
+    """
+    values = dict(values)
     encoder, objective = values.get("encoder"), values.get("objective")
     if isinstance(encoder, Mapping) and isinstance(objective, Mapping) and objective.get("name") == "electra":
         values = merge(ELECTRA_DEFAULTS.get(str(encoder.get("preset")), {}), values)
@@ -154,4 +167,4 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunSettings:
         if isinstance(own.setdefault("config", {}), Mapping):
             own["config"] = {**own["config"], **config}
         values["encoder"] = own
-    return validate(RunSettings, values, where=str(path))
+    return validate(RunSettings, values, where=where)

@@ -93,7 +93,7 @@ def _finetune(run: FinetuningSettings, overwrite: bool, watch: Watch | None, hel
         for arm in arms:
             if _reading(arm.run) not in materials:
                 materials[_reading(arm.run)] = load_material(arm.run, console)
-            _check_trainable(arm.run, materials[_reading(arm.run)])
+            check_trainable(arm.run, materials[_reading(arm.run)])
     facts = {str(number): material.facts for number, material in enumerate(materials.values())}
     ranks.refuse_differences(flat({**to_dict(run), "content": facts}) | versions(), but=_MAY_DIFFER)
     if run.vary is None:
@@ -146,8 +146,16 @@ def _train(run: FinetuningSettings, material: Material, overwrite: bool, watch: 
     return summarise_seeds(run, material) if ranks.rank() == 0 else {}
 
 
-def load_material(run: FinetuningSettings, console: Console) -> Material:
+def load_material(
+    run: FinetuningSettings, console: Console, tokenizer: Any = None, longest: int | None = None
+) -> Material:
     """Read and tokenise the task, and say what is in it.
+
+    Args:
+        run: The settings.
+        console: Where to say it.
+        tokenizer: That of the model, where this need not be there yet.
+        longest: How many tokens the model can then take.
 
     Raises:
         InputError: The task or the model cannot be read, or do not fit.
@@ -166,12 +174,14 @@ def load_material(run: FinetuningSettings, console: Console) -> Material:
     if run.task.examples is not None:
         # Asked for too many, it says so.
         subset(task.train, run.task.examples, run.seeds[0])
-    tokenizer = open_tokenizer(run.model)
-    config = open_pretrained(AutoConfig.from_pretrained, run.model, "model", key="model")
+    if tokenizer is None or longest is None:
+        tokenizer = open_tokenizer(run.model)
+        config = open_pretrained(AutoConfig.from_pretrained, run.model, "model", key="model")
+        longest = longest_input(config, tokenizer)
     reading = Reading(
         task.type,
         tokenizer,
-        longest_input(config, tokenizer),
+        longest,
         run.max_length,
         run.document_stride,
         run.max_answer_length,
@@ -201,8 +211,12 @@ def load_material(run: FinetuningSettings, console: Console) -> Material:
     return material
 
 
-def _check_trainable(run: FinetuningSettings, material: Material) -> None:
-    """Find what is wrong with the model and the training before anything is written."""
+def check_trainable(run: FinetuningSettings, material: Material) -> None:
+    """Find what is wrong with the model and the training before anything is written.
+
+    Raises:
+        InputError: They do not fit each other, the task or this machine.
+    """
     if ranks.num_ranks() > 1 and run.parallel > 1:
         raise InputError(
             f"parallel is {run.parallel}, but the processes of torchrun train each seed together; leave it out, or "

@@ -1,16 +1,11 @@
 """The search itself, in this process or in several."""
 
 import json
-import multiprocessing
-import os
-import signal
-import sys
+from functools import partial
 from typing import Any
 
-import torch
-
 from bertsmith.corpus.build import available_cores
-from bertsmith.errors import Failed, InputError, Interrupted
+from bertsmith.errors import InputError
 from bertsmith.files import locked
 from bertsmith.run_folder import prepare
 from bertsmith.settings import read_yaml, to_dict
@@ -18,7 +13,7 @@ from bertsmith.sweep.plan import SWEEP, Plan, make_plan
 from bertsmith.sweep.report import report
 from bertsmith.sweep.settings import SweepSettings
 from bertsmith.sweep.trials import open_study, patiently_locked, work
-from bertsmith.training.ranks import end_with_parent
+from bertsmith.training.running import work_side_by_side
 
 
 def sweep(given: SweepSettings, *, overwrite: bool = False) -> dict[str, Any]:
@@ -48,7 +43,7 @@ def sweep(given: SweepSettings, *, overwrite: bool = False) -> dict[str, Any]:
     if given.parallel == 1:
         work(plan)
     else:
-        _work_side_by_side(plan)
+        work_side_by_side(partial(work, plan), plan.settings.parallel, available_cores())
     return report(plan)
 
 
@@ -63,47 +58,3 @@ def _check_unchanged(plan: Plan) -> None:
             "`output`, or start over with --overwrite"
         )
     study.set_user_attr("files", now)
-
-
-def _work_side_by_side(plan: Plan) -> None:
-    """Try in processes of their own, each with its share of the cores, or a GPU."""
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_begin_process, args=(plan, n)) for n in range(plan.settings.parallel)]
-    stopping: list[int] = []
-
-    def stop(number: int, frame: object) -> None:
-        for process in processes:
-            if process.is_alive():
-                # Once for a gentle end, with a checkpoint; again for one at once.
-                process.terminate()
-        stopping.append(number)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if stopping:
-        raise Interrupted("stopped; the same command goes on from what is saved")
-    if any(process.exitcode for process in processes):
-        raise Failed("a process ended before its time, for a reason it has said; the same command goes on")
-
-
-def _begin_process(plan: Plan, worker: int) -> None:
-    # Ctrl-C is for the parent, which passes on a gentler word.
-    os.setsid()
-    end_with_parent()
-    num_gpus = torch.cuda.device_count()
-    if num_gpus:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(worker % num_gpus)
-    torch.set_num_threads(max(1, available_cores() // plan.settings.parallel))
-    try:
-        work(plan)
-    except (InputError, Failed, Interrupted, KeyboardInterrupt) as error:
-        if not isinstance(error, Interrupted | KeyboardInterrupt):
-            print(f"bertsmith: {' '.join(str(error).split())}", file=sys.__stderr__)
-        sys.exit(1)

@@ -86,15 +86,32 @@ def in_order(folder: Path) -> list[Path]:
     )
 
 
+def _is_kept(checkpoint: Path) -> bool:
+    """Say whether a checkpoint is to be kept for good, without a look at the rest of it."""
+    try:
+        return bool(json.loads((checkpoint / SEAL).read_text(encoding="utf-8")).get("kept"))
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def kept_for_good(folder: Path) -> list[tuple[Path, dict[str, float]]]:
+    """List the whole checkpoints that are kept for good, oldest first, and what was used of the budget at each."""
+    sealed = [(path, read_seal(path)) for path in in_order(folder)]
+    return [(path, facts["used"]) for path, facts in sealed if facts is not None and facts.get("kept")]
+
+
 def step_of(checkpoint: Path) -> int:
     """Return the step that a checkpoint was written after."""
     return int(checkpoint.name.removeprefix(_PREFIX))
 
 
 def remove_old(folder: Path, keep: int, best_step: int | None = None) -> None:
-    """Delete all checkpoints but the ``keep`` newest and the best, and what a killed run left in the staging folder."""
+    """Delete all checkpoints but the ``keep`` newest, the best and those to be kept for good.
+
+    What a killed run left in the staging folder goes too.
+    """
     for path in in_order(folder)[:-keep]:
-        if step_of(path) != best_step:
+        if step_of(path) != best_step and not _is_kept(path):
             shutil.rmtree(path)
     shutil.rmtree(folder / STAGING, ignore_errors=True)
 

@@ -1,12 +1,17 @@
 """A training from its start, or a checkpoint, to its end, a stop on request, or the word that it diverged."""
 
+import multiprocessing
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from bertsmith.errors import Failed, Interrupted
+import torch
+
+from bertsmith.errors import Failed, InputError, Interrupted
 from bertsmith.training import checkpoints, ranks
 from bertsmith.training.memory import kept_memory
 from bertsmith.training.monitors import Monitor
@@ -45,6 +50,61 @@ def train(
         ) from None
     if pace.interrupted and not trainer.budget.spent:
         raise Interrupted(f"stopped at step {trainer.state.global_step}, saved; the same command goes on from there")
+
+
+def work_side_by_side(work: Callable[[], None], num_processes: int, num_cores: int) -> None:
+    """Do the same work in several processes, each with its share of the cores, or a GPU.
+
+    Args:
+        work: What each does; it can be pickled.
+        num_processes: How many.
+        num_cores: Of all of them together.
+
+    Raises:
+        Interrupted: The process was asked to stop, and passed that on.
+        Failed: One of them ended before its time.
+    """
+    context = multiprocessing.get_context("spawn")
+    arguments = [(work, number, max(1, num_cores // num_processes)) for number in range(num_processes)]
+    processes = [context.Process(target=_begin_process, args=one) for one in arguments]
+    stopping: list[int] = []
+
+    def stop(number: int, frame: object) -> None:
+        for process in processes:
+            if process.is_alive():
+                # Once for a gentle end, with a checkpoint; again for one at once.
+                process.terminate()
+        stopping.append(number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if stopping:
+        raise Interrupted("stopped; the same command goes on from what is saved")
+    if any(process.exitcode for process in processes):
+        raise Failed("a process ended before its time, for a reason it has said; the same command goes on")
+
+
+def _begin_process(work: Callable[[], None], number: int, num_threads: int) -> None:
+    # Ctrl-C is for the parent, which passes on a gentler word.
+    os.setsid()
+    ranks.end_with_parent()
+    num_gpus = torch.cuda.device_count()
+    if num_gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(number % num_gpus)
+    torch.set_num_threads(num_threads)
+    try:
+        work()
+    except (InputError, Failed, Interrupted, KeyboardInterrupt) as error:
+        if not isinstance(error, Interrupted | KeyboardInterrupt):
+            print(f"bertsmith: {' '.join(str(error).split())}", file=sys.__stderr__)
+        sys.exit(1)
 
 
 @contextmanager

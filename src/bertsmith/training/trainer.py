@@ -119,7 +119,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         self._sums = {"training": PartSums(), "validation": PartSums()}
         self._used_at_last_log = dict(budget.used)
         self._warned: set[str] = set()
-        self._watch = watch
+        self._watch, self._pace = watch, pace
         # The weights after this step gave a sound loss in the next one; later ones are not proven yet.
         self.proven_step = -1
         pace.begin(self, stream)
@@ -267,7 +267,8 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
             if self.is_world_process_zero():
-                checkpoints.seal(staging / name, {**self._facts, "used": self.budget.used})
+                facts = {**self._facts, "used": self.budget.used, "kept": self._pace.keeps_this}
+                checkpoints.seal(staging / name, facts)
                 checkpoints.publish(staging / name, folder / name)
                 checkpoints.remove_old(folder, self._keep_checkpoints, self._facts.get("best_step"))
         except (OSError, RuntimeError, SafetensorError) as error:
@@ -321,6 +322,7 @@ class Pace(TrainerCallback):  # type: ignore[misc]
         evaluate_every: Share of the budget between validations; None for none.
         save_every: Share of the budget between checkpoints.
         save_minutes: Minutes of training between checkpoints, where the share takes longer.
+        keep_every: Share of the budget between checkpoints that are kept for good; None for none.
         monitor: Shows the progress.
         stop: An event that ends the training after a step; None for none.
     """
@@ -334,8 +336,10 @@ class Pace(TrainerCallback):  # type: ignore[misc]
         save_minutes: float,
         monitor: Monitor,
         stop: Event | None = None,
+        keep_every: float | None = None,
     ) -> None:
-        self.asked_to_stop = self.interrupted = False
+        self.asked_to_stop = self.interrupted = self.keeps_this = False
+        self._keep_every = keep_every
         self._stop = stop
         self._log_every = log_every
         self._evaluate_every = evaluate_every
@@ -377,7 +381,8 @@ class Pace(TrainerCallback):  # type: ignore[misc]
         control.should_evaluate = self._evaluate_every is not None and (
             budget.spent or self._passed(self._evaluate_every)
         )
-        control.should_save = done or overdue or self._passed(self._save_every)
+        self.keeps_this = self._keep_every is not None and self._passed(self._keep_every)
+        control.should_save = done or overdue or self.keeps_this or self._passed(self._save_every)
         if control.should_save:
             self._saved_at = budget.used["seconds"]
         # Logging looks for a diverged loss, which must never get into a checkpoint.

@@ -1,0 +1,256 @@
+"""What a comparison will do, checked as far as it can be before anything is written.
+
+A unit is one model to judge: an arm with one seed. Its folder is named by a hash of all that decides what is in it (the
+settings, the corpus, the seed), so that what has been trained once is found again, whatever else changes in the file.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from rich.console import Console
+
+from bertsmith.comparison.settings import ArmSettings, ComparisonSettings
+from bertsmith.corpus import Corpus, check
+from bertsmith.encoder import check_tokenizer, num_positions
+from bertsmith.errors import InputError
+from bertsmith.finetuning.material import Material, fingerprint
+from bertsmith.finetuning.models import longest_input
+from bertsmith.finetuning.run import load_material
+from bertsmith.finetuning.settings import FinetuningSettings, resolve
+from bertsmith.run_settings import RunSettings, make_run
+from bertsmith.settings import merge, to_dict, validate
+from bertsmith.tasks import subset
+from bertsmith.training import ranks
+
+NONE = "none"
+Kind = Literal["objective", "none", "checkpoint"]
+
+_SHARED = ("budget", "seed", "keep_every")
+_OF_THE_COMPARISON = {
+    **{"model": "the arms are judged", "output": "the comparison has its own", "vary": "give several tasks"},
+    **{"seeds": "use finetune_seeds", "parallel": "use parallel of the comparison"},
+    **{"from_scratch": "use none", "submission": "it is of one model"},
+}
+# What decides neither what a step computes nor what is kept of a run.
+_NOT_CONTENT = ("workers", "log_every", "checkpoint_every", "checkpoint_minutes", "keep_checkpoints")
+
+
+class Task(NamedTuple):
+    """What models are judged by."""
+
+    label: str
+    run: FinetuningSettings
+    """Its settings, with a model and an output that are put in for each model."""
+    material: Material
+    key: str
+    """Names the folder of its results inside that of a unit."""
+
+    @property
+    def metric(self) -> str:
+        """By which models are judged."""
+        return self.material.task.metrics[0]
+
+
+class Unit(NamedTuple):
+    """A model to judge."""
+
+    arm: str
+    kind: Kind
+    seed: int | None
+    """Of pre-training; None of a checkpoint."""
+    folder: Path
+    run: RunSettings | None
+    """Its pre-training; None of a checkpoint."""
+    model: Path
+    """Where its final model is, or will be."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+        return self.arm if self.seed is None else f"{self.arm}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A comparison that has been checked."""
+
+    settings: ComparisonSettings
+    corpus: Corpus
+    tasks: tuple[Task, ...]
+    units: tuple[Unit, ...]
+    """Of all arms with their first seed, then of all arms with the next one."""
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the comparison."""
+        return Path(self.settings.output)
+
+    @property
+    def budget(self) -> tuple[str, float]:
+        """The quantity that every arm may use, and how much of it."""
+        given = to_dict(next(unit.run for unit in self.units if unit.run is not None).training.budget)
+        return next((name, value) for name, value in given.items() if value is not None)
+
+    @property
+    def arms(self) -> dict[str, list[Unit]]:
+        """The units of each arm, by its label."""
+        arms: dict[str, list[Unit]] = {}
+        for unit in self.units:
+            arms.setdefault(unit.arm, []).append(unit)
+        return arms
+
+
+def make_plan(given: ComparisonSettings, console: Console) -> Plan:
+    """Find what is wrong with a comparison before anything is written, but for what only a model can tell.
+
+    Raises:
+        InputError: Something does not fit.
+    """
+    if ranks.num_ranks() > 1:
+        raise InputError("bertsmith compare runs without torchrun; for several GPUs give `parallel`")
+    runs = {label: _run_of(given, arm, label) for label, arm in _labelled(given).items()}
+    if given.none:
+        # What it would be trained with does not matter; a masked-language model has the weights of every other.
+        runs[NONE] = _run_of(given, ArmSettings(objective={"name": "mlm"}), NONE)
+    corpus = Corpus(str(next(iter(runs.values())).data.corpus))
+    check(corpus.path, tokens=False)
+    longest = min(_longest(run) for run in runs.values())
+    for label, folder in given.checkpoints.items():
+        longest = min(longest, _check_model(label, folder, corpus))
+    tasks = _tasks(given, corpus, longest, console)
+    units = []
+    for seed in given.seeds:
+        for label, run in runs.items():
+            seeded = replace(run, training=replace(run.training, seed=seed))
+            units.append(_unit(given, label, "none" if label == NONE and given.none else "objective", seeded, corpus))
+    for label, model in given.checkpoints.items():
+        home = Path(given.output) / "units" / f"checkpoint-{_hash(fingerprint(model))}"
+        units.append(Unit(label, "checkpoint", None, home, None, Path(model)))
+    return Plan(given, corpus, tasks, tuple(units))
+
+
+def _labelled(given: ComparisonSettings) -> dict[str, ArmSettings]:
+    arms: dict[str, ArmSettings] = {}
+    reserved = [*given.checkpoints, *([NONE] if given.none else [])]
+    for arm in given.objectives:
+        label = arm.label or str(arm.objective.get("name"))
+        if label in arms or label in reserved:
+            raise InputError(f"objectives: two arms are called {label!r}; give one of them another `label`")
+        arms[label] = arm
+    if given.none and NONE in given.checkpoints:
+        raise InputError(f"checkpoints: {NONE!r} is the arm without pre-training; give it another label")
+    return arms
+
+
+def _run_of(given: ComparisonSettings, arm: ArmSettings, label: str) -> RunSettings:
+    """Make the pre-training of an arm; its seed and output are put in later."""
+    where = f"objectives, {label}"
+    for name in _SHARED:
+        if name in arm.training:
+            raise InputError(f"{where}: training.{name} is the same for all arms; leave it out")
+    for name, instead in (("seed", "seeds"), ("keep_every", "curve")):
+        if name in given.training:
+            raise InputError(f"training.{name}: use `{instead}` of the comparison")
+    if "steps" in (given.training.get("budget") or {}):
+        raise InputError("training.budget: steps of two objectives are not equal; give tokens, flops or seconds")
+    training = merge(given.training, arm.training)
+    if given.curve:
+        training["keep_every"] = 1 / (given.curve + 1)
+    values = {
+        "data": given.data,
+        "encoder": merge(given.encoder, arm.encoder),
+        "objective": arm.objective,
+        "training": training,
+        "output": given.output,
+    }
+    return make_run(values | ({"evaluation": given.evaluation} if given.evaluation else {}), where)
+
+
+def _longest(run: RunSettings) -> int:
+    """Say how long a text the encoder of a run can take, as far as its settings say."""
+    if run.encoder.from_pretrained is not None:
+        from transformers import AutoConfig
+
+        from bertsmith.pretrained import open_pretrained
+
+        origin = run.encoder.from_pretrained
+        return num_positions(open_pretrained(AutoConfig.from_pretrained, origin, "model", "encoder.from_pretrained"))
+    return int(run.encoder.config.get("max_position_embeddings", 512))
+
+
+def _check_model(label: str, folder: str, corpus: Corpus) -> int:
+    from transformers import AutoConfig
+
+    from bertsmith.pretrained import open_pretrained
+
+    key = f"checkpoints.{label}"
+    config = open_pretrained(AutoConfig.from_pretrained, folder, "model", key)
+    check_tokenizer(folder, corpus.tokenizer, key)
+    return longest_input(config, corpus.tokenizer)
+
+
+def _tasks(given: ComparisonSettings, corpus: Corpus, longest: int, console: Console) -> tuple[Task, ...]:
+    found: dict[str, Task] = {}
+    known: dict[str, Material] = {}
+    for values in given.tasks:
+        run = _finetuning(given, values)
+        label = values.get("label") or _label(run)
+        if label in found:
+            raise InputError(f"tasks: two are called {label!r}; give one of them another `label`")
+        # Tasks that differ in the number of their labels alone are read once.
+        reading = repr((replace(run.task, examples=None), run.max_length, run.document_stride, run.training.swap_pairs))
+        if reading not in known:
+            known[reading] = load_material(run, console, corpus.tokenizer, longest)
+        material = known[reading]
+        for seed in given.finetune_seeds if run.task.examples is not None else ():
+            subset(material.task.train, run.task.examples or 0, seed)
+        content = {**to_dict(run), "task": run.task.examples, "data": material.facts["data"], "longest": longest}
+        for name in ("seeds", "parallel"):
+            del content[name]
+        found[label] = Task(label, run, material, f"{plain(label)}-{_hash(content)}")
+    return tuple(found.values())
+
+
+def _finetuning(given: ComparisonSettings, values: Mapping[str, Any]) -> FinetuningSettings:
+    for name, instead in _OF_THE_COMPARISON.items():
+        if name in values:
+            raise InputError(f"tasks: {name!r} is not for a task of a comparison: {instead}")
+    if not isinstance(values.get("label", ""), str):
+        raise InputError(f"tasks: label is {values['label']!r}; expected text")
+    own = {key: value for key, value in values.items() if key != "label"}
+    own |= {"model": "of each arm", "output": "of each arm", "seeds": list(given.finetune_seeds)}
+    return resolve(validate(FinetuningSettings, own, where=f"tasks, {values.get('label') or values.get('task')}"))
+
+
+def _label(run: FinetuningSettings) -> str:
+    name = run.task.name or Path(run.task.train or run.task.data or "task").name.split(".")[0]
+    return name if run.task.examples is None else f"{name}, {run.task.examples:,} labels"
+
+
+def _unit(given: ComparisonSettings, label: str, kind: Kind, run: RunSettings, corpus: Corpus) -> Unit:
+    content = to_dict(run)
+    for name in _NOT_CONTENT:
+        del content["training"][name]
+    if kind == "none":
+        content = {"encoder": content["encoder"], "row_length": run.data.row_length, "seed": run.training.seed}
+    else:
+        del content["data"]["corpus"]
+    del_output = {key: value for key, value in content.items() if key != "output"}
+    name = NONE if kind == "none" else run.objective.name
+    folder = Path(given.output) / "units" / f"{name}-{run.training.seed}-{_hash([del_output, corpus.hash])}"
+    training = folder / "pretraining"
+    return Unit(label, kind, run.training.seed, folder, replace(run, output=str(training)), training / "model")
+
+
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:10]
+
+
+def plain(label: str) -> str:
+    """Leave of a label what a folder name may have in it without trouble."""
+    return re.sub(r"[^\w.+-]+", "-", label)[:40] or "task"

@@ -1,0 +1,212 @@
+"""What a comparison will cost, from a few measured steps of each arm; and whether what is planned can be trained."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from accelerate.utils import send_to_device
+from rich.console import Console
+
+from bertsmith.attention import choose_batching
+from bertsmith.batching import TrainingStream
+from bertsmith.comparison.plan import Plan, Task, Unit
+from bertsmith.comparison.work import has_judged, is_trained, untrained
+from bertsmith.encoder import parameter_count, training_flops
+from bertsmith.errors import InputError
+from bertsmith.export import write_model
+from bertsmith.finetuning.run import check_trainable
+from bertsmith.objectives import Objective
+from bertsmith.pretraining import Parts, assemble, training_arguments
+from bertsmith.results import lay_out
+from bertsmith.run_settings import RunSettings
+from bertsmith.training.arguments import use_bf16
+from bertsmith.training.memory import kept_memory
+from bertsmith.training.monitors import duration, human
+
+_STEPS = 2
+_TOLERANCE = 0.01
+_BYTES = 4
+_COPIES = 3
+"""A checkpoint holds the weights and two averages of Adam."""
+
+
+class Probe(NamedTuple):
+    """What one optimiser step of an arm takes, on average."""
+
+    tokens: float
+    flops: float
+    seconds: float
+    parameters: int
+    judging_flops: dict[str, float]
+    """What one fine-tuning on each task takes."""
+
+    def steps(self, quantity: str, limit: float) -> float:
+        """Say how many steps a budget is."""
+        return float(limit / getattr(self, quantity))
+
+
+def measure(plan: Plan) -> dict[str, Probe]:
+    """Train every arm for a few steps, nowhere, and check that its encoder can be judged by every task.
+
+    Returns:
+        What a step takes, by arm; checkpoints, which are only judged, are checked alone.
+
+    Raises:
+        InputError: An arm, or a task, cannot be trained, or the budget is less than a step.
+    """
+    probes = {}
+    for label, units in plan.arms.items():
+        run = units[0].run
+        if run is None:
+            _check_judges(plan, units[0].model)
+            continue
+        if units[0].kind == "none":
+            probes[label] = _probe(plan, untrained(run, plan.corpus), (0.0, 0.0, 0.0))
+            continue
+        parts = assemble(run)
+        training_arguments(run, parts)
+        probes[label] = probe = _probe(plan, parts.objective, _measure(run, parts))
+        quantity, limit = plan.budget
+        if probe.steps(quantity, limit) < 1:
+            raise InputError(
+                f"training.budget: {limit:g} {quantity} is less than one step of {label}, which takes "
+                f"{getattr(probe, quantity):.3g}; raise it, or lower training.tokens_per_step"
+            )
+    return probes
+
+
+def _probe(plan: Plan, objective: Objective, step: tuple[float, float, float]) -> Probe:
+    with tempfile.TemporaryDirectory() as folder:
+        write_model(objective, plan.corpus.tokenizer, Path(folder) / "model", "")
+        _check_judges(plan, Path(folder) / "model")
+    judging = {task.label: _judging_flops(task, objective.encoder.config) for task in plan.tasks}
+    return Probe(*step, parameter_count(objective.encoder), judging)
+
+
+def _check_judges(plan: Plan, model: Path) -> None:
+    for task in plan.tasks:
+        check_trainable(replace(task.run, model=str(model)), task.material)
+
+
+def _measure(run: RunSettings, parts: Parts) -> tuple[float, float, float]:
+    """Time forward and backward passes of the first steps; returns tokens, operations and seconds of a step."""
+    half = use_bf16(run.training.precision)
+    batching, _ = choose_batching(run.training.batching, parts.objective.encoder, half)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    objective = parts.objective.to(device).train()
+    if batching == "packed":
+        objective.pack()
+    num_micro = run.training.gradient_accumulation
+    stream = TrainingStream(parts.rows, parts.rows_per_step, _STEPS + 1, run.training.seed, batching, num_micro)
+    seconds, lengths = [], [stream.lengths_of_step(step) for step in range(_STEPS + 1)]
+    with kept_memory():
+        for step in range(_STEPS + 1):
+            began = time.monotonic()
+            for place in range(num_micro):
+                batch = send_to_device(objective.collate([stream[step * num_micro + place]]), device)
+                with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                    loss = objective(**batch)["loss"]
+                loss.backward()
+            objective.zero_grad()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds.append(time.monotonic() - began)
+    # Of buckets of one length, few steps say little: operations are those of an average one.
+    tokens = parts.rows_per_step * parts.rows.mean_length
+    measured = np.concatenate(lengths)
+    per_token = sum(map(objective.flops, lengths)) / float(measured.sum())
+    timed = float(np.concatenate(lengths[1:]).sum())
+    return tokens, per_token * tokens, sum(seconds[1:]) / timed * tokens
+
+
+def _judging_flops(task: Task, config: object) -> float:
+    """Count what one fine-tuning takes: its epochs of training, and as many validations at a third of the cost."""
+    lengths = np.asarray([len(row.tokens) for rows in task.material.training for row in rows])
+    validation = np.asarray([len(row.tokens) for split in task.material.validation for row in split.rows])
+    share = 1.0 if task.run.task.examples is None else task.run.task.examples / len(task.material.training)
+    trained = share * training_flops(config, lengths, 0)
+    return (task.run.training.epochs or 1) * (trained + training_flops(config, validation, 0) / 3)
+
+
+def announce(plan: Plan, probes: dict[str, Probe], console: Console) -> None:
+    """Say what will be done, how long that may take and how much disk it needs."""
+    quantity, limit = plan.budget
+    shown = duration(limit) if quantity == "seconds" else f"{human(limit)} {quantity}"
+    lines = [["arm", "runs", "parameters", "steps", "tokens/s", "seconds a run"]]
+    total = 0.0
+    rate = max((probe.flops / probe.seconds for probe in probes.values() if probe.seconds), default=0.0)
+    any_probe = next(iter(probes.values()))
+    for label, units in plan.arms.items():
+        probe = probes.get(label)
+        todo = [unit for unit in units if not is_trained(unit)]
+        if probe is not None and probe.seconds:
+            steps = probe.steps(quantity, limit)
+            lines.append(
+                [label, str(len(units)), human(probe.parameters), f"{steps:,.0f}"]
+                + [human(probe.tokens / probe.seconds), f"{steps * probe.seconds:,.0f}"]
+            )
+            total += len(todo) * steps * probe.seconds
+            if 1 / steps > _TOLERANCE:
+                console.print(
+                    f"warning: a step of {label} is {1 / steps:.1%} of the budget, which it may overdraw by that; "
+                    "lower training.tokens_per_step"
+                )
+        else:
+            lines.append([label, str(len(units)), human((probe or any_probe).parameters), "0", "", ""])
+        flops = sum(
+            (probe or any_probe).judging_flops[task.label] * _num_open(plan, units, task) for task in plan.tasks
+        )
+        total += flops / rate if rate else 0.0
+    _say(console, lay_out(lines).rstrip())
+    num_tunings = sum(_num_open(plan, units, task) for units in plan.arms.values() for task in plan.tasks)
+    num_runs = sum(not is_trained(unit) and unit.kind == "objective" for unit in plan.units)
+    wall = total / plan.settings.parallel if torch.cuda.device_count() >= plan.settings.parallel else total
+    _say(
+        console,
+        f"budget of each: {shown} · to do: {num_runs} pre-trainings, {num_tunings} fine-tunings · about "
+        f"{duration(wall)} by a few measured steps",
+    )
+    if quantity == "seconds" and plan.settings.parallel > 1 and not torch.cuda.is_available():
+        _say(console, "note: runs side by side share the cores, so that seconds buy less than alone; tokens do not")
+    _check_disk(plan, probes, console)
+
+
+def _num_open(plan: Plan, units: Sequence[Unit], task: Task) -> int:
+    return sum(
+        not has_judged(unit, task, share, seed)
+        for unit in units
+        for share in (shares(plan.settings.curve) if unit.kind == "objective" else [1.0])
+        for seed in plan.settings.finetune_seeds
+    )
+
+
+def shares(curve: int) -> list[float]:
+    """List the shares of the budget at which models are judged."""
+    return [round((number + 1) / (curve + 1), 4) for number in range(curve + 1)]
+
+
+def _check_disk(plan: Plan, probes: dict[str, Probe], console: Console) -> None:
+    """Compare what the models will take with what is free."""
+    largest = max(probe.parameters for probe in probes.values()) * _BYTES
+    todo = [unit for unit in plan.units if not is_trained(unit)]
+    num_models = sum(1 + plan.settings.curve if unit.kind == "objective" else 1 for unit in todo)
+    passing = plan.settings.parallel * (3 + plan.settings.curve) * _COPIES
+    needed = largest * (num_models + passing)
+    near = next(folder for folder in (plan.folder, *plan.folder.resolve().parents) if folder.exists())
+    free = shutil.disk_usage(near).free
+    _say(console, f"disk: about {human(needed)}B, of {human(free)}B that are free")
+    if needed > free:
+        raise InputError(
+            f"{plan.folder}: needs about {human(needed)}B, and {human(free)}B are free there; make room, or give "
+            "another `output`"
+        )
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,139 @@
+"""Everything that a comparison found, gathered from its units into one record, ``comparison.json``."""
+
+import datetime
+import math
+import os
+import platform
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bertsmith.comparison.plan import Plan, Task, Unit
+from bertsmith.comparison.work import failure, models_of, score_of, trained
+from bertsmith.run_folder import RUN_FILE, flat
+from bertsmith.settings import to_dict
+from bertsmith.training.arguments import versions
+from bertsmith.training.budget import QUANTITIES
+from bertsmith.training.monitors import read_metrics
+
+RECORD = "comparison.json"
+_POINTS = 40
+"""A curve of losses has no more points."""
+_NOT_DIFFERENT = ("training.seed", "training.keep_every")
+
+
+def gather(plan: Plan) -> dict[str, Any]:
+    """Gather what has been done, without what follows from it."""
+    quantity, limit = plan.budget
+    manifest = plan.corpus.manifest
+    return {
+        "title": plan.settings.title or f"Objectives on {plan.corpus.path.name}",
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "budget": {quantity: limit},
+        "corpus": {
+            "name": plan.corpus.path.name,
+            "hash": plan.corpus.hash,
+            "tokens": plan.corpus.num_tokens,
+            "documents": plan.corpus.num_documents,
+        },
+        "tokenizer": {key: value for key, value in manifest["tokenizer"].items() if not isinstance(value, dict | list)},
+        "encoder": dict(plan.settings.encoder),
+        "arms": [_arm(label, units, quantity, limit) for label, units in plan.arms.items()],
+        "tasks": [_task(task) for task in plan.tasks],
+        "scores": list(_scores(plan)),
+        "environment": _environment(plan),
+        "run_file": (plan.folder / RUN_FILE).read_text(encoding="utf-8"),
+        "command": f"bertsmith compare {plan.folder / RUN_FILE}",
+    }
+
+
+def _arm(label: str, units: Sequence[Unit], quantity: str, limit: float) -> dict[str, Any]:
+    run = units[0].run
+    settings: dict[str, Any] = {"model": str(units[0].model)}
+    if run is not None:
+        sections = to_dict(run)
+        names = ("encoder",) if units[0].kind == "none" else ("encoder", "objective", "training", "data")
+        settings = flat({name: sections[name] for name in names})
+        settings = {key: value for key, value in settings.items() if key not in _NOT_DIFFERENT}
+    runs = [_run(unit, quantity, limit) for unit in units]
+    return {"name": label, "kind": units[0].kind, "settings": settings, "runs": runs}
+
+
+def _run(unit: Unit, quantity: str, limit: float) -> dict[str, Any]:
+    """Describe one run; what was not trained has used nothing."""
+    found = trained(unit)
+    summary = (found or {}).get("summary") or {}
+    error = failure(unit)
+    used: dict[str, float] = {name: float(summary.get(name, 0.0)) for name in QUANTITIES}
+    return {
+        "seed": unit.seed,
+        "status": "done" if error is None and (found is not None or unit.kind == "checkpoint") else "failed",
+        "error": error,
+        **used,
+        "tokens_per_second": summary.get("tokens_per_second"),
+        "parameters": summary.get("parameters"),
+        "share_of_budget": used[quantity] / limit if summary else None,
+        "warnings": summary.get("warnings", []),
+        "folder": str(unit.folder),
+        "losses": _losses(Path(unit.run.output)) if unit.run is not None and summary else {},
+    }
+
+
+def _losses(folder: Path) -> dict[str, list[list[float]]]:
+    """Read the loss and the parts that are validated too, thinned, and all validated figures, against tokens."""
+    rows = read_metrics(folder)
+    validated = {name for row in rows for name in row if name.startswith("validation_")}
+    names = [name for name in validated if not name.startswith(("validation_num_", "validation_share_"))]
+    names += [name.removeprefix("validation_") for name in names]
+    curves = {}
+    for name in sorted(names):
+        points = np.asarray([[row["tokens"], row[name]] for row in rows if math.isfinite(row.get(name, math.nan))])
+        if len(points):
+            parts = np.array_split(points, min(_POINTS, len(points)))
+            curves[name] = [[float(part[-1, 0]), float(part[:, 1].mean())] for part in parts]
+    return curves
+
+
+def _task(task: Task) -> dict[str, Any]:
+    data = task.material.task
+    return {
+        "name": task.label,
+        "metric": task.metric,
+        "num_labels": len(data.labels),
+        "num_train": task.run.task.examples or len(data.train),
+        "num_validation": len(task.material.validation[0].examples),
+    }
+
+
+def _scores(plan: Plan) -> Iterator[dict[str, Any]]:
+    for unit in plan.units:
+        found = trained(unit) or {}
+        for share, _ in models_of(unit):
+            used = (found.get("curve") or {}).get(f"{share:.4f}") or found.get("summary") or {}
+            for task in plan.tasks:
+                for seed in plan.settings.finetune_seeds:
+                    score = score_of(unit, task, share, seed)
+                    if score is not None:
+                        yield {
+                            **{"arm": unit.arm, "pretrain_seed": unit.seed, "finetune_seed": seed},
+                            **{"task": task.label, "share": share},
+                            **{name: float(used.get(name, 0.0)) for name in ("tokens", "flops", "seconds")},
+                            "score": score,
+                        }
+
+
+def _environment(plan: Plan) -> dict[str, Any]:
+    """Say where and with what the runs were made."""
+    summaries = [(trained(unit) or {}).get("summary") for unit in plan.units]
+    on: dict[str, Any] = next((summary["machine"] for summary in summaries if summary), {})
+    return {
+        **on,
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        **versions(),
+    }

@@ -1,0 +1,187 @@
+"""The findings of a comparison in plain words: the answer in one sentence, then what a reader must know beside it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from bertsmith.results import points
+from bertsmith.statistics import LEVEL
+from bertsmith.training.monitors import duration, human
+
+Record = Mapping[str, Any]
+
+AVERAGE = "average"
+_WITHIN = 0.01
+_METHOD = (
+    "Arms are compared seed by seed of pre-training, each with the mean over its seeds of fine-tuning. Intervals are "
+    "Student's t, with the spread of all arms together, or that of the two if it is larger; p is corrected for the "
+    "{} comparisons of a task by Holm, and below 0.05 two arms are told apart."
+)
+
+
+def headline_task(record: Record) -> str:
+    """Name the task that the answer is about: the average, where there are several."""
+    names = [one["task"] for one in record["estimates"]]
+    return AVERAGE if AVERAGE in names else str(names[0])
+
+
+def is_told_apart(difference: Mapping[str, Any]) -> bool:
+    """Say whether a difference holds, together with all others of its task."""
+    return difference["p_holm"] is not None and difference["p_holm"] < LEVEL
+
+
+def sentence_of(record: Record) -> str:
+    """Answer which objective to use, in one sentence."""
+    task = headline_task(record)
+    metric = _metric(record, task)
+    kinds = {arm["name"]: arm["kind"] for arm in record["arms"]}
+    ranked = sorted((one for one in record["estimates"] if one["task"] == task), key=lambda one: one["rank"])
+    objectives = [one for one in ranked if kinds[one["arm"]] == "objective"]
+    where = f"on {record['corpus']['name']} at {_budget(record)}"
+    if not objectives:
+        return f"No objective could be judged {where}."
+    best = objectives[0]
+    rest = [one["arm"] for one in objectives[1:]]
+    apart = [name for name in rest if _is_apart(record, task, best["arm"], name)]
+    rivals = [name for name in rest if name not in apart]
+    judged = f"{points(metric, best['mean'])} {_on(record, task)}"
+    if best["low"] is not None:
+        judged += f" (95 % interval {points(metric, best['low'])} to {points(metric, best['high'])})"
+    if best["low"] is None:
+        text = f"One seed cannot tell what is chance: {best['arm']} has the highest score {where}, {judged}"
+    elif rivals and not apart:
+        names = _listed([best["arm"], *rivals])
+        text = f"{names} cannot be told apart {where} with {_seeds(best)}: the highest is {best['arm']}, {judged}"
+    elif rivals:
+        text = f"{best['arm']} leads {where}, {judged}, ahead of {_listed(apart)}, but cannot be told from "
+        text += _listed(rivals, "or")
+    elif rest:
+        next_one = objectives[1]
+        gap = _gap(metric, best["mean"], next_one["mean"])
+        text = f"{best['arm']} is the best of {len(objectives)} objectives {where}: {judged}, {gap} ahead of {rest[0]}"
+    else:
+        text = f"{best['arm']} reaches {judged} {where}"
+    return f"{text}{_beside_none(record, task, best, kinds, ranked)}."
+
+
+def _beside_none(
+    record: Record,
+    task: str,
+    best: Mapping[str, Any],
+    kinds: Mapping[str, str],
+    ranked: Sequence[Mapping[str, Any]],
+) -> str:
+    """Say what the best is worth beside no pre-training."""
+    none = next((one for one in ranked if kinds[one["arm"]] == "none"), None)
+    if none is None:
+        return ""
+    metric = _metric(record, task)
+    reached = f"; without pre-training it is {points(metric, none['mean'])}"
+    if best["low"] is None or _is_apart(record, task, best["arm"], none["arm"]):
+        return reached
+    return f"{reached}, which cannot be told from it"
+
+
+def words_of(record: Record) -> list[str]:
+    """Say everything else that a reader must know, a sentence or two each."""
+    return list(_sentences(record))
+
+
+def _sentences(record: Record) -> Iterator[str]:
+    for arm in record["arms"]:
+        for run in arm["runs"]:
+            if run["status"] != "done":
+                which = arm["name"] if run["seed"] is None else f"{arm['name']}, seed {run['seed']}"
+                yield f"{which} failed and is left out: {run['error'] or 'it was not trained'}"
+    yield from _unequal(record)
+    task = headline_task(record)
+    for difference in record["differences"]:
+        if difference["task"] == task:
+            yield difference["words"]
+    for one in record["crossings"]:
+        if one["task"] == task and one["axis"] == next(iter(record["budget"])):
+            axis = duration(one["at"]) if one["axis"] == "seconds" else f"{human(one['at'])} {one['axis']}"
+            yield f"The mean curves of {one['first']} and {one['second']} cross at {axis}, which may be chance."
+    yield _METHOD.format(sum(one["task"] == task for one in record["differences"]))
+    sizes = {run["parameters"] for arm in record["arms"] for run in arm["runs"] if run["parameters"]}
+    if len(sizes) > 1 and max(sizes) > 1.02 * min(sizes):
+        yield f"The encoders are not of one size: from {human(min(sizes))} to {human(max(sizes))} parameters."
+    seen = set()
+    for arm in record["arms"]:
+        for warning in (text for run in arm["runs"] for text in run["warnings"]):
+            if (arm["name"], warning.partition(":")[0]) not in seen:
+                seen.add((arm["name"], warning.partition(":")[0]))
+                yield f"{arm['name']}: {warning}."
+
+
+def _unequal(record: Record) -> Iterator[str]:
+    """Say whether all arms used what they were to use."""
+    quantity = next(iter(record["budget"]))
+    runs = [(arm["name"], run) for arm in record["arms"] for run in arm["runs"] if run["share_of_budget"] is not None]
+    off = [(name, run) for name, run in runs if abs(run["share_of_budget"] - 1) > _WITHIN]
+    for name, run in off:
+        yield (
+            f"warning: the budgets are not equal: {name}, seed {run['seed']}, used {run['share_of_budget']:.1%} of its "
+            f"{quantity}; lower training.tokens_per_step"
+        )
+    if runs and not off:
+        most = max(abs(run["share_of_budget"] - 1) for _, run in runs)
+        yield f"Every run used its budget of {_budget(record)} to within {max(most, 1e-4):.2%}."
+
+
+def words_of_difference(record: Record, one: Mapping[str, Any]) -> str:
+    """Say whether two arms can be told apart, and if not, what would have shown."""
+    metric = _metric(record, one["task"])
+    on = _on(record, one["task"])
+    first, second = one["first"], one["second"]
+    is_behind = one["difference"] < 0 if metric != "mean_squared_error" else one["difference"] > 0
+    better, worse = (second, first) if is_behind else (first, second)
+    gap = _gap(metric, one["difference"], 0.0)
+    if one["p"] is None:
+        return f"{better} is {gap} ahead of {worse} {on}, with one seed, which cannot tell what is chance."
+    interval = sorted(abs(one[end]) if one["low"] * one["high"] > 0 else one[end] for end in ("low", "high"))
+    if is_told_apart(one):
+        low, high = (points(metric, end) for end in interval)
+        return f"{better} is {gap} ahead of {worse} {on} (95 % interval {low} to {high}, p = {one['p_holm']:.2g})."
+    text = f"{first} and {second} cannot be told apart {on} with {_seeds(one)}"
+    if not one["detectable"]:
+        return f"{text}."
+    text += f": differences under {_gap(metric, one['detectable'], 0.0)} would not show"
+    if one["seeds_for_half"] is None:
+        return f"{text}."
+    return f"{text}; {one['seeds_for_half']} seeds would show {_gap(metric, one['detectable'] / 2, 0.0)}."
+
+
+def _is_apart(record: Record, task: str, first: str, second: str) -> bool:
+    pair = {first, second}
+    return any(
+        one["task"] == task and {one["first"], one["second"]} == pair and is_told_apart(one)
+        for one in record["differences"]
+    )
+
+
+def _metric(record: Record, task: str) -> str:
+    return str(next((one["metric"] for one in record["tasks"] if one["name"] == task), AVERAGE))
+
+
+def _on(record: Record, task: str) -> str:
+    if task == AVERAGE:
+        return f"on average of {sum(one['metric'] != 'mean_squared_error' for one in record['tasks'])} tasks"
+    return f"on {task}"
+
+
+def _budget(record: Record) -> str:
+    (quantity, limit), *_ = record["budget"].items()
+    return f"{duration(limit)} minutes" if quantity == "seconds" else f"{human(limit)} {quantity}"
+
+
+def _gap(metric: str, a: float, b: float) -> str:
+    unit = "" if metric == "mean_squared_error" else " points"
+    return f"{points(metric, abs(a - b))}{unit}"
+
+
+def _seeds(one: Mapping[str, Any]) -> str:
+    return f"{one['num_seeds']} seed{'s' * (one['num_seeds'] != 1)}"
+
+
+def _listed(names: Sequence[str], word: str = "and") -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {word} {names[-1]}"

@@ -1,0 +1,192 @@
+"""The work of a comparison: models are trained and judged, each step once, by any number of processes.
+
+A unit's folder holds ``pretraining/`` (the run folder of its pre-training), ``curve/SHARE/`` (models on the way),
+``trained.json`` (what its training used, written when it is done) and ``tasks/TASK/SHARE/seed-N/result.json``.
+"""
+
+import json
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, redirect_stderr
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from bertsmith.comparison.plan import Plan, Task, Unit
+from bertsmith.corpus import Corpus
+from bertsmith.encoder import build_encoder
+from bertsmith.errors import InputError, Interrupted
+from bertsmith.export import export_checkpoint, write_model
+from bertsmith.files import locked, write_json
+from bertsmith.finetuning.material import fingerprint
+from bertsmith.finetuning.seed import RESULT, seed_folder, train_seed
+from bertsmith.objectives import MLM, Objective
+from bertsmith.objectives.mlm import MLMSettings
+from bertsmith.pretraining import pretrain
+from bertsmith.results import points
+from bertsmith.run_settings import RunSettings
+from bertsmith.training import checkpoints
+from bertsmith.training.monitors import duration
+
+_TRAINED = "trained.json"
+_FAILED = "failed.json"
+
+
+def work(plan: Plan) -> None:
+    """Train and judge until there is nothing left that no other process is at.
+
+    A unit that fails is marked, and the others go on.
+    """
+    for unit in plan.units:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(unit.folder, "`output`"))
+            except InputError:
+                continue
+            _attempt(plan, unit)
+
+
+def _attempt(plan: Plan, unit: Unit) -> None:
+    (unit.folder / _FAILED).unlink(missing_ok=True)
+    try:
+        _train(plan, unit)
+        for share, model in models_of(unit):
+            for task in plan.tasks:
+                _judge(plan, unit, share, model, task)
+    except Interrupted:
+        raise
+    except Exception as error:
+        # Whatever is wrong with one arm, such as too little memory for it, the others are worth having.
+        with (unit.folder / "log.txt").open("a", encoding="utf-8") as log:
+            traceback.print_exc(file=log)
+        reason = " ".join(str(error).split()) or type(error).__name__
+        write_json(unit.folder / _FAILED, {"error": reason})
+        _say(f"{unit.name} failed: {reason}")
+
+
+def _train(plan: Plan, unit: Unit) -> None:
+    """Make the models of a unit, its final one and those on the way."""
+    if is_trained(unit) or unit.run is None:
+        return
+    if unit.kind == "none":
+        card = "# An encoder before its first step of pre-training\n\nMade by bertsmith to compare others with.\n"
+        write_model(untrained(unit.run, plan.corpus), plan.corpus.tokenizer, unit.model, card)
+        write_json(unit.folder / _TRAINED, {"summary": None, "curve": {}})
+        return
+    began = time.monotonic()
+    _say(f"{unit.name}: pre-training, in {unit.run.output}")
+    with _logged(unit, plan.settings.parallel > 1):
+        summary = pretrain(unit.run)
+    curve = _keep_curve(plan, unit)
+    write_json(unit.folder / _TRAINED, {"summary": summary, "curve": curve})
+    shutil.rmtree(Path(unit.run.output) / "checkpoints", ignore_errors=True)
+    _say(f"{unit.name}: pre-trained in {duration(time.monotonic() - began)}")
+
+
+def untrained(run: RunSettings, corpus: Corpus) -> Objective:
+    """Make the encoder of a run as it is before the first step; its heads are those of a masked-language model."""
+    torch.manual_seed(run.training.seed)
+    encoder = build_encoder(run.encoder, corpus.tokenizer, run.data.row_length)
+    return MLM.build(encoder, MLMSettings(), corpus.tokenizer)
+
+
+def _keep_curve(plan: Plan, unit: Unit) -> dict[str, Any]:
+    """Export the models on the way; returns what each had used, by its share of the budget."""
+    assert unit.run is not None
+    quantity, limit = plan.budget
+    num = plan.settings.curve + 1
+    curve = {}
+    for path, used in checkpoints.kept_for_good(Path(unit.run.output) / "checkpoints"):
+        number = int(used[quantity] / limit * num + 1e-9)
+        if 0 < number < num:
+            folder = unit.folder / "curve" / f"{number / num:.4f}"
+            if not folder.exists():
+                export_checkpoint(path, folder)
+            curve[f"{number / num:.4f}"] = used
+    return curve
+
+
+def _judge(plan: Plan, unit: Unit, share: float, model: Path, task: Task) -> None:
+    """Fine-tune a model on a task with all seeds, and leave of that nothing but the results."""
+    began, scores = time.monotonic(), []
+    for seed in plan.settings.finetune_seeds:
+        if not has_judged(unit, task, share, seed):
+            folder = _judged(unit, task, share)
+            run = replace(task.run, model=str(model), output=str(folder))
+            material = replace(task.material, facts={**task.material.facts, "model": fingerprint(str(model))})
+            with _logged(unit, True):
+                train_seed(run, material, seed)
+            for name in ("model", "tensorboard"):
+                shutil.rmtree(seed_folder(folder, seed) / name, ignore_errors=True)
+            scores.append(score_of(unit, task, share, seed))
+    if scores:
+        at = "" if share == 1 else f" at {share:.0%} of the budget"
+        said = ", ".join(points(task.metric, score) for score in scores if score is not None)
+        _say(f"{unit.name}{at}: {task.label} {said} ({duration(time.monotonic() - began)})")
+
+
+def is_trained(unit: Unit) -> bool:
+    """Say whether the models of a unit are there."""
+    return unit.run is None or (unit.folder / _TRAINED).exists()
+
+
+def models_of(unit: Unit) -> list[tuple[float, Path]]:
+    """List the models of a unit that are there, each with its share of the budget; the last is the final one."""
+    if not is_trained(unit):
+        return []
+    curve = (trained(unit) or {"curve": {}})["curve"]
+    return [*((float(share), unit.folder / "curve" / share) for share in sorted(curve)), (1.0, unit.model)]
+
+
+def trained(unit: Unit) -> dict[str, Any] | None:
+    """Read what the training of a unit left; None if it has none."""
+    return _read(unit.folder / _TRAINED)
+
+
+def failure(unit: Unit) -> str | None:
+    """Read why a unit failed; None if it did not."""
+    found = _read(unit.folder / _FAILED)
+    return None if found is None else str(found["error"])
+
+
+def has_judged(unit: Unit, task: Task, share: float, seed: int) -> bool:
+    """Say whether a model has been fine-tuned on a task with a seed."""
+    return (seed_folder(_judged(unit, task, share), seed) / RESULT).exists()
+
+
+def score_of(unit: Unit, task: Task, share: float, seed: int) -> float | None:
+    """Read what a model reached on a task with a seed of fine-tuning; None if that has not been done."""
+    found = _read(seed_folder(_judged(unit, task, share), seed) / RESULT)
+    return None if found is None else float(found["scores"][task.material.validation[0].name][task.metric])
+
+
+def _judged(unit: Unit, task: Task, share: float) -> Path:
+    return unit.folder / "tasks" / task.key / f"{share:.4f}"
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return found
+
+
+@contextmanager
+def _logged(unit: Unit, into_file: bool) -> Iterator[None]:
+    """Let what a training says go into the unit's log, where it would drown what the comparison says."""
+    if not into_file:
+        yield
+        return
+    with (unit.folder / "log.txt").open("a", encoding="utf-8") as log, redirect_stderr(log):
+        yield
+
+
+def _say(text: str) -> None:
+    Console(file=sys.__stderr__).print(text, highlight=False, markup=False, soft_wrap=True)

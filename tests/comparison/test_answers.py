@@ -1,0 +1,149 @@
+"""What follows from scores: estimates, differences, ranks, crossings, and the words for them."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bertsmith.comparison.answers import answer
+
+SEEDS = range(5)
+
+
+def record_of(
+    means: dict[str, float], tasks: dict[str, str] | None = None, noise: float = 0.01, **kinds: str
+) -> dict[str, Any]:
+    """Make up a record: scores about the mean of each arm, with 2 seeds of fine-tuning for each of pre-training."""
+    rng = np.random.default_rng(0)
+    tasks = tasks or {"docs": "accuracy"}
+    arms, scores = [], []
+    for name, mean in means.items():
+        kind = kinds.get(name, "none" if name == "none" else "objective")
+        runs = []
+        for seed in [None] if kind == "checkpoint" else SEEDS:
+            offset = rng.normal(0, noise)
+            is_trained = kind == "objective"
+            runs.append(
+                {
+                    **{"seed": seed, "status": "done", "error": None, "warnings": [], "parameters": 1000},
+                    "share_of_budget": 1.004 if is_trained else None,
+                }
+            )
+            for task in tasks:
+                for tuning in (0, 1):
+                    for share in (0.5, 1.0) if is_trained else (1.0,):
+                        scores.append(
+                            {
+                                **{"arm": name, "pretrain_seed": seed, "finetune_seed": tuning, "task": task},
+                                **{"share": share, "score": mean + offset + 0.001 * tuning},
+                                **{axis: 1e6 * share * is_trained for axis in ("tokens", "flops", "seconds")},
+                            }
+                        )
+        arms.append({"name": name, "kind": kind, "runs": runs})
+    return {
+        "budget": {"tokens": 1e6},
+        "corpus": {"name": "wiki"},
+        "arms": arms,
+        "tasks": [{"name": name, "metric": metric} for name, metric in tasks.items()],
+        "scores": scores,
+    }
+
+
+def of(found: dict[str, Any], arm: str, task: str = "docs") -> dict[str, Any]:
+    (one,) = (one for one in found["estimates"] if one["arm"] == arm and one["task"] == task)
+    return dict(one)
+
+
+def test_a_clear_winner() -> None:
+    found = answer(record_of({"mlm": 0.5, "span": 0.7, "ssp": 0.6, "none": 0.3}))
+    assert found["sentence"].startswith("span is the best of 3 objectives on wiki at 1 M tokens: ")
+    assert "points ahead of ssp; without pre-training it is" in found["sentence"]
+    assert [of(found, arm)["rank"] for arm in ("span", "ssp", "mlm", "none")] == [1, 2, 3, 4]
+    assert all(one["rank_low"] == one["rank"] == one["rank_high"] for one in found["estimates"])
+    assert len(found["differences"]) == 6
+    assert all(one["p"] <= one["p_holm"] < 0.05 for one in found["differences"])
+    first = found["differences"][0]
+    assert (first["first"], first["second"]) == ("mlm", "span")
+    assert first["difference"] == pytest.approx(-0.2, abs=0.03)
+    assert first["words"].startswith("span is ") and "points ahead of mlm on docs" in first["words"]
+    assert any("Every run used its budget of 1 M tokens to within 0.40%" in text for text in found["words"])
+
+
+def test_what_cannot_be_told_apart() -> None:
+    found = answer(record_of({"mlm": 0.500, "span": 0.501, "none": 0.499}, noise=0.02))
+    assert "cannot be told apart on wiki at 1 M tokens with 5 seeds" in found["sentence"]
+    assert found["sentence"].endswith("which cannot be told from it.")
+    assert all((one["rank_low"], one["rank_high"]) == (1, 3) for one in found["estimates"])
+    first = found["differences"][0]
+    assert first["low"] < 0 < first["high"] and first["p_holm"] > 0.05
+    assert first["seeds_for_half"] > 5
+    wanted = (
+        f"mlm and span cannot be told apart on docs with 5 seeds: differences under {100 * first['detectable']:.2f}"
+    )
+    assert first["words"].startswith(wanted)
+    assert first["words"].endswith(f"{first['seeds_for_half']} seeds would show {50 * first['detectable']:.2f} points.")
+
+
+def test_a_leader_with_a_rival() -> None:
+    found = answer(record_of({"mlm": 0.70, "span": 0.699, "ssp": 0.5}))
+    assert "ahead of ssp, but cannot be told from" in found["sentence"]
+    assert [(of(found, arm)["rank_low"], of(found, arm)["rank_high"]) for arm in ("mlm", "ssp")] == [(1, 2), (3, 3)]
+
+
+def test_the_average_of_tasks_leaves_errors_out_and_errors_are_better_when_small() -> None:
+    tasks = {"docs": "accuracy", "sts": "pearson", "values": "mean_squared_error"}
+    found = answer(record_of({"mlm": 0.5, "span": 0.7}, tasks))
+    assert {one["task"] for one in found["estimates"]} == {"docs", "sts", "values", "average"}
+    assert of(found, "span", "average")["mean"] == pytest.approx(0.7, abs=0.02)
+    assert [of(found, "span", task)["rank"] for task in ("average", "values")] == [1, 2]
+    assert of(found, "mlm", "values")["rank_high"] == 1
+    assert "on average of 2 tasks" in found["sentence"]
+    on_values = next(one for one in found["differences"] if one["task"] == "values")
+    assert on_values["words"].startswith("mlm is 0.2") and "ahead of span on values" in on_values["words"]
+
+
+def test_a_checkpoint_has_no_seeds_of_pre_training() -> None:
+    found = answer(record_of({"mlm": 0.5, "span": 0.7, "old": 0.6}, old="checkpoint"))
+    assert of(found, "old")["num_seeds"] == 1
+    against = next(one for one in found["differences"] if (one["first"], one["second"]) == ("span", "old"))
+    assert against["p_holm"] < 0.05
+    assert against["detectable"] is None
+    assert "span is the best of 2 objectives" in found["sentence"]
+
+
+def test_a_missing_run_leaves_the_others() -> None:
+    record = record_of({"mlm": 0.5, "span": 0.7})
+    record["scores"] = [one for one in record["scores"] if (one["arm"], one["pretrain_seed"]) != ("mlm", 2)]
+    record["arms"][0]["runs"][2] |= {"status": "failed", "error": "no memory"}
+    found = answer(record)
+    assert (of(found, "mlm")["num_seeds"], of(found, "span")["num_seeds"]) == (4, 5)
+    assert found["differences"][0]["num_seeds"] == 4
+    assert "mlm, seed 2 failed and is left out: no memory" in found["words"]
+
+
+def test_a_run_with_half_of_its_fine_tunings_does_not_count() -> None:
+    record = record_of({"mlm": 0.5, "span": 0.7})
+    record["scores"] = [
+        one for one in record["scores"] if (one["arm"], one["pretrain_seed"], one["finetune_seed"]) != ("mlm", 2, 1)
+    ]
+    assert of(answer(record), "mlm")["num_seeds"] == 4
+
+
+def test_curves_cross_where_their_means_do() -> None:
+    record = record_of({"mlm": 0.5, "span": 0.5}, noise=0.0)
+    for one in record["scores"]:
+        one["score"] = {("mlm", 0.5): 0.4, ("mlm", 1.0): 0.5, ("span", 0.5): 0.35, ("span", 1.0): 0.65}[
+            one["arm"], one["share"]
+        ]
+    crossings = answer(record)["crossings"]
+    # 0.4 + 0.1 x = 0.35 + 0.3 x at x = 1/4 of the way from 0.5 M to 1 M.
+    assert [(one["axis"], one["at"]) for one in crossings] == [
+        (axis, pytest.approx(625_000)) for axis in ("tokens", "flops", "seconds")
+    ]
+
+
+def test_unequal_budgets_are_said() -> None:
+    record = record_of({"mlm": 0.5, "span": 0.7})
+    record["arms"][1]["runs"][3]["share_of_budget"] = 1.012
+    words = answer(record)["words"]
+    assert any(text.startswith("warning: the budgets are not equal: span, seed 3, used 101.2%") for text in words)

@@ -1,0 +1,105 @@
+"""Comparisons from end to end: killed, repeated, extended, with an arm that fails, in one process and in several."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from comparison_helpers import make_values, write
+
+from bertsmith.comparison import compare, load_comparison
+from bertsmith.corpus import Corpus
+
+HTML = "<b onload='x'>mlm</b>"
+
+
+def scores_of(record: dict[str, Any], arm: str | None = None) -> list[tuple[Any, ...]]:
+    """What does not depend on the machine's speed of the scores of an arm, or of all with their names."""
+    keys = ("pretrain_seed", "finetune_seed", "task", "share", "tokens", "flops", "score")
+    rows = [one for one in record["scores"] if arm in (None, one["arm"])]
+    return [(*([one["arm"]] if arm is None else []), *(one[key] for key in keys)) for one in rows]
+
+
+def figures_of(record: dict[str, Any]) -> list[list[dict[str, Any]]]:
+    """All figures that follow from the scores, but for crossings by the clock."""
+    crossings = [one for one in record["crossings"] if one["axis"] != "seconds"]
+    return [record["estimates"], record["differences"], crossings]
+
+
+@pytest.mark.slow
+def test_killed_gone_on_and_repeated_from_its_saved_file(corpus: Corpus, tmp_path: Path) -> None:
+    arms = [
+        {"objective": {"name": "mlm"}},
+        {"label": HTML, "objective": {"name": "mlm"}},
+        {"objective": {"name": "ssp"}},
+    ]
+    given = write(make_values(corpus, tmp_path, objectives=arms), tmp_path / "run.yaml")
+    command = [sys.executable, "-m", "bertsmith.cli", "compare", str(tmp_path / "run.yaml")]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not list((tmp_path / "out" / "units").glob("ssp-0-*/pretraining/checkpoints/checkpoint-*")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    (first_trained,) = (tmp_path / "out" / "units").glob("mlm-0-*/trained.json")
+    before = first_trained.stat().st_mtime_ns
+
+    record = compare(given)
+    assert first_trained.stat().st_mtime_ns == before
+    assert json.loads((tmp_path / "out" / "comparison.json").read_text()) == json.loads(json.dumps(record))
+    # Arms of the same settings give the same, here from the same runs; they are not told apart.
+    assert scores_of(record, "mlm") == scores_of(record, HTML)
+    same = next(one for one in record["differences"] if {one["first"], one["second"]} == {"mlm", HTML})
+    assert (same["difference"], same["p_holm"]) == (0, 1)
+    runs = [run for arm in record["arms"] for run in arm["runs"]]
+    assert all(run["status"] == "done" for run in runs)
+    assert {run["share_of_budget"] for run in runs} - {None} and all(
+        run["tokens"] == pytest.approx(2000, rel=0.13) for run in runs if run["share_of_budget"] is not None
+    )
+    # A step is an eighth of so small a budget, which is said.
+    assert any("the budgets are not equal" in text for text in record["words"])
+
+    again = load_comparison(tmp_path / "out" / "run.yaml", ["--output", str(tmp_path / "again")])
+    repeated = compare(again)
+    assert scores_of(repeated) == scores_of(record)
+    assert figures_of(repeated) == figures_of(record)
+
+    # What is there is found again, whatever changes beside it: no training in an extended comparison of one arm less.
+    values = yaml.safe_load((tmp_path / "out" / "run.yaml").read_text())
+    fewer = write({**values, "objectives": arms[:1], "none": False}, tmp_path / "fewer.yaml")
+    assert scores_of(compare(fewer), "mlm") == scores_of(record, "mlm")
+    assert first_trained.stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_an_arm_that_fails_and_models_on_the_way_in_two_processes(
+    corpus: Corpus, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # So that the machine does not wait for itself.
+    arms = [
+        {"objective": {"name": "mlm"}},
+        {"label": "hot", "objective": {"name": "mlm"}, "training": {"learning_rate": 1e6, "warmup": 0}},
+    ]
+    values = make_values(corpus, tmp_path, objectives=arms, seeds=[0], curve=1, parallel=2)
+    record = compare(write(values, tmp_path / "run.yaml"))
+    (failed,) = (arm for arm in record["arms"] if arm["name"] == "hot")
+    assert failed["runs"][0]["status"] == "failed"
+    assert "diverged" in failed["runs"][0]["error"]
+    assert "hot, seed 0 failed" in capfd.readouterr().err
+    assert any(text.startswith("hot, seed 0 failed and is left out") for text in record["words"])
+    assert {one["arm"] for one in record["estimates"]} == {"mlm", "none"}
+    of_mlm = {one["share"]: one["tokens"] for one in record["scores"] if one["arm"] == "mlm"}
+    assert sorted(of_mlm) == [0.5, 1.0]
+    assert of_mlm[0.5] == pytest.approx(1000, abs=256) and of_mlm[1.0] == pytest.approx(2000, abs=256)
+    # One seed has no spread, and says so.
+    assert record["sentence"].startswith("One seed cannot tell what is chance: mlm")
+    # Checkpoints stay for the arm alone that may go on.
+    units = {path.parent.parent for path in (tmp_path / "out").rglob("pretraining/checkpoints")}
+    assert units and not any((unit / "trained.json").exists() for unit in units)
