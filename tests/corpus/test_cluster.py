@@ -277,6 +277,6 @@ def test_no_ray_cluster(source: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     pytest.importorskip("ray")
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     with pytest.raises(
-        InputError, match="no Ray cluster at RAY_ADDRESS=127.0.0.1:1 .*; start one with `ray start --head`"
+        InputError, match="no Ray cluster answers at RAY_ADDRESS=127.0.0.1:1 .*; start one with `ray start --head`"
     ):
         build([str(source)], tmp_path, SETTINGS, on="ray")

@@ -3,11 +3,13 @@
 import logging
 import os
 import signal
+import socket
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
+from bertsmith.corpus.sources import first_line
 from bertsmith.errors import InputError
 
 Result = TypeVar("Result")
@@ -15,6 +17,7 @@ Result = TypeVar("Result")
 _TASKS_A_CORE = 2
 """Under way for each core of the cluster, so that none waits for this process, or for a result that is late."""
 _SECONDS_TO_END = 10.0
+_SECONDS_TO_ANSWER = 10.0
 
 
 @contextmanager
@@ -32,26 +35,34 @@ def connected() -> Iterator[Callable[..., Any]]:
         import ray
     except ImportError:
         raise InputError("--on ray: Ray is not installed; run pip install 'bertsmith[cluster]'") from None
-    finally:
-        # Ray puts an end of its own in the place of ours. Outside the main thread neither may.
-        with suppress(ValueError):
-            signal.signal(signal.SIGTERM, handler)
     if ray.is_initialized():
         yield run
         return
-    address = os.environ.get("RAY_ADDRESS", "auto")
+    address = os.environ.get("RAY_ADDRESS") or "auto"
     try:
+        _knock(address)
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # ConnectionError, and others by what is wrong with the address
-        where = "on this machine" if address == "auto" else f"at RAY_ADDRESS={address}"
+        where = "runs on this machine" if address == "auto" else f"answers at RAY_ADDRESS={address}"
         raise InputError(
-            f"--on ray: no Ray cluster {where} ({str(error).strip().splitlines()[0]}); "
+            f"--on ray: no Ray cluster {where} ({first_line(error)}); "
             "start one with `ray start --head`, set RAY_ADDRESS, or leave --on out"
         ) from None
+    finally:
+        # Ray has put an end of its own in the place of the command's. Only the main thread may change it back.
+        with suppress(ValueError):
+            signal.signal(signal.SIGTERM, handler)
     try:
         yield run
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise an error if nobody is at an address of the form host:port; Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=_SECONDS_TO_ANSWER).close()
 
 
 def run(task: Callable[..., Result], jobs: Iterator[tuple[Any, ...]]) -> Iterator[Result]:
@@ -99,7 +110,6 @@ def _result(reference: Any) -> Any:
             ) from None
         raise
     except ray.exceptions.RayError as error:
-        reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"--on ray: the cluster could not finish a task ({reason}); run the same command again"
+            f"--on ray: the cluster could not finish a task ({first_line(error)}); run the same command again"
         ) from None
