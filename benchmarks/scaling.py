@@ -9,8 +9,8 @@
     model width         the same
     queue size          a step of contrastive training
 
-Corpora are made up, written as the build writes them, and removed; each reading of one is a process of its own. On a
-GPU the steps run there, packed, in bf16, and are timed by the clock; on a CPU all is timed in seconds of one core, which
+Corpora are made up, written as the build writes them, and removed; each reading is a process of its own. On a GPU
+the steps run there, packed, in bf16, and are timed by the clock; on a CPU all is timed in seconds of one core, which
 other processes of the machine disturb least. Forms take turns in every round. Memory is the anonymous one: pages of the
 corpus, which the system takes back when it needs room, do not count.
 """

@@ -75,12 +75,19 @@ class Documents:
         counts = corpus.sentence_counts()
         firsts = np.cumsum(counts) - counts
         chosen = slice(None) if documents is None else np.sort(documents)
-        self.counts, self.firsts = counts[chosen], firsts[chosen]
-        self.starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.counts)])
+        # Both are held for each document.
+        self.firsts = firsts[chosen]
+        self.starts = np.zeros(self.firsts.size + 1, np.int64)
+        np.cumsum(counts[chosen], out=self.starts[1:])
 
     def __len__(self) -> int:
         """Return D."""
-        return self.counts.size
+        return self.firsts.size
+
+    def num_sentences(self, documents: Ints) -> Ints:
+        """Count the sentences of each of ``documents``, which are places among the D."""
+        counts: Ints = self.starts[documents + 1] - self.starts[documents]
+        return counts
 
     def sentences(self, places: Ints) -> Ints:
         """Map places (B,) among the S sentences of these documents to sentences of the corpus."""
@@ -107,7 +114,7 @@ class Documents:
 
     def sentences_in(self, documents: Ints, draws: npt.NDArray[np.float64]) -> Ints:
         """Pick a sentence of each document by uniform ``draws`` of the same shape."""
-        sentences: Ints = self.firsts[documents] + (draws * self.counts[documents]).astype(np.int64)
+        sentences: Ints = self.firsts[documents] + (draws * self.num_sentences(documents)).astype(np.int64)
         return sentences
 
 
