@@ -51,7 +51,7 @@ from bertsmith.views import ViewRow
 VOCABULARY = 8192
 SENTENCE = 25
 """Tokens of a sentence on average."""
-SHARD_BYTES = 2**25
+SHARD_BYTES = 25 * 10**6
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "text": ("mlm", {}),
     "HNP": ("ssp", {"negatives": "same_document"}),
@@ -63,26 +63,30 @@ DEVICE = "cuda" if CUDA else "cpu"
 
 
 def make_corpus(folder: Path, num_bytes: int, sentences: int) -> None:
-    """Write a corpus of random tokens, two bytes each, in documents of so many sentences."""
+    """Write a corpus of random tokens, two bytes each, in documents of so many sentences: a shard, and copies of it."""
     rng = np.random.default_rng(0)
-    (folder / "shards").mkdir(parents=True)
-    totals, shards = Totals(), []
-    while 2 * totals.tokens < num_bytes:
-        name = f"{len(shards):05d}"
-        writer = ShardWriter(folder / "shards" / name, "uint16", VOCABULARY)
-        shard_begins = totals.tokens
-        while 2 * totals.tokens < num_bytes and 2 * (totals.tokens - shard_begins) < SHARD_BYTES:
-            num_documents = max(1, min(num_bytes // 8, 2**21) // (SENTENCE * sentences))
-            lengths = rng.integers(SENTENCE // 2, SENTENCE + SENTENCE // 2 + 2, num_documents * sentences)
-            tokens = rng.integers(5, VOCABULARY, lengths.sum(), dtype=np.uint16)
-            position = Position(totals.documents + num_documents, 0, 2 * (totals.tokens + len(tokens)), 0)
-            encoded = Encoded(position, tokens, lengths, np.full(num_documents, sentences), 0, 0)
-            writer.append(encoded)
-            totals = totals.plus(encoded)
-        shards.append({"name": name, "files": writer.finish(totals)["files"]})
-    counts = {"documents": totals.documents, "sentences": totals.sentences, "tokens": totals.tokens}
-    manifest = {"version": VERSION, "hash": "made up", "counts": counts, "shards": shards}
-    (folder / MANIFEST).write_text(json.dumps(manifest | {"tokenizer": {"vocab_size": VOCABULARY}}))
+    shard = folder / "shards" / "00000"
+    shard.parent.mkdir(parents=True)
+    num_documents = max(1, min(num_bytes, SHARD_BYTES) // (2 * SENTENCE * sentences))
+    lengths = rng.integers(SENTENCE // 2, SENTENCE + SENTENCE // 2 + 2, num_documents * sentences)
+    tokens = rng.integers(5, VOCABULARY, lengths.sum(), dtype=np.uint16)
+    position = Position(num_documents, 0, 2 * len(tokens), 0)
+    encoded = Encoded(position, tokens, lengths, np.full(num_documents, sentences), 0, 0)
+    writer = ShardWriter(shard, "uint16", VOCABULARY)
+    writer.append(encoded)
+    totals = Totals().plus(encoded)
+    files = writer.finish(totals)["files"]
+
+    num_shards = max(1, num_bytes // SHARD_BYTES)
+    names = [f"{number:05d}" for number in range(num_shards)]
+    for name in names[1:]:
+        shutil.copytree(shard, shard.with_name(name))
+    counts = {name: num_shards * getattr(totals, name) for name in ("documents", "sentences", "tokens")}
+    manifest = {
+        "version": VERSION, "hash": "made up", "counts": counts, "tokenizer": {"vocab_size": VOCABULARY},
+        "shards": [{"name": name, "files": files} for name in names],
+    }  # fmt: skip
+    (folder / MANIFEST).write_text(json.dumps(manifest))
 
 
 def take_rows(connection: Connection, folder: Path, kind: str) -> None:
@@ -93,6 +97,7 @@ def take_rows(connection: Connection, folder: Path, kind: str) -> None:
     documents, _ = split_documents(corpus, 0.01)
     objective = OBJECTIVES[name]
     rows = objective.make_rows(objective.Config(**settings), corpus, 128, documents)
+    del documents
     stream = TrainingStream(rows, ROWS, STEPS, seed=0)
     taken = len(stream[0])
     start = time.process_time() - began

@@ -193,6 +193,7 @@ def split_documents(corpus: Corpus, validation: float) -> tuple[Ints, Ints]:
             f"{corpus.path}: has only one document, so none can be held out for validation; "
             "set data.validation to 0, or build a corpus of more documents (.txt: --txt-documents blank_line or line)"
         )
-    order = np.argsort(key_of(VALIDATION_SEED, documents), kind="stable")
     num_held_out = min(max(1, round(validation * documents.size)), documents.size - 1)
-    return np.sort(order[num_held_out:]), np.sort(order[:num_held_out])
+    held_out = np.zeros(documents.size, dtype=np.bool_)
+    held_out[np.argpartition(key_of(VALIDATION_SEED, documents), num_held_out)[:num_held_out]] = True
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)

@@ -158,6 +158,11 @@ class Corpus:
             lengths[here] = shard.sentences[local] - _starts_of(shard.sentences, local)
         return lengths
 
+    def shorter_sentences(self, least: int) -> Iterator[Ints]:
+        """Yield, shard by shard, the sentences with fewer tokens than ``least``, in order."""
+        for shard, first in zip(self._shards, self._first_sentence, strict=False):
+            yield first + np.flatnonzero(np.diff(shard.sentences, prepend=0) < least)
+
     def sentence_counts(self) -> Ints:
         """Return the sentences of each document: (num_documents,) int64, computed at each call."""
         return np.concatenate([np.diff(shard.documents, prepend=0) for shard in self._shards])

@@ -40,7 +40,6 @@ POSITIVE, SAME, OTHER, SWAPPED, NO_OTHER, TOO_SHORT, NO_MATCH, IDENTICAL, ONE = 
 
 _SAMPLE = 4096
 _LARGE_SAMPLE = 20_000
-_BLOCK = 1 << 20
 
 
 class PairRow(NamedTuple):
@@ -101,11 +100,11 @@ class Documents:
 
     def shorter_sentences(self, corpus: Corpus, least: int) -> Ints:
         """Find the places among the S sentences of those with fewer tokens than ``least``, in order."""
-        found = [np.empty(0, np.int64)]
-        for start in range(0, int(self.starts[-1]), _BLOCK):
-            places = np.arange(start, min(start + _BLOCK, int(self.starts[-1])))
-            found.append(places[corpus.sentence_lengths(self.sentences(places)) < least])
-        return np.concatenate(found)
+        sentences = np.concatenate(list(corpus.shorter_sentences(least)))
+        documents = self.of(sentences)
+        own = (documents >= 0) & (sentences < self.firsts[documents] + self.num_sentences(documents))
+        places: Ints = (self.starts[documents] + sentences - self.firsts[documents])[own]
+        return places
 
     def others(self, documents: Ints, draws: npt.NDArray[np.float64]) -> Ints:
         """Pick for each document (B,) other ones by uniform ``draws`` (B, n), every other one with equal chance."""
