@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import pickle
+import shlex
 import shutil
 import signal
 import subprocess
@@ -229,26 +230,24 @@ def wait_for_work(staging: Path, process: "subprocess.Popen[str]") -> Path:
 
 @pytest.mark.slow
 def test_a_ray_cluster_of_two_nodes(source: Path, tmp_path: Path, address: str) -> None:
+    (tmp_path / "my_texts").mkdir()
     for number in range(6):
-        shutil.copy(source, tmp_path / f"{number}.jsonl")
-    command = [sys.executable, "-m", "bertsmith.cli", "corpus", "build", *(f"{number}.jsonl" for number in range(6))]
-    command += ["--vocab-size", "400", "--tokenizer.sample-bytes", "100000", "--shard-bytes", "400000", "--out"]
-    subprocess.run([*command, "here", "--processes", "1"], cwd=tmp_path, check=True)
+        shutil.copy(source, tmp_path / "my_texts" / f"{number}.jsonl")
+    page = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text()
+    (words,) = (shlex.split(line) for line in page.splitlines() if line.startswith("bertsmith corpus build"))
+    assert words[2:] == ["build", "my_texts/", "--out", "out/corpus", "--on", "ray"]
+    smaller = ["--vocab-size", "400", "--tokenizer.sample-bytes", "100000", "--shard-bytes", "400000"]
+    # Where the tests themselves run in the background, SIGINT is ignored, and children inherit that.
+    heed = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    command = [sys.executable, "-c", f"{heed} from bertsmith.cli import main; sys.exit(main())", *words[1:], *smaller]
+    here = [word if word != "out/corpus" else "here" for word in command if word not in ("--on", "ray")]
+    environment = os.environ | {"PYTHONPATH": ":".join(sys.path), "RAY_ADDRESS": address}
+    subprocess.run([*here, "--processes", "1"], cwd=tmp_path, env=environment, check=True)
 
     def start() -> "subprocess.Popen[str]":
-        # Where the tests themselves run in the background, SIGINT is ignored, and children inherit that.
-        heed = [sys.executable, "-c", "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-                "from bertsmith.cli import main; sys.exit(main())"]  # fmt: skip
-        environment = os.environ | {"PYTHONPATH": ":".join(sys.path), "RAY_ADDRESS": address}
-        return subprocess.Popen(
-            [*heed, *command[3:], "there", "--on", "ray"],
-            cwd=tmp_path,
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        return subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
 
-    staging = tmp_path / "there" / ".building"
+    staging = tmp_path / "out" / "corpus" / ".building"
     process = start()
     part = wait_for_work(staging, process)
     for worker in workers_at("write_shard"):
@@ -260,7 +259,7 @@ def test_a_ray_cluster_of_two_nodes(source: Path, tmp_path: Path, address: str) 
     process.send_signal(signal.SIGINT)
     _, message = process.communicate(timeout=30)
     assert (process.returncode, message.splitlines()[-1]) == (
-        130, "bertsmith: there: stopped; run the same command again to continue",
+        130, "bertsmith: out/corpus: stopped; run the same command again to continue",
     )  # fmt: skip
     assert not list(staging.glob("shards/*.part"))
     assert (staging / "shards" / "00002").exists()
@@ -269,7 +268,7 @@ def test_a_ray_cluster_of_two_nodes(source: Path, tmp_path: Path, address: str) 
     _, message = process.communicate()
     assert process.returncode == 0, message
     assert "whole shards of an interrupted build" in message
-    assert content(tmp_path / "there") == content(tmp_path / "here")
+    assert content(tmp_path / "out" / "corpus") == content(tmp_path / "here")
 
 
 @pytest.mark.slow
