@@ -229,7 +229,7 @@ def masked_steps(
         num_rows = options.tokens // length
         config = {
             "hidden_size": width, "intermediate_size": 4 * width, "num_attention_heads": max(1, width // 64),
-            "num_hidden_layers": options.layers, "attention_probs_dropout_prob": 0.0, "hidden_dropout_prob": 0.0,
+            "num_hidden_layers": options.layers, "max_position_embeddings": max(512, length), "attention_probs_dropout_prob": 0.0, "hidden_dropout_prob": 0.0,
         }  # fmt: skip
         encoder = build_encoder(EncoderSettings(preset="tiny", config=config), words, length, AutoModelForMaskedLM)
         objective = MLM.build(encoder, MLM.Config(), words)
@@ -264,6 +264,12 @@ def queue_sizes(options: argparse.Namespace) -> tuple[list[str], dict[int, float
     times = {size: [1000 * one for one in seconds] for size, seconds in take_turns(forms, options.rounds).items()}
     lines = ["| keys in the queue | ms a step | of the first |", "|---|---|---|"]
     return lines + rows_of(times, 1), medians_of(times)
+
+
+def said(result: tuple[list[str], dict[int, float]]) -> tuple[list[str], dict[int, float]]:
+    """Print a table as soon as it is made."""
+    print("\n".join(result[0]), flush=True)
+    return result
 
 
 def rows_of(found: Mapping[int, Sequence[float]], digits: int = 0) -> list[str]:
@@ -309,13 +315,13 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
-        size_table, by_size = corpus_sizes(Path(name), options)
-        sentence_table, by_sentences = document_lengths(Path(name), options)
-    length_table, by_length = masked_steps(
-        [(length, 128) for length in options.lengths], options, options.lengths, "row length"
-    )
-    width_table, by_width = masked_steps([(128, width) for width in options.widths], options, options.widths, "width")
-    queue_table, by_queue = queue_sizes(options)
+        size_table, by_size = said(corpus_sizes(Path(name), options))
+        sentence_table, by_sentences = said(document_lengths(Path(name), options))
+    shapes = [(length, 128) for length in options.lengths]
+    length_table, by_length = said(masked_steps(shapes, options, options.lengths, "row length"))
+    shapes = [(128, width) for width in options.widths]
+    width_table, by_width = said(masked_steps(shapes, options, options.widths, "width"))
+    queue_table, by_queue = said(queue_sizes(options))
 
     lines = [f"# How cost grows, {datetime.date.today()}", ""]
     lines += machine_and_command("python benchmarks/scaling.py", parser, options, unnamed=("out",))

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from bertsmith.corpus.cluster import connected
-from bertsmith.corpus.cluster_tasks import Work
+from bertsmith.corpus.cluster_tasks import Work, software
 from bertsmith.corpus.distribute import make_together
 from bertsmith.corpus.documents import digest
 from bertsmith.corpus.encode import Chunk, Position, TextRules, encode_all, serve
@@ -237,7 +237,7 @@ def _make_on_ray(
         chunk_bytes=build_settings.chunk_bytes,
         shard_bytes=build_settings.shard_bytes,
         deduplicate=build_settings.deduplicate,
-        versions=versions(),
+        versions=software(),
     )
     with connected() as run:
         return make_together(list_sources(sources), work, build_settings.tokenizer, run, on_problem, progress)

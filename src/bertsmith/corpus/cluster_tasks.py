@@ -12,6 +12,7 @@ import socket
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from importlib import metadata
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -135,6 +136,11 @@ def write_shard(work: Work, facts: TokenizerFacts, sources: Sequence[Source], be
     return Written(writer.part, {}, totals)
 
 
+def software() -> dict[str, str]:
+    """Return the versions that all machines of a build must have in common."""
+    return {"bertsmith": metadata.version("bertsmith")} | versions()
+
+
 def duplicates_file(work: Work, source: int) -> Path:
     """Where it is noted which documents (n,) of a source are duplicates."""
     return work.staging / "duplicates" / f"{source:05d}.npy"
@@ -190,7 +196,7 @@ def _settle_in(work: Work, sources: Sequence[Source]) -> None:
     with suppress(OSError):  # where all paths are absolute, it is not needed
         os.chdir(work.begun_in)
     machine = f"the machine {socket.gethostname()}"
-    for name, version in versions().items():
+    for name, version in software().items():
         if version != work.versions[name]:
             raise InputError(
                 f"{machine} has {name} {version}, and the one that runs the build {work.versions[name]}; "
