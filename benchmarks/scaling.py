@@ -229,7 +229,8 @@ def masked_steps(
         num_rows = options.tokens // length
         config = {
             "hidden_size": width, "intermediate_size": 4 * width, "num_attention_heads": max(1, width // 64),
-            "num_hidden_layers": options.layers, "max_position_embeddings": max(512, length), "attention_probs_dropout_prob": 0.0, "hidden_dropout_prob": 0.0,
+            "num_hidden_layers": options.layers, "max_position_embeddings": max(512, length),
+            "attention_probs_dropout_prob": 0.0, "hidden_dropout_prob": 0.0,
         }  # fmt: skip
         encoder = build_encoder(EncoderSettings(preset="tiny", config=config), words, length, AutoModelForMaskedLM)
         objective = MLM.build(encoder, MLM.Config(), words)
