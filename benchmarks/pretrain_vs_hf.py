@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from report import cpu_name, write
 from torch.utils.data import Dataset
 from transformers import (
@@ -39,11 +40,13 @@ from transformers import (
     TrainingArguments,
 )
 
+from bertsmith.attention import choose_batching
 from bertsmith.batching import TrainingStream, rows_per_step
 from bertsmith.corpus import Corpus
 from bertsmith.corpus.build import BuildSettings, build
 from bertsmith.corpus.tokenizer import TokenizerSettings
 from bertsmith.encoder import EncoderSettings, new_config, training_flops
+from bertsmith.gpu import speed_up
 from bertsmith.objectives import MLM
 from bertsmith.objectives.mlm import MLMSettings
 from bertsmith.pretraining import pretrain
@@ -195,35 +198,55 @@ def measure(corpus: Corpus, options: argparse.Namespace) -> dict[str, list[float
 
 
 def guard(corpus: Corpus, options: argparse.Namespace) -> str:
-    """Train on the same rows and masks by our head at K positions and by the stock full head; compare the losses."""
-    rows = TextRows(corpus, options.row_length)
-    stream = TrainingStream(rows, rows_per_step(rows, options.tokens_per_step), options.guard, seed=0)
+    """Compare the losses of our head at K positions and of the stock full head."""
     config = config_of(corpus, options)
-    finals = {}
-    for name in ("ours", "stock"):
-        torch.manual_seed(0)
-        objective = MLM.build(AutoModelForMaskedLM.from_config(config), MLMSettings(), corpus.tokenizer)
-        optimizer = torch.optim.AdamW(objective.parameters(), lr=5e-4, fused=True)
-        losses = []
-        for step in range(options.guard):
-            inputs = objective.collate([stream[step]])
-            if name == "ours":
+    finals = {
+        name: statistics.mean(
+            guard_losses(name, corpus, config, options.row_length, options.tokens_per_step, options.guard)[-20:]
+        )
+        for name in ("ours", "stock")
+    }
+    return (
+        f"mean loss of the last 20 of {options.guard} steps: ours {finals['ours']:.4f}, stock {finals['stock']:.4f}, "
+        f"difference {abs(finals['ours'] - finals['stock']):.5f} (at most 0.01 allowed)"
+    )
+
+
+def guard_losses(
+    form: str, corpus: Corpus, config: Any, row_length: int, tokens_per_step: int, steps: int, half: bool = False
+) -> list[float]:
+    """Train by ``ours`` or by the ``stock`` head, on the same rows and masks, and return the losses.
+
+    On a GPU ours has its rows packed and all that makes it fast but for compilation, and the stock model has them
+    padded; with ``half`` both compute in bf16.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    rows = TextRows(corpus, row_length)
+    stream = TrainingStream(rows, rows_per_step(rows, tokens_per_step), steps, seed=0)
+    torch.manual_seed(0)
+    objective = MLM.build(AutoModelForMaskedLM.from_config(config), MLMSettings(), corpus.tokenizer).to(device)
+    if form == "ours" and choose_batching("auto", objective.encoder, half)[0] == "packed":
+        objective.pack()
+    if form == "ours":
+        speed_up(objective, half=half, wanted=False, seconds=0)
+    optimizer = torch.optim.AdamW(objective.parameters(), lr=5e-4, fused=True)
+    losses = []
+    for step in range(steps):
+        inputs = send_to_device(objective.collate([stream[step]]), device)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
+            if form == "ours":
                 loss = objective(**inputs).loss
             else:
                 labels = torch.full_like(inputs["input_ids"], -100)
                 labels.view(-1)[inputs["positions"]] = inputs["targets"]
                 kept = {key: inputs[key] for key in ("input_ids", "attention_mask")}
                 loss = objective.encoder(**kept, labels=labels).loss
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(objective.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            losses.append(loss.item())
-        finals[name] = statistics.mean(losses[-20:])
-    return (
-        f"mean loss of the last 20 of {options.guard} steps: ours {finals['ours']:.4f}, stock {finals['stock']:.4f}, "
-        f"difference {abs(finals['ours'] - finals['stock']):.5f} (at most 0.01 allowed)"
-    )
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(objective.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.detach())
+    return torch.stack(losses).tolist()
 
 
 def report(rates: dict[str, list[float]], corpus: Corpus, options: argparse.Namespace) -> str:

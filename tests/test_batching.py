@@ -21,6 +21,7 @@ from bertsmith.batching import (
 from bertsmith.corpus import Corpus
 from bertsmith.corpus.build import BuildSettings, build
 from bertsmith.corpus.tokenizer import TokenizerSettings
+from bertsmith.errors import InputError
 from bertsmith.objectives import MLM, SSP
 from bertsmith.pairs import SentenceHalves
 from bertsmith.rows import TextRows
@@ -58,9 +59,16 @@ def test_parts_and_workers_change_nothing(corpus: Any, batching: Batching, num_p
 
 
 def test_more_parts_than_rows(corpus: Any) -> None:
-    with pytest.raises(ValueError, match="num_parts is 17; expected at most 16"):
-        TrainingStream(TextRows(corpus, 32), 16, 8, seed=1, num_parts=17)
-    assert all(TrainingStream(TextRows(corpus, 32), 16, 8, seed=1, num_parts=16))
+    rows = TextRows(corpus, 32)
+    with pytest.raises(InputError, match="number of processes is 17, more than the 16 rows of the smallest step"):
+        TrainingStream(rows, 16, 8, seed=1, num_parts=17)
+    assert all(TrainingStream(rows, 16, 8, seed=1, num_parts=16))
+    # A run that is under way has its order already.
+    with pytest.raises(InputError, match="more than the 8 rows"):
+        TrainingStream(rows, 16, 8, seed=1, num_parts=16, least_rows=8)
+    begun = TrainingStream(rows, 16, 8, seed=1, num_parts=16)
+    later = TrainingStream(rows, 16, 8, seed=1, num_parts=2, least_rows=begun.least_rows)
+    assert all((begun.lengths_of_step(step) == later.lengths_of_step(step)).all() for step in range(8))
 
 
 @BOTH
@@ -124,6 +132,18 @@ def test_density_on_wikipedia(pairs_of_wikipedia: Corpus, row_length: int, least
             real += int(num_real_tokens(batch))
             slots += batch["input_ids"].numel()
         assert real / slots >= at_least, batching
+
+
+@pytest.mark.parametrize("longest", [40, 64, 100, 512])
+@pytest.mark.parametrize("num_rows", [1, 3, 40, 700])
+def test_the_filling_is_short_and_no_longer_than_the_longest_row(num_rows: int, longest: int) -> None:
+    lengths = np.random.default_rng(num_rows).integers(1, longest + 1, num_rows)
+    lengths[-1] = longest
+    mask = torch.from_numpy(np.arange(longest) < lengths[:, None]).long()
+    packing = pack({"input_ids": mask, "attention_mask": mask})["packing"]
+    # A kernel computes no more than this of any segment, and leaves the rest as it finds it.
+    assert packing["cu_seq_lens_q"].diff().max() <= packing["max_length_q"]
+    assert packing["cu_seq_lens_q"][-1] - lengths.sum() < max(8, lengths.sum() / 64)
 
 
 def test_packing_and_unpacking(corpus: Any) -> None:

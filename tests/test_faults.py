@@ -1,4 +1,4 @@
-"""Real processes: killed at random moments, run as two ranks, started twice, out of disk."""
+"""Real processes: killed at random moments, started twice, out of disk."""
 
 import os
 import random
@@ -11,9 +11,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from safetensors.torch import load_file
-
-from bertsmith.corpus import Corpus
 
 Write = Callable[..., Path]
 FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth")
@@ -101,46 +98,6 @@ def test_killed_five_times_the_result_is_the_same_byte_for_byte(write_run: Write
     assert last_files(whole) == last_files(killed)
     weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (whole, killed)]
     assert weights[0] == weights[1]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("objective", "batching"),
-    [
-        ("mlm", "bucketed"),
-        ("nsp", "bucketed"),
-        ("nsp", "packed"),
-        ("span", "packed"),
-        ("electra", "bucketed"),
-        ("cert", "bucketed"),
-        ("cert --objective.negatives in_batch", "packed"),
-    ],  # fmt: skip
-)
-def test_two_ranks_train_like_one(
-    write_run: Write, tmp_path: Path, sentences: Corpus, objective: str, batching: str
-) -> None:
-    one, two = tmp_path / "one", tmp_path / "two"
-    changes = ["--encoder.hidden_dropout_prob", "0.0", "--training.batching", batching]
-    changes += ["--objective.name", *objective.split(), "--data.corpus", str(sentences.path)]
-    changes += ["--encoder.architecture", "electra"] if objective == "electra" else []
-    changes += ["--objective.views", "crop"] if objective.startswith("cert") else []
-    changes += ["--objective.queue_size", "40", "--objective.momentum", "0.9"] if objective == "cert" else []
-    assert finish(write_run(one, steps=6), *changes)[0] == 0
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29517"]
-    command = [*launch, "-m", "bertsmith.cli", "pretrain", str(write_run(two, steps=6)), *changes]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    assert done.returncode == 0, done.stderr
-    first, second = (load_file(folder / "model" / "model.safetensors") for folder in (one, two))
-    assert max((first[name] - second[name]).abs().max().item() for name in first) < 1e-5
-    if objective == "cert":
-        # What the first rank saves is what every rank has: its next loss depends on it.
-        queues = [load_file(newest(folder) / "model.safetensors")["queue.keys"] for folder in (one, two)]
-        assert queues[0].norm(dim=1).min() > 0.99 and (queues[0] - queues[1]).abs().max() < 1e-4
-    summaries = [yaml.safe_load((folder / "summary.json").read_text()) for folder in (one, two)]
-    for name in ("tokens", "flops", "loss", "validation_loss"):
-        assert summaries[0][name] == pytest.approx(summaries[1][name], rel=1e-5), name
 
 
 @pytest.mark.slow

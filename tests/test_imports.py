@@ -9,8 +9,9 @@ SOURCE = Path(__file__).parents[1] / "src" / "bertsmith"
 PIPE = [
     "errors", "pretrained", "files", "settings", "randomness", "corpus", "tasks", "augment", "spans", "masking",
     "rows", "pairs", "views", "batching", "contrast", "pooling", "attention", "positions", "encoder",
-    "objectives", "training", "run_settings", "run_folder", "statistics", "plots", "results", "export",
-    "pretraining", "finetuning", "sentence", "sweep", "fill", "show", "demo", "command_words", "cli",
+    "objectives", "training", "run_settings", "gpu", "closing", "run_folder", "statistics", "plots", "results",
+    "export", "pretraining", "finetuning", "sentence", "sweep", "fill", "show", "demo", "command_words", "cli",
+    "__main__",
 ]  # fmt: skip
 
 
@@ -37,7 +38,9 @@ def test_imports_point_down_the_pipe() -> None:
 
 
 def test_every_module_has_a_place_in_the_pipe() -> None:
-    assert {path.stem for path in SOURCE.iterdir() if path.name[0] not in "_." and path.name != "py.typed"} == set(PIPE)
+    assert {path.stem for path in SOURCE.iterdir() if path.name[0] not in "_." and path.name != "py.typed"} == {
+        *PIPE
+    } - {"__main__"}
 
 
 def test_objectives_do_not_import_each_other() -> None:

@@ -196,6 +196,17 @@ def test_rows_are_counters(corpus: Corpus, kind: str) -> None:
     assert {corpus.document_of(row.negative) for row in together if row.negative >= 0} <= set(documents.tolist())
 
 
+@pytest.mark.parametrize("short_sentences", ["ignore", "same", "skip"])
+@pytest.mark.parametrize("negatives", ["same_document", "other_document"])
+def test_lengths_are_known_without_the_negatives(corpus: Corpus, short_sentences: Any, negatives: Any) -> None:
+    rows = SentenceHalves(
+        corpus, 40, seed=3, negatives=negatives, split="gaussian", short_row_prob=0.4, short_sentences=short_sentences
+    )
+    indices, epochs = np.arange(rows.num_rows(0)), np.full(rows.num_rows(0), 2)
+    taken = [len(row.first) + len(row.second) + 3 for row in rows.take(indices, epochs)]
+    assert rows.lengths(indices, epochs).tolist() == taken
+
+
 def test_epochs_of_different_sizes_follow_each_other_in_the_stream(corpus: Corpus) -> None:
     rows = SentenceSequences(corpus, 64, np.arange(40))
     sizes = [rows.num_rows(epoch) for epoch in range(3)]

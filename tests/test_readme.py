@@ -189,7 +189,7 @@ def test_every_command_of_the_readme_exists() -> None:
 
 
 def test_every_linked_file_exists() -> None:
-    cluster = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
-    for page, folder in ((README, ROOT), *((page, ROOT / "docs") for page in (KOREAN, ELECTRA, cluster))):
+    pages = [(ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("cluster.md", "devices.md")]
+    for page, folder in ((README, ROOT), *((page, ROOT / "docs") for page in (KOREAN, ELECTRA, *pages))):
         links = re.findall(r"\]\(([^)#:]+)\)", page)
         assert [link for link in links if not (folder / link).exists()] == []

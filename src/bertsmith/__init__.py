@@ -9,6 +9,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Corpus", "finetune", "pretrain"]
 
+__version__ = "0.1.0"
+"""Stands here, not in the metadata of an installation, because the package also runs from its source folder."""
+
 
 def __getattr__(name: str) -> Any:
     """Import the public names when they are first used: importing torch and transformers takes seconds."""

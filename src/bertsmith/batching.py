@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from bertsmith.errors import InputError
 from bertsmith.randomness import RowGenerator, permute
 from bertsmith.rows import Ints, Row, Rows
 
@@ -38,8 +39,7 @@ _CUTS = 4
 _GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 _MULTIPLE = 64
-"""Flat rows are filled up to a multiple of so many tokens: tensor cores like it, and there are few shapes. Those of
-less than 64 times as many are filled up to a multiple of 8, which costs less."""
+"""The longest row of a packed batch is given as a multiple of so many tokens, so that it seldom changes."""
 
 
 def flatten(items: Sequence[Row | list[Row]]) -> list[Row]:
@@ -74,8 +74,8 @@ def pack(batch: Mapping[str, Any]) -> dict[str, Any]:
     real = torch.ones(num_rows, length, dtype=torch.bool) if mask is None else mask.bool()
     bounds = torch.zeros(num_rows + 2, dtype=torch.int64)
     bounds[1:-1] = real.sum(1).cumsum(0)
-    multiple = _MULTIPLE if bounds[-2] >= _MULTIPLE**2 else 8
-    bounds[-1] = -(-bounds[-2] // multiple) * multiple
+    longest = -(-length // _MULTIPLE) * _MULTIPLE
+    bounds[-1] = _filled_up(int(bounds[-2]), longest)
 
     def flat(values: Tensor) -> Tensor:
         row = torch.zeros(1, int(bounds[-1]), dtype=values.dtype)
@@ -89,9 +89,19 @@ def pack(batch: Mapping[str, Any]) -> dict[str, Any]:
     packing = Packing(
         position_ids=flat(torch.arange(length).expand(num_rows, length)),
         cu_seq_lens_q=bounds.int(),
-        max_length_q=-(-length // _MULTIPLE) * _MULTIPLE,
+        max_length_q=longest,
     )
     return {**batch, **packed, "attention_mask": None, "packing": packing}
+
+
+def _filled_up(num_tokens: int, longest: int) -> int:
+    """Say how long a flat row is made: a multiple of 8 at least, for tensor cores, and at most a 64th longer.
+
+    So steps of one mixture of lengths have few shapes among them. The filling is a segment of its own and must not be
+    longer than the ``longest`` one: kernels leave what is beyond unwritten.
+    """
+    multiple = min(longest, 1 << max(3, (num_tokens // 64).bit_length() - 1))
+    return -(-num_tokens // multiple) * multiple
 
 
 def unpack(flat_1TX: Tensor, packing: Packing) -> Tensor:
@@ -123,7 +133,7 @@ def num_real_tokens(batch: Mapping[str, Any]) -> Tensor:
         bound: Tensor = packing["cu_seq_lens_q"][-2]
         return bound
     ids: Tensor = batch["input_ids"]
-    return torch.tensor(ids.numel(), device=ids.device) if mask is None else mask.sum()
+    return torch.full((), ids.numel(), device=ids.device) if mask is None else mask.sum()
 
 
 def real_tokens(input_ids: Tensor, attention_mask: Tensor | None, packing: Packing | None) -> Tensor:
@@ -166,9 +176,10 @@ class TrainingStream(Dataset[list[Row]]):
         seed: Chooses the order.
         batching: Which rows go together in a step.
         num_parts: Into how many micro-batches a step is divided, those of all ranks together.
+        least_rows: How few rows a bucketed step may have, which decides the order; None for what suits the parts.
 
     Raises:
-        ValueError: There are more parts than rows in a step.
+        InputError: There are more parts than rows in a step.
     """
 
     def __init__(
@@ -179,9 +190,15 @@ class TrainingStream(Dataset[list[Row]]):
         seed: int,
         batching: Batching = "bucketed",
         num_parts: int = 1,
+        least_rows: int | None = None,
     ) -> None:
-        if num_parts > rows_per_step:
-            raise ValueError(f"num_parts is {num_parts}; expected at most {rows_per_step}, the rows of a step")
+        self.least_rows = least_rows or max(_LEAST_ROWS, rows_per_step // 16, num_parts)
+        fewest = min(rows_per_step, self.least_rows) if batching == "bucketed" else rows_per_step
+        if num_parts > fewest:
+            raise InputError(
+                f"training.gradient_accumulation times the number of processes is {num_parts}, more than the {fewest} "
+                "rows of the smallest step; lower it, or raise training.tokens_per_step and start over"
+            )
         self.rows = rows
         self.rows_per_step = rows_per_step
         self.num_steps = num_steps
@@ -238,8 +255,7 @@ class TrainingStream(Dataset[list[Row]]):
         if self._batching == "packed":
             order, bounds = _even_mixtures(lengths, self._seed, number)
         else:
-            least = max(_LEAST_ROWS, self.rows_per_step // 16, self._num_parts)
-            order, bounds = _buckets(lengths, least, self._seed, number)
+            order, bounds = _buckets(lengths, self.least_rows, self._seed, number)
         return _Window(epochs[order], indices[order], lengths[order], bounds)
 
 

@@ -6,11 +6,11 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from bertsmith.command_words import join_settings
+from bertsmith import __version__
+from bertsmith.command_words import Help, Parser, join_settings
 from bertsmith.errors import Failed, InputError, Interrupted
 
 EXIT_FAILED = 1
@@ -21,12 +21,16 @@ EXIT_INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0, 1 failed, 2 bad input, 130 interrupted."""
     code = _run(arguments)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if _has_ranks():
         # At Python's own end, a rank may die of the threads of its process group, in spite of all that it has done.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     return code
+
+
+def _has_ranks() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -40,14 +44,13 @@ def _run(arguments: Sequence[str] | None) -> int:
         if rest and not options.takes_settings:
             parser.error(f"unrecognized arguments: {' '.join(rest)}")
         options.settings = rest
+        if _has_ranks() and options.run not in (_pretrain, _finetune):
+            raise InputError("several processes run pretrain and finetune; start this command without torchrun")
         options.run(options)
         sys.stdout.flush()
-    except InputError as error:
-        return _report(error, EXIT_BAD_INPUT, options.debug)
-    except Failed as error:
-        return _report(error, EXIT_FAILED, options.debug)
-    except Interrupted as error:
-        return _report(error, EXIT_INTERRUPTED, options.debug)
+    except (InputError, Failed, Interrupted) as error:
+        codes = {InputError: EXIT_BAD_INPUT, Failed: EXIT_FAILED, Interrupted: EXIT_INTERRUPTED}
+        return _report(error, codes[type(error)], options.debug)
     except KeyboardInterrupt as error:
         return _report(str(error) or "interrupted; the same command goes on from what is saved", EXIT_INTERRUPTED)
     except BrokenPipeError:
@@ -65,17 +68,23 @@ def _report(error: Exception | str, code: int, debug: bool = False) -> int:
     """Print an error as one line on standard error."""
     if debug and isinstance(error, Exception):
         raise error
-    print(f"bertsmith: {' '.join(str(error).split())}", file=sys.stderr)
+    text = f"bertsmith: {' '.join(str(error).split())}"
+    if _has_ranks():
+        from bertsmith.training.ranks import speaks_for_all
+
+        if not speaks_for_all(text):
+            return code
+    print(text, file=sys.stderr)
     return code
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="bertsmith",
         description="Pre-train, compare and fine-tune BERT-like text encoders.",
         epilog="`bertsmith COMMAND --help` lists every setting of a command. Start with `bertsmith demo`.",
     )
-    parser.add_argument("--version", action="version", version=f"bertsmith {version('bertsmith')}")
+    parser.add_argument("--version", action="version", version=f"bertsmith {__version__}")
     parser.add_argument("--debug", action="store_true", help="show a traceback for errors in the input")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
@@ -164,36 +173,9 @@ def _add(
     if settings:
         command.usage = f"{command.prog} [options] ... [--key value ...]"
     command.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    command.add_argument("-h", "--help", action=_Help, settings=settings, help="show this help")
+    command.add_argument("-h", "--help", action=Help, settings=settings, help="show this help")
     command.set_defaults(run=run, takes_settings=settings is not None)
     return command
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong with the words of a command in one line, as for every other mistake."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print and leave."""
-        self.exit(EXIT_BAD_INPUT, f"bertsmith: {message}; see {self.prog} --help\n")
-
-
-class _Help(argparse.Action):
-    """Prints the help of a command, with a table of its settings where it has some."""
-
-    def __init__(self, option_strings: list[str], dest: str, settings: Any, help: str) -> None:
-        super().__init__(option_strings, dest, nargs=0, help=help)
-        self._settings = settings
-
-    def __call__(self, parser: argparse.ArgumentParser, *arguments: Any) -> None:
-        """Print and leave."""
-        parser.print_help()
-        if self._settings is not None:
-            from bertsmith.settings import describe
-
-            print("\nsettings, as --key value or in the run file of a command that has one:")
-            for key, kind, default, meaning in describe(self._settings()):
-                print(f"  {key}  [{kind}]  {default}\n      {meaning}")
-        parser.exit()
 
 
 def _build_settings() -> type[Any]:
@@ -289,7 +271,8 @@ def _augment(options: argparse.Namespace) -> None:
 
 
 def _pretrain(options: argparse.Namespace) -> None:
-    from bertsmith.pretraining import closing_lines, pretrain
+    from bertsmith.closing import closing_lines
+    from bertsmith.pretraining import pretrain
     from bertsmith.run_settings import load_run
 
     run = load_run(options.run_file, options.settings)
@@ -304,6 +287,8 @@ def _finetune(options: argparse.Namespace) -> None:
 
     run = load_finetuning(options.run_file, options.settings)
     summary = finetune(run, overwrite=options.overwrite)
+    if not summary:  # of several ranks the first has one
+        return
     folder = Path(run.output)
     print((folder / "results.txt").read_text(encoding="utf-8"))
     if run.vary is not None:

@@ -1,6 +1,10 @@
-"""The words of a command line: which are settings, and where their values end."""
+"""The words of a command line: which are settings, where their values end, what is wrong with them, and their help."""
 
+import argparse
 from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from bertsmith.errors import InputError
 
 _OPTIONS = (
     "--help",
@@ -41,3 +45,30 @@ def join_settings(words: Sequence[str]) -> list[str]:
         else:
             joined.append(word)
     return joined
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with the words of a command in one line, as for every other mistake."""
+
+    def error(self, message: str) -> NoReturn:
+        """Leave."""
+        raise InputError(f"{message}; see {self.prog} --help")
+
+
+class Help(argparse.Action):
+    """Prints the help of a command, with a table of its settings where it has some."""
+
+    def __init__(self, option_strings: list[str], dest: str, settings: Any, help: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, help=help)
+        self._settings = settings
+
+    def __call__(self, parser: argparse.ArgumentParser, *arguments: Any) -> None:
+        """Print and leave."""
+        parser.print_help()
+        if self._settings is not None:
+            from bertsmith.settings import describe
+
+            print("\nsettings, as --key value or in the run file of a command that has one:")
+            for key, kind, default, meaning in describe(self._settings()):
+                print(f"  {key}  [{kind}]  {default}\n      {meaning}")
+        parser.exit()

@@ -5,7 +5,7 @@ Shapes: B rows, N rows of all ranks, D numbers of a key, K keys in the queue.
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad, pdist
+from torch.nn.functional import pad
 
 
 class Queue(nn.Module):
@@ -55,29 +55,42 @@ def uniformity(query_BD: Tensor, counts_B: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         It, a scalar; and 1 if there is a pair, else 0.
     """
-    rows = query_BD[counts_B]
-    if len(rows) < 2:
-        return torch.zeros((), device=query_BD.device), torch.zeros((), device=query_BD.device)
-    return pdist(rows).square().mul(-2).exp().mean().log(), torch.ones((), device=query_BD.device)
+    # Pairs are weighted, not chosen: for their number the device would have to be waited for.
+    counts_BB = (counts_B[:, None] & counts_B).triu(1)
+    num_pairs = counts_BB.sum()
+    nearness_BB = torch.cdist(query_BD, query_BD, compute_mode="donot_use_mm_for_euclid_dist").square().mul(-2).exp()
+    mean = (nearness_BB * counts_BB).sum() / num_pairs.clamp(min=1)
+    has_pairs = (num_pairs > 0).float()
+    return torch.where(has_pairs > 0, mean, 1.0).log(), has_pairs
 
 
 def of_all_ranks(values: Tensor) -> Tensor:
     """Gather tensors (B, ...) of all ranks, whose B may differ, in the order of ranks; gradients come back."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return values
-    from torch.distributed.nn.functional import all_gather
-
     sizes = [
         torch.zeros((), dtype=torch.int64, device=values.device) for _ in range(torch.distributed.get_world_size())
     ]
     torch.distributed.all_gather(sizes, torch.tensor(len(values), device=values.device))
     most = int(torch.stack(sizes).max())
     filled = pad(values, (0, 0) * (values.dim() - 1) + (0, most - len(values)))
-    gathered = all_gather(filled) if values.requires_grad else _gather(filled)  # type: ignore[no-untyped-call]
+    gathered: tuple[Tensor, ...] = _Gather.apply(filled)  # type: ignore[no-untyped-call]
     return torch.cat([rows[: int(size)] for rows, size in zip(gathered, sizes, strict=True)])
 
 
-def _gather(values: Tensor) -> list[Tensor]:
-    gathered = [torch.empty_like(values) for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather(gathered, values.contiguous())
-    return gathered
+class _Gather(torch.autograd.Function):
+    """Gathers a tensor of one shape from all ranks; the gradient of each one's is the sum of what all ranks have."""
+
+    @staticmethod
+    def forward(ctx: object, values: Tensor) -> tuple[Tensor, ...]:
+        """Return the tensors in the order of ranks."""
+        gathered = [torch.empty_like(values) for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather(gathered, values.contiguous())
+        return tuple(gathered)
+
+    @staticmethod
+    def backward(ctx: object, *gradients: Tensor) -> Tensor:
+        """Return the gradient of this rank's tensor."""
+        total = torch.stack(gradients)
+        torch.distributed.all_reduce(total)
+        return total[torch.distributed.get_rank()]

@@ -137,7 +137,7 @@ def export_checkpoint(checkpoint: str | Path, out: str | Path, *, with_head: boo
     if facts is None:
         raise InputError(f"{checkpoint}: not a whole checkpoint; give a folder like RUN/checkpoints/checkpoint-100")
     logging.disable_progress_bar()
-    objective = _objective_of(checkpoint)
+    objective = objective_of(checkpoint)
     from bertsmith.corpus import Corpus
 
     run = read_yaml(checkpoint.parent.parent / "run.yaml")
@@ -148,7 +148,7 @@ def export_checkpoint(checkpoint: str | Path, out: str | Path, *, with_head: boo
     return out
 
 
-def _objective_of(checkpoint: Path) -> Objective:
+def objective_of(checkpoint: Path) -> Objective:
     """Load the objective of a checkpoint."""
     config = ObjectiveConfig.from_pretrained(checkpoint)
     objective = OBJECTIVES[config.objective["name"]](config)

@@ -1,9 +1,7 @@
 """Pre-training: from a corpus and a run file to a model folder, continued wherever an earlier attempt stopped."""
 
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,9 @@ from bertsmith.batching import Batching, TrainingStream, rows_per_step
 from bertsmith.corpus import Corpus, check
 from bertsmith.encoder import build_encoder, parameter_count, training_flops
 from bertsmith.errors import InputError
-from bertsmith.export import model_card, write_model
-from bertsmith.files import locked, write_json
+from bertsmith.export import model_card, objective_of, write_model
+from bertsmith.files import write_json
+from bertsmith.gpu import expected_seconds, free_memory, in_smaller_parts, speed_up
 from bertsmith.masking import Floats, Ints
 from bertsmith.objectives import OBJECTIVES, Objective
 from bertsmith.plots import plot_losses
@@ -32,12 +31,13 @@ from bertsmith.rows import (
     ValidationRows,
     split_documents,
 )
-from bertsmith.run_folder import prepare
+from bertsmith.run_folder import flat, prepare
 from bertsmith.run_settings import RunSettings, TrainingSettings
 from bertsmith.settings import to_dict
-from bertsmith.training import checkpoints
+from bertsmith.training import ranks, sharding
 from bertsmith.training.arguments import machine, make_arguments, use_bf16, versions
 from bertsmith.training.budget import Budget, learning_rate_factor
+from bertsmith.training.copies import Found, newest_of_all
 from bertsmith.training.monitors import Monitor, human, mean_density, read_metrics
 from bertsmith.training.optimizer import optimizer_class
 from bertsmith.training.running import train
@@ -82,42 +82,86 @@ def pretrain(run: RunSettings, *, overwrite: bool = False, watch: Watch | None =
         Failed: The loss diverged.
     """
     logging.disable_progress_bar()
+    with ranks.joined(run.training.trainer.get("ddp_timeout")), ExitStack() as held:
+        return _pretrain(run, overwrite, watch, held)
+
+
+def _pretrain(run: RunSettings, overwrite: bool, watch: Watch | None, held: ExitStack) -> dict[str, Any]:
     folder = Path(run.output)
-    budget = Budget(run.training.budget)
-    parts = _assemble(run)
     # All that can be wrong with the settings is found before anything is written, or overwritten.
-    args, num_steps = _training_arguments(run, parts, budget)
-    is_main = int(os.environ.get("RANK", "0")) == 0
-    with locked(folder, "`output`") if is_main else _nothing():
-        if is_main:
+    with ranks.together():
+        parts = _assemble(run)
+        args, num_steps = _training_arguments(run, parts)
+    same = {**flat(to_dict(run)), "the corpus": parts.corpus.hash, **versions()}
+    ranks.refuse_differences(same, but=("output", "data.corpus"))
+    keeps = ranks.keep(folder, "`output`", held)
+    with ranks.together():
+        if keeps:
             prepare(folder, to_dict(run), overwrite)
-        # The other ranks look for a checkpoint when the first has cleared the folder, and it touches them after that.
-        args.distributed_state.wait_for_everyone()
-        resumed, damaged, begun = _find_checkpoint(folder, parts.corpus, budget)
-        args.distributed_state.wait_for_everyone()
-        with Monitor(folder, int(budget.used["steps"]), active=is_main) as monitor:
-            half = use_bf16(run.training.precision)
-            batching, note = choose_batching(begun or run.training.batching, parts.objective.encoder, half)
-            if batching == "packed":
-                parts.objective.pack()
-            _greet(run, parts, batching, monitor)
-            if note:
-                monitor.say(f"note: {note}")
-            for path in damaged:
-                monitor.say(f"{path}: damaged, so the run goes on from an older checkpoint")
-                if is_main:
-                    # Out of the way, or it would count among the newest checkpoints that are kept.
-                    path.rename(path.with_name(f"damaged-{path.name}"))
-            if resumed is not None:
-                monitor.say(f"going on from {resumed}")
-            # The order of the rows is that of the beginning, also where they cannot be packed any more.
-            trainer, pace = _make_trainer(run, parts, begun or batching, budget, monitor, args, num_steps, watch)
-            if not budget.spent:
-                train(trainer, pace, monitor, resumed)
-            else:
-                # Trainer would train one step too many; the weights are those of the checkpoint.
-                trainer._load_from_checkpoint(str(resumed))
-        return _finish(run, parts, trainer, folder) if is_main else {}
+    while True:
+        try:
+            return _attempt(run, parts, args, num_steps, keeps, watch)
+        except torch.OutOfMemoryError:
+            # What the attempt holds of the memory is free only when its error is.
+            pass
+        del parts, args
+        free_memory()
+        run = in_smaller_parts(run)
+        try:
+            parts = _assemble(run)
+        except InputError as error:
+            raise InputError(
+                f"not enough memory on the GPU, and steps cannot be divided any further ({error}); lower "
+                "training.tokens_per_step or data.row_length, or take a smaller encoder"
+            ) from None
+        args, num_steps = _training_arguments(run, parts)
+
+
+def _attempt(
+    run: RunSettings, parts: _Parts, args: TrainingArguments, num_steps: int, keeps: bool, watch: Watch | None
+) -> dict[str, Any]:
+    """Train from the newest checkpoint, or from the start, to the end."""
+    folder, is_main = Path(run.output), ranks.rank() == 0
+    budget = Budget(run.training.budget)
+    found = _find_checkpoint(folder, keeps, parts.corpus, budget)
+    begun = found.facts.get("batching") if found else None
+    with Monitor(folder, int(budget.used["steps"]), active=is_main) as monitor:
+        half = use_bf16(run.training.precision)
+        batching, note = choose_batching(begun or run.training.batching, parts.objective.encoder, half)
+        if batching == "packed":
+            parts.objective.pack()
+        _greet(run, parts, batching, monitor)
+        for line in (_speed_up(run, parts, half), note):
+            if line:
+                monitor.say(f"note: {line}")
+        for path in found.damaged if found else ():
+            monitor.say(f"{path}: damaged, so the run goes on from an older checkpoint")
+            if keeps:
+                # Out of the way, or it would count among the newest checkpoints that are kept.
+                path.rename(path.with_name(f"damaged-{path.name}"))
+        if found is not None:
+            monitor.say(f"going on from {found.path}")
+        # The order of the rows is that of the beginning, on any number of ranks, also where packing is gone.
+        least = found.facts.get("least_rows") if found else None
+        trainer, pace = _make_trainer(run, parts, begun or batching, least, budget, monitor, args, num_steps, watch)
+        if not budget.spent:
+            train(trainer, pace, monitor, found.path if found else None)
+        else:
+            # Trainer would train one step too many; the weights are those of the checkpoint.
+            assert found is not None
+            parts = replace(parts, objective=objective_of(found.path))
+    if is_main and trainer.is_fsdp_enabled:  # in pieces on all ranks, and whole in the checkpoint
+        parts = replace(parts, objective=objective_of(folder / f"checkpoints/checkpoint-{budget.used['steps']:.0f}"))
+    return _finish(run, parts, trainer, folder) if is_main else {}
+
+
+def _speed_up(run: RunSettings, parts: _Parts, half: bool) -> str | None:
+    """Do what :func:`bertsmith.gpu.speed_up` does, for as long as this run should take."""
+    lengths = np.full(parts.rows_per_step, round(parts.rows.mean_length))
+    flops = parts.objective.flops(lengths)
+    seconds = expected_seconds(run.training.budget, tokens=float(lengths.sum()), flops=flops)
+    wanted = not run.training.trainer.get("fsdp") and run.training.compile
+    return speed_up(parts.objective, half=half, wanted=wanted, seconds=seconds)
 
 
 def validated_figures(run: RunSettings) -> list[str]:
@@ -172,7 +216,7 @@ def _assemble(run: RunSettings) -> _Parts:
 
 def _num_parts(training: TrainingSettings) -> int:
     """Say into how many micro-batches a step is divided, those of all ranks together."""
-    return training.gradient_accumulation * int(os.environ.get("WORLD_SIZE", "1"))
+    return training.gradient_accumulation * ranks.num_ranks()
 
 
 def token_shares(corpus: Corpus, held_out: Ints) -> tuple[Floats, Floats]:
@@ -194,28 +238,23 @@ def token_shares(corpus: Corpus, held_out: Ints) -> tuple[Floats, Floats]:
     return rest / rest.sum(), there / max(1, there.sum())
 
 
-def _find_checkpoint(folder: Path, corpus: Corpus, budget: Budget) -> tuple[Path | None, list[Path], Batching | None]:
-    """Find the checkpoint to resume, the damaged ones, and how its rows went into batches, which decides their order.
-
-    The budget is set to what it had used.
-    """
-    found = checkpoints.newest_whole(folder / "checkpoints")
-    if found is None:
-        return None, [], None
-    path, facts, damaged = found
-    if facts["corpus"] != corpus.hash:
+def _find_checkpoint(folder: Path, keeps: bool, corpus: Corpus, budget: Budget) -> Found | None:
+    """Find the checkpoint to resume, on whatever machine it is, and set the budget to what it had used."""
+    found = newest_of_all(folder / "checkpoints", keeps)
+    if found is not None and found.facts["corpus"] != corpus.hash:
         raise InputError(
-            f"{corpus.path}: this corpus has changed since the checkpoint {path} was trained on it; "
+            f"{corpus.path}: this corpus has changed since the checkpoint {found.path} was trained on it; "
             "bring the old one back, or start over with --overwrite"
         )
-    budget.used.update(facts["used"])
-    return path, damaged, facts.get("batching")
+    budget.used.update(found.facts["used"] if found is not None else {})
+    return found
 
 
 def _make_trainer(
     run: RunSettings,
     parts: _Parts,
     batching: Batching,
+    least_rows: int | None,
     budget: Budget,
     monitor: Monitor,
     args: TrainingArguments,
@@ -233,17 +272,19 @@ def _make_trainer(
         save_minutes=run.training.checkpoint_minutes,
         monitor=monitor,
     )
-    num_parts = _num_parts(run.training)
+    stream = TrainingStream(
+        *(parts.rows, parts.rows_per_step, num_steps, run.training.seed, batching, _num_parts(run.training)), least_rows
+    )
     trainer = ObjectiveTrainer(
         objective=parts.objective,
         args=args,
-        stream=TrainingStream(parts.rows, parts.rows_per_step, num_steps, run.training.seed, batching, num_parts),
+        stream=stream,
         validation=validation,
         budget=budget,
         schedule=lambda share: learning_rate_factor(share, run.training.warmup, run.training.schedule),
         monitor=monitor,
         pace=pace,
-        facts={"corpus": parts.corpus.hash, "batching": batching},
+        facts={"corpus": parts.corpus.hash, "batching": batching, "least_rows": stream.least_rows},
         keep_checkpoints=run.training.keep_checkpoints,
         optimizer=optimizer_class(run.training.optimizer, run.training.bias_correction, args),
         watch=watch,
@@ -263,11 +304,13 @@ _REFUSED = {
 }
 
 
-def _training_arguments(run: RunSettings, parts: _Parts, budget: Budget) -> tuple[TrainingArguments, int]:
+def _training_arguments(run: RunSettings, parts: _Parts) -> tuple[TrainingArguments, int]:
     """Make Trainer's arguments, and the number of steps that the run cannot exceed."""
     training = run.training
     least = np.full(1, NUM_SPECIAL + 1)
-    num_steps = budget.bound_on_steps(float(least.sum()), training_flops(parts.objective.encoder.config, least, 0))
+    num_steps = Budget(training.budget).bound_on_steps(
+        float(least.sum()), training_flops(parts.objective.encoder.config, least, 0)
+    )
     on_gpu = torch.cuda.is_available()
     own: dict[str, Any] = {
         "output_dir": str(Path(run.output) / "checkpoints"),
@@ -280,13 +323,13 @@ def _training_arguments(run: RunSettings, parts: _Parts, budget: Budget) -> tupl
         "weight_decay": training.weight_decay,
         "seed": training.seed,
         "bf16": use_bf16(training.precision),
-        "torch_compile": _use_compile(training, on_gpu),
         "use_cpu": not on_gpu,
-        "dataloader_num_workers": (2 if on_gpu else 0) if training.workers == "auto" else training.workers,
+        "dataloader_num_workers": (4 if on_gpu else 0) if training.workers == "auto" else training.workers,
         "dataloader_pin_memory": on_gpu,
     }
-    if training.trainer.get("fsdp") and not on_gpu:
-        raise InputError("training.trainer.fsdp: needs a GPU; on a CPU it would silently run as plain DDP")
+    if on_gpu and "accelerator_config" not in training.trainer:
+        own["accelerator_config"] = {"non_blocking": True}
+    sharding.refuse_unfit(training.trainer, training.compile is True)
     blocks = (isinstance(module, GradientCheckpointingLayer) for module in parts.objective.modules())
     if training.trainer.get("gradient_checkpointing") and not any(blocks):
         architecture = parts.objective.encoder.config.model_type
@@ -294,23 +337,8 @@ def _training_arguments(run: RunSettings, parts: _Parts, budget: Budget) -> tupl
     return make_arguments(own, training.trainer, _REFUSED), num_steps
 
 
-_COMPILE_SECONDS = 120
-_COMPILE_STEPS = 2000
-
-
-def _use_compile(training: TrainingSettings, on_gpu: bool) -> bool:
-    if training.compile != "auto":
-        return training.compile
-    budget = training.budget
-    short = (budget.seconds or _COMPILE_SECONDS + 1) < _COMPILE_SECONDS or (
-        budget.steps or _COMPILE_STEPS
-    ) < _COMPILE_STEPS
-    return on_gpu and not short
-
-
 def _greet(run: RunSettings, parts: _Parts, batching: Batching, monitor: Monitor) -> None:
-    rows = parts.rows
-    encoder = parts.objective.encoder
+    rows, encoder = parts.rows, parts.objective.encoder
     monitor.say(
         f"corpus: {parts.corpus.num_documents:,} documents, {parts.corpus.num_tokens:,} tokens, "
         f"{rows.num_rows(0):,} rows an epoch"
@@ -324,11 +352,6 @@ def _greet(run: RunSettings, parts: _Parts, batching: Batching, monitor: Monitor
         monitor.say(f"loss of a model that knows token frequencies and no context: {parts.loss_without_context:.4f}")
     for name, value in parts.facts.items():
         monitor.say(f"{name.replace('_', ' ')}: {value:.4g}")
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
 
 
 def _finish(run: RunSettings, parts: _Parts, trainer: ObjectiveTrainer, folder: Path) -> dict[str, Any]:
@@ -365,35 +388,3 @@ def _finish(run: RunSettings, parts: _Parts, trainer: ObjectiveTrainer, folder: 
     write_model(parts.objective, parts.corpus.tokenizer, folder / "model", card)
     write_json(folder / "summary.json", summary)
     return summary
-
-
-def closing_lines(run: RunSettings, summary: Mapping[str, Any]) -> list[str]:
-    """Say in a few lines how a run ended, where its results are, and what to do next."""
-    lines = []
-    without_context, by_length = summary["loss_without_context"], summary.get("length_only_accuracy")
-    if without_context is not None:
-        # Both are of masked tokens, without what an objective adds to their loss.
-        lines.append(
-            f"validation loss of masked tokens {summary['validation_mlm']:.4f} (without context {without_context:.4f})"
-        )
-    if "validation_pair_accuracy" in summary:
-        known = "" if by_length is None else f" (by length alone {by_length:.4f})"
-        lines.append(f"validation accuracy on pairs {summary['validation_pair_accuracy']:.4f}{known}")
-    if "validation_disc_auc" in summary:
-        lines.append(
-            f"validation of the discriminator: AUC {summary['validation_disc_auc']:.4f}, "
-            f"{summary['validation_replaced_share']:.1%} of the tokens replaced"
-        )
-    if "validation_top1" in summary:
-        # A single row has no other to lie apart from.
-        spread = summary.get("validation_uniformity")
-        lines.append(
-            f"validation of views: {summary['validation_top1']:.1%} found at once, alignment "
-            f"{summary['validation_alignment']:.3f}" + ("" if spread is None else f", uniformity {spread:.3f}")
-        )
-    lines += [f"warning: {warning}" for warning in summary["warnings"]]
-    model = Path(run.output) / "model"
-    lines.append(f"model: {model} · figures: {run.output}/summary.json · plot: {run.output}/loss.png")
-    can_fill = "validation_mlm" in summary or run.objective.name != "cert"
-    use = f"fill {model} 'A sentence with a [MASK] .'" if can_fill else f"finetune RUN.yaml --model {model}"
-    return [*lines, f"next: bertsmith {use}"]

@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,6 +44,7 @@ PRETRAINING = Layout(
         "training.checkpoint_every",
         "training.checkpoint_minutes",
         "training.keep_checkpoints",
+        "training.trainer.ddp_timeout",
     ),
 )
 
@@ -91,7 +92,7 @@ def _kind(run: Mapping[str, Any]) -> str | None:
 
 
 def _check_same(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any], free: Sequence[str]) -> None:
-    before, now = dict(_flat(old)), dict(_flat(new))
+    before, now = flat(old), flat(new)
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     changed = [key for key in changed if not any(key == name or key.startswith(name + ".") for name in free)]
     if changed:
@@ -102,9 +103,9 @@ def _check_same(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any], fr
         )
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Give nested settings by their dotted keys."""
+    found: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return found

@@ -43,7 +43,8 @@ class TrainingSettings:
     tokens_per_step: int = 8192
     """Tokens an optimiser step, over all micro-batches and ranks, on average; rounded to a multiple of 8 rows."""
     gradient_accumulation: int = 1
-    """Micro-batches a step; more need less memory and change nothing else."""
+    """Micro-batches a step; more need less memory and change nothing else. Where a GPU's memory is too small, they are
+    doubled until it is not."""
     batching: BatchingChoice = "auto"
     """How short rows go into batches without padding: bucketed puts those of one length side by side, packed lays all
     of a batch end to end; auto is packed on a GPU and bucketed on a CPU."""
@@ -64,9 +65,9 @@ class TrainingSettings:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic; auto is bf16 where the hardware has it, with fp32 weights."""
     compile: bool | Literal["auto"] = "auto"
-    """Use torch.compile; auto does so on a GPU for runs that are long enough to pay for it."""
+    """Compile the layers with torch.compile; auto does so on a GPU for runs that are long enough to pay for it."""
     workers: int | Literal["auto"] = "auto"
-    """Processes that prepare batches; auto is 2 on a GPU and none on a CPU."""
+    """Processes that prepare batches; auto is 4 on a GPU and none on a CPU."""
     log_every: float = 0.005
     """Share of the budget between logged rows."""
     checkpoint_every: float = 0.1

@@ -86,7 +86,10 @@ def broken(tmp_path: Path, encoder_folder: Path, tokenizer: Any) -> Path:
         (["--model={}/albert", "--training.layer_decay=0.9"], "layers of architecture 'albert' share their weights"),
         (["--model={}/albert", "--training.frozen_layers=1"], "layers of architecture 'albert' share their weights"),
         (["--training.frozen_layers=3"], "frozen_layers is 3, but the encoder has 2 layers"),
-        (["--training.gradient_accumulation=8"], "gradient_accumulation is 8, but a step has only 7 examples"),
+        (
+            ["--training.gradient_accumulation=8"],
+            "gradient_accumulation times the number of processes is 8, but a step has only 7",
+        ),
         (["--task.examples=99"], "task.examples is 99, and there are 44 training examples"),
         (["--seeds=[]"], "seeds is []"),
         (["--seeds=[1, 1]"], "seeds is [1, 1]; expected different numbers"),

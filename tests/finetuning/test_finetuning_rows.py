@@ -49,7 +49,7 @@ def test_buckets_hold_little_padding_and_come_in_no_order_of_length() -> None:
 
 @pytest.mark.parametrize("accumulation", [1, 2, 5, 15])
 def test_micro_batches_are_the_parts_of_a_step(accumulation: int) -> None:
-    batches = Batches(ROWS, batch_size=16, num_epochs=1, seed=1, accumulation=accumulation)
+    batches = Batches(ROWS, batch_size=16, num_epochs=1, seed=1, num_parts=accumulation)
     assert len(batches) == 63 * accumulation
     for step in range(63):
         parts = [batches[step * accumulation + part] for part in range(accumulation)]
@@ -57,8 +57,8 @@ def test_micro_batches_are_the_parts_of_a_step(accumulation: int) -> None:
         sizes = [len(part) for part in parts]
         assert max(sizes) - min(sizes) <= 1
         assert batches.lengths_of_step(step).tolist() == [len(row.tokens) for part in parts for row in part]
-    with pytest.raises(InputError, match="gradient_accumulation is 16, but a step has only 15 examples"):
-        Batches(ROWS, batch_size=16, num_epochs=1, seed=1, accumulation=16)
+    with pytest.raises(InputError, match="number of processes is 16, but a step has only 15 examples"):
+        Batches(ROWS, batch_size=16, num_epochs=1, seed=1, num_parts=16)
 
 
 def test_a_batch_is_padded_to_its_longest_row() -> None:

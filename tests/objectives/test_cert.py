@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForMaskedLM
 
 from bertsmith.attention import BODIES
+from bertsmith.closing import closing_lines
 from bertsmith.corpus import Corpus
 from bertsmith.encoder import EncoderSettings, build_encoder, training_flops
 from bertsmith.errors import InputError
@@ -19,7 +20,7 @@ from bertsmith.fill import fill
 from bertsmith.objectives import MLM, Cert
 from bertsmith.objectives.cert import CertSettings
 from bertsmith.objectives.mlm import MLMSettings
-from bertsmith.pretraining import closing_lines, pretrain
+from bertsmith.pretraining import pretrain
 from bertsmith.rows import TextRow
 from bertsmith.run_settings import load_run
 from bertsmith.settings import to_dict

@@ -19,6 +19,7 @@ from bertsmith.batching import Packing, real_positions
 from bertsmith.finetuning.rows import Collator, Row
 from bertsmith.objectives.base import Objective, ObjectiveConfig, ObjectiveOutput
 from bertsmith.tasks.examples import TaskType
+from bertsmith.training import ranks
 
 
 class TaskObjective(Objective):
@@ -114,7 +115,7 @@ class TaskObjective(Objective):
         logits: Tensor = outputs.logits.float()
         return logits.squeeze(-1) if self._type == "regression" else logits
 
-    def count_items(self, batch: Mapping[str, Tensor]) -> dict[str, float]:
+    def count_items(self, batch: Mapping[str, Tensor]) -> dict[str, float | Tensor]:
         """Say how many items, weighted like the loss, a batch has."""
         return {"task": float(self._weigh(batch["targets"].to(self.device)))}
 
@@ -156,7 +157,7 @@ def predict(
     bf16: bool = False,
     on_progress: Callable[[int], None] | None = None,
 ) -> tuple[list[npt.NDArray[np.float32]], float | None]:
-    """Run a model over rows, longest together, without a trace in the random state.
+    """Run a model over rows, longest together, without a trace in the random state; each rank over its share.
 
     Args:
         objective: The model, left in the mode it was in.
@@ -171,10 +172,10 @@ def predict(
     objective.eval()
     device = objective.device
     lengths = np.asarray([len(row.tokens) for row in rows], dtype=np.int64)
-    found: list[Any] = [None] * len(rows)
+    found: dict[int, Any] = {}
     loss = items = 0.0
-    done = 0
-    for places in batches_by_length(lengths, _TOKENS_PER_BATCH.get(device.type, 4096)):
+    batches = batches_by_length(lengths, _TOKENS_PER_BATCH.get(device.type, 4096))
+    for places in batches[ranks.rank() :: ranks.num_ranks()]:
         batch = objective.collate([rows[place] for place in places])
         inputs = send_to_device(batch, device)
         targets = inputs.pop("targets")
@@ -186,11 +187,13 @@ def predict(
             items += float(objective._weigh(targets))
         for place, scores in zip(places, logits.cpu().numpy(), strict=True):
             found[place] = scores[: lengths[place]].copy() if scores.ndim == 2 else scores
-        done += len(places)
         if on_progress:
-            on_progress(done)
+            on_progress(len(found))
     objective.train(was_training)
-    return found, loss / items if items else None
+    shares = ranks.gather((found, loss, items))
+    everything = {place: scores for share, _, _ in shares for place, scores in share.items()}
+    loss, items = sum(share[1] for share in shares), sum(share[2] for share in shares)
+    return [everything[place] for place in range(len(rows))], loss / items if items else None
 
 
 def batches_by_length(lengths: npt.NDArray[np.int64], tokens: int) -> list[list[int]]:

@@ -118,7 +118,7 @@ class Batches(Dataset[list[Row]]):
         num_epochs: How often to run through them.
         seed: Chooses the order.
         batching: Whether rows of one length go together.
-        accumulation: Into how many micro-batches a step is divided.
+        num_parts: Into how many micro-batches a step is divided, those of all ranks together.
 
     Raises:
         InputError: There are fewer rows than micro-batches in a step.
@@ -132,30 +132,30 @@ class Batches(Dataset[list[Row]]):
         num_epochs: int,
         seed: int,
         batching: Batching = "bucketed",
-        accumulation: int = 1,
+        num_parts: int = 1,
     ) -> None:
         self.steps_per_epoch = -(-len(rows) // batch_size)
         self.num_steps = num_epochs * self.steps_per_epoch
-        if len(rows) // self.steps_per_epoch < accumulation:
+        if len(rows) // self.steps_per_epoch < num_parts:
             raise InputError(
-                f"training.gradient_accumulation is {accumulation}, but a step has only "
+                f"training.gradient_accumulation times the number of processes is {num_parts}, but a step has only "
                 f"{len(rows) // self.steps_per_epoch} examples; lower it"
             )
         self._rows = rows
         self._lengths = np.asarray([len(row.tokens) for row in rows], dtype=np.int64)
         self._seed = seed
         self._batching = batching
-        self._accumulation = accumulation
+        self._num_parts = num_parts
         self._cached: tuple[int, list[Ints]] | None = None
 
     def __len__(self) -> int:
         """Return the number of micro-batches of all epochs."""
-        return self.num_steps * self._accumulation
+        return self.num_steps * self._num_parts
 
     def __getitem__(self, number: int) -> list[Row]:
         """Return a micro-batch."""
-        step, part = divmod(number, self._accumulation)
-        return [self._rows[place] for place in np.array_split(self.step(step), self._accumulation)[part]]
+        step, part = divmod(number, self._num_parts)
+        return [self._rows[place] for place in np.array_split(self.step(step), self._num_parts)[part]]
 
     def step(self, step: int) -> Ints:
         """Return which rows (B,) a step trains on."""

@@ -1,12 +1,11 @@
 """Fine-tuning: the same task with several seeds, each resumable, and what they give together."""
 
 import multiprocessing
-import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -36,10 +35,11 @@ from bertsmith.finetuning.seed import (
 from bertsmith.finetuning.settings import FinetuningSettings, resolve
 from bertsmith.finetuning.summary import summarise_seeds
 from bertsmith.pretrained import open_pretrained
-from bertsmith.run_folder import RUN_FILE, Layout, prepare
+from bertsmith.run_folder import RUN_FILE, Layout, flat, prepare
 from bertsmith.settings import read_yaml, to_dict
 from bertsmith.tasks import check_submission, load_task, subset
-from bertsmith.training.running import end_with_parent
+from bertsmith.training import ranks
+from bertsmith.training.arguments import versions
 from bertsmith.training.trainer import Watch
 
 FINETUNING = Layout(
@@ -50,7 +50,10 @@ FINETUNING = Layout(
         r"(summary\.json|results\.txt|errors\.md|arms\.csv)(\.part)?",
     ),
     begun=("seed-*/checkpoints/checkpoint-*", f"seed-*/{RESULT}"),
-    free=("output", "seeds", "parallel", "submission", "training.log_every", "training.checkpoint_minutes"),
+    free=(
+        *("output", "seeds", "parallel", "submission"),
+        *("training.log_every", "training.checkpoint_minutes", "training.trainer.ddp_timeout"),
+    ),
 )
 # The runs of the combinations see to it themselves that their settings do not change.
 ARMS = FINETUNING._replace(begun=())
@@ -77,26 +80,40 @@ def finetune(run: FinetuningSettings, *, overwrite: bool = False, watch: Watch |
         Failed: The loss of a seed diverged.
     """
     logging.disable_progress_bar()
-    console = Console(stderr=True)
-    arms = [Arm(arm.values, resolve(arm.run)) for arm in arms_of(run)]
-    # All that can be wrong with the settings is found before anything is written, or overwritten.
+    with ranks.joined(run.training.trainer.get("ddp_timeout")), ExitStack() as held:
+        return _finetune(run, overwrite, watch, held)
+
+
+def _finetune(run: FinetuningSettings, overwrite: bool, watch: Watch | None, held: ExitStack) -> dict[str, Any]:
+    console = Console(stderr=True, quiet=ranks.rank() > 0)
     materials: dict[str, Material] = {}
-    for arm in arms:
-        if _reading(arm.run) not in materials:
-            materials[_reading(arm.run)] = load_material(arm.run, console)
-        _check_trainable(arm.run, materials[_reading(arm.run)])
+    # All that can be wrong with the settings is found before anything is written, or overwritten.
+    with ranks.together():
+        arms = [Arm(arm.values, resolve(arm.run)) for arm in arms_of(run)]
+        for arm in arms:
+            if _reading(arm.run) not in materials:
+                materials[_reading(arm.run)] = load_material(arm.run, console)
+            _check_trainable(arm.run, materials[_reading(arm.run)])
+    facts = {str(number): material.facts for number, material in enumerate(materials.values())}
+    ranks.refuse_differences(flat({**to_dict(run), "content": facts}) | versions(), but=_MAY_DIFFER)
     if run.vary is None:
         return _train(arms[0].run, materials[_reading(arms[0].run)], overwrite, watch)
     folder = Path(run.output)
-    with locked(folder, "`output`"):
-        if not overwrite:
-            _check_kind(folder, run)
-        prepare(folder, to_dict(run), overwrite, ARMS)
-        summaries = []
-        for number, arm in enumerate(arms, start=1):
-            console.print(f"{number} of {len(arms)}: {arm.name}", highlight=False, markup=False, soft_wrap=True)
-            summaries.append(_train(arm.run, materials[_reading(arm.run)], overwrite))
-        return summarise_arms(run, arms, summaries)
+    keeps = ranks.keep(folder, "`output`", held)
+    with ranks.together():
+        if keeps:
+            if not overwrite:
+                _check_kind(folder, run)
+            prepare(folder, to_dict(run), overwrite, ARMS)
+    summaries = []
+    for number, arm in enumerate(arms, start=1):
+        console.print(f"{number} of {len(arms)}: {arm.name}", highlight=False, markup=False, soft_wrap=True)
+        summaries.append(_train(arm.run, materials[_reading(arm.run)], overwrite))
+    return summarise_arms(run, arms, summaries) if ranks.rank() == 0 else {}
+
+
+# Where a machine finds what all of them have.
+_MAY_DIFFER = ("output", "submission", "model", "task.data", "task.train", "task.validation", "task.test")
 
 
 def _reading(run: FinetuningSettings) -> str:
@@ -116,14 +133,17 @@ def _check_kind(folder: Path, run: FinetuningSettings) -> None:
 def _train(run: FinetuningSettings, material: Material, overwrite: bool, watch: Watch | None = None) -> dict[str, Any]:
     """Train the seeds of a run that has been checked."""
     folder = Path(run.output)
-    with locked(folder, "`output`"):
-        _prepare(run, folder, overwrite)
+    with ExitStack() as held:
+        keeps = ranks.keep(folder, "`output`", held)
+        with ranks.together():
+            if keeps:
+                _prepare(run, folder, overwrite)
     if run.parallel == 1 or len(run.seeds) == 1:
         for seed in run.seeds:
             train_seed(run, material, seed, watch=watch)
     else:
         _train_side_by_side(run, material)
-    return summarise_seeds(run, material)
+    return summarise_seeds(run, material) if ranks.rank() == 0 else {}
 
 
 def load_material(run: FinetuningSettings, console: Console) -> Material:
@@ -183,8 +203,11 @@ def load_material(run: FinetuningSettings, console: Console) -> Material:
 
 def _check_trainable(run: FinetuningSettings, material: Material) -> None:
     """Find what is wrong with the model and the training before anything is written."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError("bertsmith finetune runs in one process for each seed, without torchrun; see `parallel`")
+    if ranks.num_ranks() > 1 and run.parallel > 1:
+        raise InputError(
+            f"parallel is {run.parallel}, but the processes of torchrun train each seed together; leave it out, or "
+            "start without torchrun"
+        )
     if run.submission:
         check_submission(Path(run.submission), material.task.name, material.task)
     if material.task.type == "question_answering" and run.pooling != "cls":
@@ -248,7 +271,7 @@ def _begin_process(run: FinetuningSettings, material: Material, threads: int, st
     torch.set_num_threads(threads)
     logging.disable_progress_bar()
     _worker.update(run=run, material=material, stop=stop)
-    end_with_parent()
+    ranks.end_with_parent()
 
 
 def _train_in_process(seed: int) -> None:

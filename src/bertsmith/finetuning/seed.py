@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import ExitStack
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from transformers import TrainingArguments
 from bertsmith.attention import choose_batching
 from bertsmith.encoder import parameter_count
 from bertsmith.errors import InputError
-from bertsmith.files import locked, synchronise, write_json
+from bertsmith.files import synchronise, write_json
+from bertsmith.finetuning.card import model_card
 from bertsmith.finetuning.judge import Judge
 from bertsmith.finetuning.layers import freeze, layerwise_optimizer
 from bertsmith.finetuning.material import Material, class_weights
@@ -23,11 +25,13 @@ from bertsmith.finetuning.models import build_model, save_model, takes_types
 from bertsmith.finetuning.objective import TaskObjective
 from bertsmith.finetuning.rows import Batches, Batching, Collator
 from bertsmith.finetuning.settings import FinetuningSettings
+from bertsmith.randomness import key_of
 from bertsmith.tasks import subset
 from bertsmith.tasks.examples import Predictions
-from bertsmith.training import checkpoints
+from bertsmith.training import checkpoints, ranks
 from bertsmith.training.arguments import machine, make_arguments, use_bf16
 from bertsmith.training.budget import Budget, BudgetSettings, learning_rate_factor
+from bertsmith.training.copies import Found, newest_of_all
 from bertsmith.training.dropout import use_fast_dropout
 from bertsmith.training.memory import kept_memory
 from bertsmith.training.monitors import Monitor, human
@@ -68,8 +72,9 @@ def train_seed(
         Failed: The loss diverged.
     """
     folder = seed_folder(run.output, seed)
-    with locked(folder, "`output`"):
-        if read_result(folder, material.facts) is not None:
+    with ExitStack() as held:
+        keeps = ranks.keep(folder, "`output`", held)
+        if ranks.of_first(lambda: read_result(folder, material.facts) is not None):
             # A kill may have come between the result and this.
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
             return
@@ -78,9 +83,9 @@ def train_seed(
         args = training_arguments(run, seed)
         budget = Budget(BudgetSettings(steps=batches.num_steps))
         judge = Judge(run, material, objective, use_bf16(run.training.precision))
-        resumed, num_damaged = _find_checkpoint(folder, material.facts, budget, judge)
-        prefix = f"seed {seed} · "
-        with Monitor(folder, int(budget.used["steps"]), prefix=prefix, bar=stop is None) as monitor:
+        resumed, num_damaged = _find_checkpoint(folder, keeps, material.facts, budget, judge)
+        is_main, prefix = ranks.rank() == 0, f"seed {seed} · "
+        with Monitor(folder, int(budget.used["steps"]), is_main, prefix=prefix, bar=stop is None) as monitor:
             _greet(run, objective, batches, seed, resumed, monitor)
             if num_damaged:
                 monitor.say(f"{folder}: {num_damaged} damaged checkpoints are passed over and removed")
@@ -88,7 +93,9 @@ def train_seed(
             if not (budget.spent or judge.is_patience_over):
                 train(trainer, pace, monitor, resumed, heeds_signals=stop is None)
             # The clock of the budget stands still from here on.
-            trainer._load_from_checkpoint(str(Path(args.output_dir) / f"checkpoint-{judge.facts['best_step']}"))
+            if is_main:
+                trainer._load_from_checkpoint(str(Path(args.output_dir) / f"checkpoint-{judge.facts['best_step']}"))
+            ranks.copy_from_first(objective.state_dict().values())
             _finish(run, material, objective, judge, budget, batches, seed, folder, machine(args))
             monitor.say(f"best epoch {judge.facts['best_step'] / batches.steps_per_epoch:.0f}, {judge.best}")
 
@@ -174,7 +181,7 @@ def assemble(run: FinetuningSettings, material: Material, seed: int) -> tuple[Ta
         num_epochs=training.epochs,
         seed=seed,
         batching=batching,
-        accumulation=training.gradient_accumulation,
+        num_parts=training.gradient_accumulation * ranks.num_ranks(),
     )
     return objective, batches
 
@@ -196,6 +203,10 @@ def training_arguments(run: FinetuningSettings, seed: int) -> TrainingArguments:
     """Make the arguments of Trainer; what does not fit in ``training.trainer`` is an InputError."""
     training = run.training
     on_gpu = torch.cuda.is_available()
+    if training.trainer.get("fsdp"):
+        raise InputError(
+            "training.trainer.fsdp: fine-tuning does not divide its model; remove it, every GPU has it whole"
+        )
     own = {
         "output_dir": str(seed_folder(run.output, seed) / "checkpoints"),
         "num_train_epochs": 1,
@@ -250,27 +261,49 @@ def _make_trainer(
     judge.trainer = trainer
     if training.layer_decay < 1:
         trainer.optimizer = layerwise_optimizer(trainer, training.layer_decay)
+    if ranks.num_ranks() > 1:
+        # Every rank needs its own dropout; Trainer seeds all of them alike.
+        torch.manual_seed(int(key_of(args.seed, args.process_index).view(np.int64)[0]))
     return trainer, pace
 
 
-def _find_checkpoint(folder: Path, facts: Mapping[str, str], budget: Budget, judge: Judge) -> tuple[Path | None, int]:
-    """Find the newest whole checkpoint whose best one is whole too; set budget and judge to what they were there.
+def _find_checkpoint(
+    folder: Path, keeps: bool, facts: Mapping[str, str], budget: Budget, judge: Judge
+) -> tuple[Path | None, int]:
+    """Find the newest checkpoint; set budget and judge to what they were there.
 
-    Newer ones are of no use and deleted: they would be kept as the newest, in place of what is written from now on.
-    The number of those comes with it.
+    The number of damaged ones comes with it.
     """
-    found = checkpoints.in_order(folder / "checkpoints")
-    for num_damaged, path in enumerate(reversed(found)):
+    num_damaged = 0
+
+    def find(checkpoint_folder: Path) -> Found | None:
+        nonlocal num_damaged
+        found, num_damaged = _newest_with_best(checkpoint_folder, facts)
+        return found
+
+    found = newest_of_all(folder / "checkpoints", keeps, find)
+    if found is None:
+        return None, num_damaged
+    budget.used.update(found.facts["used"])
+    judge.facts |= {name: found.facts[name] for name in judge.facts}
+    return found.path, num_damaged
+
+
+def _newest_with_best(folder: Path, facts: Mapping[str, str]) -> tuple[Found | None, int]:
+    """Find the newest whole checkpoint whose best one is whole too, and how many newer ones there were.
+
+    These are of no use and deleted: they would be kept as the newest, in place of what is written from now on.
+    """
+    paths = checkpoints.in_order(folder)
+    for num_damaged, path in enumerate(reversed(paths)):
         sealed = checkpoints.read_seal(path)
         if sealed is not None:
-            _check_facts(folder, sealed, facts)
+            _check_facts(folder.parent, sealed, facts)
             best = None if sealed["best_step"] is None else path.with_name(f"checkpoint-{sealed['best_step']}")
             if best is None or best == path or checkpoints.read_seal(best) is not None:
-                budget.used.update(sealed["used"])
-                judge.facts |= {name: sealed[name] for name in judge.facts}
-                return path, num_damaged
+                return Found(path, sealed, []), num_damaged
         shutil.rmtree(path)
-    return None, len(found)
+    return None, len(paths)
 
 
 def _check_facts(folder: Path, old: Mapping[str, str], new: Mapping[str, str]) -> None:
@@ -325,13 +358,16 @@ def _finish(
             predictions, scores[split.name] = judge.score(split, null_threshold if is_test else 0.0)
             arrays[f"{split.name}.values"] = predictions.values
             arrays[f"{split.name}.answers"] = np.array(predictions.answers, str)
+    if ranks.rank() > 0:
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        return
     np.savez(folder / _PREDICTIONS, **arrays)
     synchronise(folder / _PREDICTIONS)
     if material.task.type == "question_answering":
         # For evaluation, which may have no labelled questions to tell.
         config = objective.encoder.config
         config.null_answers, config.null_threshold = material.null_answers, null_threshold
-    card = _card(run, material, seed, scores)
+    card = model_card(run, material, seed, scores)
     save_model(objective.encoder, material.reading.tokenizer, folder / "model", card)
     used = budget.used
     result = {
@@ -349,46 +385,3 @@ def _finish(
     }
     write_json(folder / RESULT, result)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-
-
-def _card(run: FinetuningSettings, material: Material, seed: int, scores: Mapping[str, Mapping[str, float]]) -> str:
-    """Write the text of the model card."""
-    task = material.task
-    lines = "\n".join(
-        f"| {split} | {name} | {value:.4f} |" for split, figures in scores.items() for name, value in figures.items()
-    )
-    if task.type == "question_answering":
-        tag, code = (
-            "question-answering",
-            """from transformers import AutoModelForQuestionAnswering
-model = AutoModelForQuestionAnswering.from_pretrained("path/to/this/folder")""",
-        )
-    else:
-        tag, code = (
-            "text-classification",
-            """from transformers import pipeline
-model = pipeline("text-classification", "path/to/this/folder")""",
-        )
-    if run.pooling != "cls":
-        code = f"import bertsmith.finetuning.models  # knows this architecture\n{code}"
-    origin = f"the architecture of `{run.model}` with new weights" if run.from_scratch else f"`{run.model}`"
-    return f"""---
-library_name: transformers
-pipeline_tag: {tag}
-tags: [bertsmith]
----
-# {task.name}, fine-tuned with bertsmith
-
-{origin[0].upper()}{origin[1:]}, fine-tuned for {task.type.replace("_", " ")} on `{task.name}`, seed {seed}, best epoch.
-
-```python
-{code}
-```
-
-| split | measure | |
-|---|---|---|
-{lines}
-
-The epoch was chosen on the first validation split, so its figures are slightly too good. The whole run is described by
-`run.yaml` in the folder above.
-"""

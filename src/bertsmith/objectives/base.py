@@ -5,7 +5,7 @@ An objective works in our commands and in anybody's own script:
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 
 from bertsmith.attention import use_packed_attention
@@ -85,6 +86,7 @@ class Objective(PreTrainedModel):  # type: ignore[misc]
     label_name: ClassVar[str] = "targets"
     row_parts: ClassVar[Sequence[str]] = ()
     collate: Any
+    token_parts: Callable[[Tensor, Tensor], tuple[dict[str, Tensor], dict[str, Tensor]]]
 
     def __init__(self, config: ObjectiveConfig, encoder: PreTrainedModel | None = None) -> None:
         super().__init__(config)
@@ -95,6 +97,7 @@ class Objective(PreTrainedModel):  # type: ignore[misc]
         self.encoder = encoder
         self.post_init()
         assert encoder.config._attn_implementation == attention, "wrapping changed the encoder's attention"
+        self.token_parts = token_parts
         # Tied tensors are saved once; without this, loading reports them as missing.
         self._keys_to_ignore_on_save = set(self.all_tied_weights_keys)
 
@@ -133,6 +136,18 @@ class Objective(PreTrainedModel):  # type: ignore[misc]
         use_packed_attention(self.encoder)
         self.collate = replace(self.collate, packed=True)
 
+    def compile_layers(self) -> None:
+        """Compile each layer of its encoders, and the loss of tokens, when they first run.
+
+        Layers are alike, so that the first one's compilation serves all of them: a model of 24 takes as long as one of
+        four. What stands around them costs little and is left as it is.
+        """
+        for module in self.modules():
+            if isinstance(module, GradientCheckpointingLayer):
+                module.compile()
+        # The number of chosen tokens is another in every batch.
+        self.token_parts = torch.compile(token_parts, dynamic=True)
+
     @staticmethod
     def make_collate(objective: Any, tokenizer: Any, seed: int) -> Any:
         """Make the function that turns rows into a batch; arguments and errors as for :meth:`build`."""
@@ -156,8 +171,8 @@ class Objective(PreTrainedModel):  # type: ignore[misc]
         """
         raise NotImplementedError
 
-    def count_items(self, batch: Mapping[str, Tensor]) -> dict[str, float]:
-        """Say how many items each loss part of a batch has."""
+    def count_items(self, batch: Mapping[str, Tensor]) -> dict[str, float | Tensor]:
+        """Say how many items each loss part of a batch has; what only the device knows is a scalar there."""
         raise NotImplementedError
 
     def num_positions(self, batch: Mapping[str, Any]) -> tuple[Tensor, int]:
@@ -231,6 +246,22 @@ class Objective(PreTrainedModel):  # type: ignore[misc]
         """The loss that a model without any knowledge is not much above; many times as much means that it diverged."""
         return math.log(self.encoder.get_input_embeddings().num_embeddings)
 
+    def masked_parts(
+        self, hidden_BLH: Tensor, positions: Tensor, targets: Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Predict the chosen tokens with the encoder's own vocabulary head, at their positions only.
+
+        Args:
+            hidden_BLH: (B, L, H) what the encoder gives for the corrupted batch, or (1, T, H) for a packed one.
+            positions: (M,) chosen positions in the flattened batch.
+            targets: (M,) original ids at these positions.
+
+        Returns:
+            Parts ``mlm`` (negative log likelihood, with a gradient) and ``accuracy``, and how many items each has.
+        """
+        chosen_MH = hidden_BLH.flatten(0, 1).index_select(0, positions)
+        return self.token_parts(vocabulary_logits(self.encoder, chosen_MH), targets)
+
     def total(
         self, parts: Mapping[str, Tensor], counts: Mapping[str, Tensor], num_items: Mapping[str, float] | None
     ) -> Tensor:
@@ -254,25 +285,9 @@ def masked_logits(encoder: PreTrainedModel, states_NH: Tensor, positions: Tensor
     return vocabulary_logits(encoder, states_NH.index_select(0, positions)).float()
 
 
-def masked_parts(
-    encoder: PreTrainedModel, hidden_BLH: Tensor, positions: Tensor, targets: Tensor
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Predict the chosen tokens with the encoder's own vocabulary head, at their positions only.
-
-    Args:
-        encoder: A masked-language model.
-        hidden_BLH: (B, L, H) what it gives for the corrupted batch, or (1, T, H) for a packed one.
-        positions: (M,) chosen positions in the flattened batch.
-        targets: (M,) original ids at these positions.
-
-    Returns:
-        Parts ``mlm`` (negative log likelihood, with a gradient) and ``accuracy``, and how many items each has.
-    """
-    return token_parts(masked_logits(encoder, hidden_BLH.flatten(0, 1), positions), targets)
-
-
 def token_parts(logits_MV: Tensor, targets: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Compare logits (M, V) with the ids (M,) of tokens; returns what :func:`masked_parts` does."""
+    """Compare logits (M, V), in fp32, with the ids (M,) of tokens; returns what :meth:`Objective.masked_parts` does."""
+    logits_MV = logits_MV.float()
     num_chosen = count(targets.numel(), targets)
     parts = {
         "mlm": cross_entropy(logits_MV, targets, reduction="sum"),
@@ -282,8 +297,8 @@ def token_parts(logits_MV: Tensor, targets: Tensor) -> tuple[dict[str, Tensor], 
 
 
 def count(number: int, like: Tensor) -> Tensor:
-    """Make a count on the device of a tensor."""
-    return torch.tensor(float(number), device=like.device)
+    """Make a count on the device of a tensor, which does not wait for it."""
+    return torch.full((), float(number), device=like.device)
 
 
 def assemble_text(rows: Sequence[TextRow], vocabulary: Vocabulary) -> tuple[Ints, Bools]:

@@ -47,7 +47,6 @@ from bertsmith.objectives.base import (
     ObjectiveOutput,
     assemble_text,
     count,
-    masked_parts,
 )
 from bertsmith.pooling import Pooling, pool
 from bertsmith.randomness import RowGenerator
@@ -334,7 +333,7 @@ class Cert(Objective):
         if masked_ids is not None:
             assert positions is not None and targets is not None
             hidden_BLH = hidden_states(self.encoder, masked_ids, attention_mask, packing=packing)
-            more_parts, more_counts = masked_parts(self.encoder, hidden_BLH, positions, targets)
+            more_parts, more_counts = self.masked_parts(hidden_BLH, positions, targets)
             parts, counts = parts | more_parts, counts | more_counts
         loss = self.total(parts, counts, num_items)
 
@@ -410,8 +409,8 @@ class Cert(Objective):
         step = 1 - self.config.objective["momentum"]
         leaders = [*self.encoder.base_model.parameters(), *self.head.parameters()]
         followers = [*self.key_encoder.parameters(), *self.key_head.parameters()]
-        for follower, leader in zip(followers, leaders, strict=True):
-            follower.lerp_(leader, step)
+        assert len(leaders) == len(followers)
+        torch._foreach_lerp_(followers, leaders, step)
 
     def _enqueue(self) -> None:
         for keys_ND, numbers_N in self._pending:
@@ -430,9 +429,9 @@ class Cert(Objective):
         (real, slots), (key_real, key_slots) = super().num_positions(batch), super().num_positions(keys)
         return real + key_real, slots + key_slots
 
-    def count_items(self, batch: Mapping[str, Tensor]) -> dict[str, float]:
+    def count_items(self, batch: Mapping[str, Tensor]) -> dict[str, float | Tensor]:
         """Say how many items each loss part of a batch has."""
-        found = {"contrast": float((batch["numbers"] >= 0).sum())}
+        found: dict[str, float | Tensor] = {"contrast": (batch["numbers"] >= 0).sum()}
         return found | ({"mlm": batch["targets"].numel()} if "targets" in batch else {})
 
     def flops(self, lengths: Ints) -> float:

@@ -49,7 +49,6 @@ from bertsmith.objectives.base import (
     assemble_text,
     count,
     masked_logits,
-    token_parts,
 )
 from bertsmith.pretrained import GENERATOR
 from bertsmith.randomness import RowGenerator
@@ -293,7 +292,7 @@ class Electra(Objective):
             ``replaced_share`` of the real tokens; and, for whole words, ``cut_words``.
         """
         logits_MV = self.generate(input_ids, attention_mask, positions, packing)
-        parts, counts = token_parts(logits_MV, targets)
+        parts, counts = self.token_parts(logits_MV, targets)
         verdict = self.detect(input_ids, attention_mask, positions, targets, draws, logits_MV, packing)
         errors = binary_cross_entropy_with_logits(verdict.logits, verdict.is_replaced, reduction="none")
         parts["disc"], counts["disc"] = (errors * verdict.real).sum(), count(num_real, targets)
@@ -352,7 +351,7 @@ class Electra(Objective):
         real = real_tokens(input_ids, attention_mask, packing)
         return Verdict(corrupted, logits, is_replaced_N.view_as(logits), real)
 
-    def count_items(self, batch: Mapping[str, Any]) -> dict[str, float]:
+    def count_items(self, batch: Mapping[str, Any]) -> dict[str, float | Tensor]:
         """Say how many items each loss part of a batch has."""
         return {"mlm": batch["targets"].numel(), "disc": batch["num_real"]}
 

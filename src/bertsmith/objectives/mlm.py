@@ -29,7 +29,7 @@ from bertsmith.batching import Packing, flatten, pack
 from bertsmith.corpus import Corpus
 from bertsmith.encoder import hidden_states, training_flops
 from bertsmith.masking import MaskingSettings, Vocabulary, mask, num_predicted, vocabulary_for
-from bertsmith.objectives.base import Objective, ObjectiveOutput, assemble_text, count, masked_parts
+from bertsmith.objectives.base import Objective, ObjectiveOutput, assemble_text, count
 from bertsmith.randomness import RowGenerator
 from bertsmith.rows import NUM_SPECIAL, Ints, TextRow, TextRows
 from bertsmith.settings import settings
@@ -125,14 +125,14 @@ class MLM(Objective):
             Parts ``mlm`` (negative log likelihood), ``accuracy`` and, for whole words, ``cut_words``.
         """
         hidden_BLH = hidden_states(self.encoder, input_ids, attention_mask, packing=packing)
-        parts, counts = masked_parts(self.encoder, hidden_BLH, positions, targets)
+        parts, counts = self.masked_parts(hidden_BLH, positions, targets)
         loss = self.total(parts, counts, num_items)
         if cut_words is not None and self.config.objective["unit"] == "word":
             num_rows = input_ids.shape[0] if packing is None else packing["cu_seq_lens_q"].numel() - 2
             parts["cut_words"], counts["cut_words"] = cut_words, count(num_rows, targets)
         return ObjectiveOutput(loss=loss, parts={name: part.detach() for name, part in parts.items()}, counts=counts)
 
-    def count_items(self, batch: Mapping[str, Tensor]) -> dict[str, float]:
+    def count_items(self, batch: Mapping[str, Tensor]) -> dict[str, float | Tensor]:
         """Say how many items each loss part of a batch has."""
         return {"mlm": batch["targets"].numel()}
 

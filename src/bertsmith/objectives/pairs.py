@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from bertsmith.batching import Packing, first_of_rows, flatten, pack
 from bertsmith.encoder import POOLERS, hidden_states, pretrained_pooler, training_flops
 from bertsmith.masking import MaskingSettings, Vocabulary, mask, num_predicted, vocabulary_for
-from bertsmith.objectives.base import Objective, ObjectiveConfig, ObjectiveOutput, count, masked_parts
+from bertsmith.objectives.base import Objective, ObjectiveConfig, ObjectiveOutput, count
 from bertsmith.pairs import FALLBACKS, KINDS, NO_LABEL, NUM_SPECIAL, PairRow, PairRows
 from bertsmith.randomness import RowGenerator
 
@@ -140,7 +140,7 @@ class PairObjective(Objective):
         hidden_BLH = hidden_states(self.encoder, input_ids, attention_mask, token_type_ids, packing)
         logits_B2 = self.pair_logits(first_of_rows(hidden_BLH, packing))
 
-        parts, counts = masked_parts(self.encoder, hidden_BLH, positions, targets)
+        parts, counts = self.masked_parts(hidden_BLH, positions, targets)
         parts["pair"] = cross_entropy(logits_B2, pair_targets, ignore_index=NO_LABEL, reduction="sum")
         counts["pair"] = (pair_targets != NO_LABEL).sum().float()
         loss = self.total(parts, counts, num_items)
@@ -165,9 +165,9 @@ class PairObjective(Objective):
         """Name the kinds of rows that there can be with these settings."""
         raise NotImplementedError
 
-    def count_items(self, batch: Mapping[str, Tensor]) -> dict[str, float]:
+    def count_items(self, batch: Mapping[str, Tensor]) -> dict[str, float | Tensor]:
         """Say how many items each loss part of a batch has."""
-        return {"mlm": batch["targets"].numel(), "pair": float((batch["pair_targets"] != NO_LABEL).sum())}
+        return {"mlm": batch["targets"].numel(), "pair": (batch["pair_targets"] != NO_LABEL).sum()}
 
     def flops(self, lengths: np.ndarray[Any, np.dtype[np.int64]]) -> float:
         """Count the floating-point operations that training on rows of these lengths (B,) needs, but for the head."""

@@ -42,7 +42,15 @@ from bertsmith.corpus import Corpus
 from bertsmith.encoder import hidden_states, training_flops
 from bertsmith.errors import InputError
 from bertsmith.masking import CorruptionSettings, Vocabulary, corrupt, num_predicted
-from bertsmith.objectives.base import HEAD, Objective, ObjectiveConfig, ObjectiveOutput, assemble_text, masked_logits
+from bertsmith.objectives.base import (
+    HEAD,
+    Objective,
+    ObjectiveConfig,
+    ObjectiveOutput,
+    assemble_text,
+    count,
+    masked_logits,
+)
 from bertsmith.randomness import RowGenerator
 from bertsmith.rows import NUM_SPECIAL, Ints, TextRow, TextRows
 from bertsmith.settings import settings
@@ -298,7 +306,7 @@ class Span(Objective):
         states_NH = hidden_states(self.encoder, input_ids, attention_mask, packing=packing).flatten(0, 1)
         logits_MV = masked_logits(self.encoder, states_NH, positions)
         parts = {"mlm": cross_entropy(logits_MV, targets, reduction="sum")}
-        counts = {"mlm": targets.new_tensor(targets.numel())}
+        counts = {"mlm": count(targets.numel(), targets)}
         self._add_accuracies("accuracy", logits_MV, targets, span_words, parts, counts)
         if self.boundary is not None:
             place_M = from_left - 1
@@ -333,11 +341,11 @@ class Span(Objective):
             if length:
                 parts[f"{name}_span_{length}"], counts[f"{name}_span_{length}"] = right, known
 
-    def count_items(self, batch: Mapping[str, Tensor]) -> dict[str, float]:
+    def count_items(self, batch: Mapping[str, Tensor]) -> dict[str, float | Tensor]:
         """Say how many items each loss part of a batch has."""
-        items: dict[str, float] = {"mlm": batch["targets"].numel()}
+        items: dict[str, float | Tensor] = {"mlm": batch["targets"].numel()}
         if self.boundary is not None:
-            items["sbo"] = int((batch["from_left"] <= self.boundary.position.num_embeddings).sum())
+            items["sbo"] = (batch["from_left"] <= self.boundary.position.num_embeddings).sum()
         return items
 
     def flops(self, lengths: Ints) -> float:

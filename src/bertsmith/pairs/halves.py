@@ -16,6 +16,7 @@ from bertsmith.pairs.base import (
     NO_LABEL,
     NO_MATCH,
     NO_OTHER,
+    NUM_SPECIAL,
     OTHER,
     POSITIVE,
     SAME,
@@ -110,6 +111,13 @@ class SentenceHalves(PairRows):
         drawn = self._draw(indices, epochs)
         return drawn.first_length, drawn.end - drawn.split, drawn.labels
 
+    def lengths(self, indices: Ints, epochs: Ints) -> Ints:
+        """Return the lengths (B,) in tokens of rows, special tokens included."""
+        if self._short_sentences == "same":
+            return super().lengths(indices, epochs)
+        # A negative is as long as what it replaces, or there is none: nothing but the cut need be drawn.
+        return self._ends(self._sentences(indices), generator(self._seed, epochs, indices)) + NUM_SPECIAL
+
     def take(self, indices: Ints, epochs: Ints) -> list[PairRow]:
         """Return the rows ``indices`` (B,) as the epochs (B,) have them."""
         drawn = self._draw(indices, epochs)
@@ -129,13 +137,9 @@ class SentenceHalves(PairRows):
 
     def _draw(self, indices: Ints, epochs: Ints) -> _Halves:
         random = generator(self._seed, epochs, indices)
-        left_out = np.searchsorted(self._rows_before_left_out, indices, side="right")
-        sentences = self._documents.sentences(indices + left_out)
-        cut, choice, coin = random.uniform(2), random.uniform(1)[:, 0], random.uniform(1)[:, 0]
-
-        end = np.minimum(self.corpus.sentence_lengths(sentences), self._capacity)
-        target = 2 + (cut[:, 1] * (self._capacity - 1)).astype(np.int64)
-        end = np.where(cut[:, 0] < self._short_row_prob, np.minimum(end, target), end)
+        sentences = self._sentences(indices)
+        end = self._ends(sentences, random)
+        choice, coin = random.uniform(1)[:, 0], random.uniform(1)[:, 0]
         split = split_at(end, choice, self._split)
 
         candidates, kinds = self._candidates(sentences, random)
@@ -167,6 +171,18 @@ class SentenceHalves(PairRows):
             labels,
             kinds,
         )
+
+    def _sentences(self, indices: Ints) -> Ints:
+        """Say of which sentences of the corpus the rows (B,) are."""
+        left_out = np.searchsorted(self._rows_before_left_out, indices, side="right")
+        return self._documents.sentences(indices + left_out)
+
+    def _ends(self, sentences: Ints, random: RowGenerator) -> Ints:
+        """Say how many tokens (B,) of the sentences are used; the first that is drawn for a row."""
+        cut = random.uniform(2)
+        whole = np.minimum(self.corpus.sentence_lengths(sentences), self._capacity)
+        target = 2 + (cut[:, 1] * (self._capacity - 1)).astype(np.int64)
+        return np.where(cut[:, 0] < self._short_row_prob, np.minimum(whole, target), whole)
 
     def _candidates(self, sentences: Ints, random: RowGenerator) -> tuple[Ints, Ints]:
         """Draw ten sentences for each row, (B, 10), and the kind (B,) that they make a row."""

@@ -18,7 +18,7 @@ from bertsmith.sweep.plan import SWEEP, Plan, make_plan
 from bertsmith.sweep.report import report
 from bertsmith.sweep.settings import SweepSettings
 from bertsmith.sweep.trials import open_study, patiently_locked, work
-from bertsmith.training.running import end_with_parent
+from bertsmith.training.ranks import end_with_parent
 
 
 def sweep(given: SweepSettings, *, overwrite: bool = False) -> dict[str, Any]:

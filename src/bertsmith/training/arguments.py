@@ -10,6 +10,7 @@ import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from transformers import TrainingArguments
 
+from bertsmith import __version__
 from bertsmith.errors import InputError
 from bertsmith.settings import nearest
 
@@ -58,7 +59,9 @@ def make_arguments(own: Mapping[str, Any], given: Mapping[str, Any], refused: Ma
             hint = nearest(name, names)
             hint = hint if hint.startswith("did") else "see transformers.TrainingArguments"
             raise InputError(f"training.trainer: unknown key {name!r}; {hint}")
-        _check_type(name, given[name])
+        # Declared as text, though true is what switches it on.
+        if name != "fsdp" or not isinstance(given[name], bool):
+            _check_type(name, given[name])
     try:
         args = TrainingArguments(**own, **{**_DEFAULTS, **given})
     except (ValueError, TypeError, ImportError) as error:
@@ -100,4 +103,5 @@ def machine(args: TrainingArguments) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Name the versions that a run was made with."""
-    return {name: version(name) for name in ("bertsmith", "torch", "transformers", "tokenizers", "numpy")}
+    others = {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy")}
+    return {"bertsmith": __version__, **others}

@@ -1,15 +1,13 @@
 """A training from its start, or a checkpoint, to its end, a stop on request, or the word that it diverged."""
 
-import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from bertsmith.errors import Failed, Interrupted
-from bertsmith.training import checkpoints
+from bertsmith.training import checkpoints, ranks
 from bertsmith.training.memory import kept_memory
 from bertsmith.training.monitors import Monitor
 from bertsmith.training.trainer import Diverged, ObjectiveTrainer, Pace
@@ -49,29 +47,20 @@ def train(
         raise Interrupted(f"stopped at step {trainer.state.global_step}, saved; the same command goes on from there")
 
 
-def end_with_parent() -> None:
-    """Let this process end when the one that began it is gone, however that ended."""
-
-    def look(parent: int) -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=look, args=(os.getppid(),), daemon=True).start()
-
-
 @contextmanager
 def _stops_gently(pace: Pace, say: Callable[[str], None]) -> Iterator[None]:
     """Let Ctrl-C and SIGTERM end the run after the current step, with a checkpoint; a second one ends it at once."""
-    if threading.current_thread() is not threading.main_thread() or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(number: int, frame: object) -> None:
-        if pace.interrupted:
+        if pace.asked_to_stop:
             raise KeyboardInterrupt
-        pace.interrupted = True
-        say("stopping after this step, with a checkpoint; once more to stop at once")
+        pace.asked_to_stop = True
+        # Of several ranks, one that ends badly has its launcher send this signal to the others too.
+        if ranks.num_ranks() == 1:
+            say("stopping after this step, with a checkpoint; once more to stop at once")
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

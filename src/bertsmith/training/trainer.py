@@ -24,9 +24,10 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from bertsmith.errors import InputError
 from bertsmith.objectives import Objective
 from bertsmith.rows import VALIDATION_SEED, ValidationRows
-from bertsmith.training import checkpoints
+from bertsmith.training import checkpoints, copies, ranks, sharding
 from bertsmith.training.budget import Budget
 from bertsmith.training.monitors import Monitor
+from bertsmith.training.part_sums import PartSums
 
 _EXPLODED = 3.0
 """A loss of this many times the first one, or that of a uniform guess, is taken for an explosion."""
@@ -38,37 +39,6 @@ Watch = Callable[[Mapping[str, float], float], None]
 
 class Diverged(RuntimeError):
     """The loss or the gradient is not a number, or the loss exploded."""
-
-
-class PartSums:
-    """Sums the named parts of the loss on the device until they are logged."""
-
-    def __init__(self) -> None:
-        # By the names of the parts that came together: their sums, and their numbers of items.
-        self._sums: dict[tuple[str, ...], Tensor] = {}
-
-    def add(self, parts: Mapping[str, Tensor], counts: Mapping[str, Tensor]) -> None:
-        """Add the parts of one batch."""
-        names = tuple(parts)
-        both = [torch.stack([values[name].detach().double() for name in names]) for values in (parts, counts)]
-        pair = torch.stack(both)
-        self._sums[names] = self._sums[names] + pair if names in self._sums else pair
-
-    def drain(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """Return the mean of each part over everything added, by all ranks, and start anew.
-
-        Parts named ``num_...`` are sums; those of which there was no item are absent.
-        """
-        if not self._sums:
-            return {}
-        names = [name for together in self._sums for name in together]
-        sums = reduce(torch.cat(list(self._sums.values()), dim=1)).T.tolist()
-        self._sums.clear()
-        return {
-            name: part if name.startswith("num_") else part / count
-            for name, (part, count) in zip(names, sums, strict=True)
-            if count > 0
-        }
 
 
 def _validation(figures: Mapping[str, float]) -> dict[str, float]:
@@ -132,6 +102,10 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
             optimizer_cls_and_kwargs=optimizer,
         )
         self.remove_callback(PrinterCallback)
+        if self.is_fsdp_enabled:
+            sharding.shard(objective, args.bf16)
+            # What would look for layers to divide.
+            self.accelerator.state.fsdp_plugin.auto_wrap_policy = None
         # The loss is divided by the items of the whole step in compute_loss; Trainer must not divide it again.
         self.model_accepts_loss_kwargs = True
         self.label_names = [objective.label_name]
@@ -158,14 +132,15 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
 
     def _get_num_items_in_batch(self, batch_samples: Sequence[Mapping[str, Any]], device: Any) -> dict[str, Tensor]:
         """Count the items of each loss part over all micro-batches and ranks of a step, or what stands for that."""
-        totals: dict[str, float] = {}
+        totals: dict[str, Tensor] = {}
+        zero = torch.zeros((), dtype=torch.float64, device=device)
         for batch in batch_samples:
             for name, count in self.objective.count_items(batch).items():
-                totals[name] = totals.get(name, 0) + count
+                totals[name] = totals.get(name, zero) + count
         for name in self.objective.row_parts:
             num_rows = len(self.train_dataset.lengths_of_step(self.state.global_step))
-            totals[name] *= self.train_dataset.rows_per_step / num_rows
-        counts = torch.tensor(list(totals.values()), dtype=torch.float32, device=device)
+            totals[name] = totals[name] * (self.train_dataset.rows_per_step / num_rows)
+        counts = torch.stack(list(totals.values())).float()
         return dict(zip(totals, self._sum_over_ranks(counts).clamp(min=1e-6), strict=True))
 
     def compute_loss(
@@ -181,7 +156,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         sums.add(outputs["parts"], outputs["counts"])
         if model.training:
             real, slots = self.objective.num_positions(inputs)
-            sums.add({"density": real}, {"density": torch.tensor(slots, device=self.args.device)})
+            sums.add({"density": real}, {"density": torch.full_like(real, slots)})
         # Gradients are averaged over ranks, while the loss is already a share of the whole step's.
         loss = outputs["loss"] * self.args.world_size
         return (loss, outputs) if return_outputs else loss
@@ -252,8 +227,18 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         finally:
             self.data_collator = training_collate
 
+    def create_optimizer(self, *args: Any) -> torch.optim.Optimizer:
+        """Create it, and remember what it trains."""
+        optimizer: torch.optim.Optimizer = super().create_optimizer(*args)
+        self._trained = [list(group["params"]) for group in optimizer.param_groups]
+        return optimizer
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Load them; the learning rate is that of the budget as it is now, which may have grown."""
+        if self.is_fsdp_enabled:
+            # Accelerate finds weights by their addresses, and all empty pieces of small ones have the same.
+            for group, trained in zip(self.optimizer.param_groups, self._trained, strict=True):
+                group["params"] = trained
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             for group in self.optimizer.param_groups:
@@ -270,7 +255,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         Raises:
             InputError: It could not be written, for example because the disk is full.
         """
-        if not all(parameter.isfinite().all() for parameter in self.objective.parameters()):
+        if not sharding.is_finite(self.objective):
             raise Diverged(f"step {self.state.global_step}: weights are not finite")
         folder = Path(self.args.output_dir)
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
@@ -286,6 +271,8 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
                 checkpoints.publish(staging / name, folder / name)
                 checkpoints.remove_old(folder, self._keep_checkpoints, self._facts.get("best_step"))
         except (OSError, RuntimeError, SafetensorError) as error:
+            if ranks.is_lost(error):
+                raise
             shutil.rmtree(staging, ignore_errors=True)
             reason = str(error).splitlines()[0]
             free = shutil.disk_usage(folder).free / 2**20
@@ -294,7 +281,14 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
                 f"{free:.0f} MiB free on this disk); nothing older is lost: make room, and the same command goes on"
             ) from error
         self.accelerator.wait_for_everyone()
+        # What a rank wrote on a machine that does not see the first one's disk.
+        shutil.rmtree(staging, ignore_errors=True)
         self.budget.start_clock()
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Save the random state of every rank, all of them beside the weights."""
+        super()._save_rng_state(output_dir)
+        copies.collect(Path(output_dir) / f"rng_state_{self.args.process_index}.pth")
 
     def _sum_over_ranks(self, values: Tensor) -> Tensor:
         return self.accelerator.reduce(values, reduction="sum") if self.args.world_size > 1 else values
@@ -341,7 +335,7 @@ class Pace(TrainerCallback):  # type: ignore[misc]
         monitor: Monitor,
         stop: Event | None = None,
     ) -> None:
-        self.interrupted = False
+        self.asked_to_stop = self.interrupted = False
         self._stop = stop
         self._log_every = log_every
         self._evaluate_every = evaluate_every
@@ -363,18 +357,20 @@ class Pace(TrainerCallback):  # type: ignore[misc]
         """Count the step before the learning rate of the next one is set."""
         objective, budget = self._trainer.objective, self._trainer.budget
         lengths = self._stream.lengths_of_step(state.global_step)
-        seconds = torch.tensor([budget.lap()], dtype=torch.float64, device=args.device)
-        if args.world_size > 1:
-            # Ranks must agree on when the budget is spent: the clock of the first one counts.
-            torch.distributed.broadcast(seconds, src=0)
+        # Ranks must agree on when the budget is spent, where the clock of the first one counts, and on when to stop.
+        seconds = budget.lap() if args.process_index == 0 else 0.0
+        agreed = ranks.sum_over_ranks(torch.tensor([seconds, float(self._is_asked())], dtype=torch.float64))
+        seconds, num_asked = agreed.tolist()
+        self.interrupted = num_asked > 0
         self._share_before = budget.share
-        budget.spend(tokens=float(lengths.sum()), flops=objective.flops(lengths), seconds=seconds.item())
+        budget.spend(tokens=float(lengths.sum()), flops=objective.flops(lengths), seconds=seconds)
         objective.after_step()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Set what Trainer does after this step."""
         budget = self._trainer.budget
-        self.interrupted |= self._stop is not None and self._stop.is_set()
+        # Alone, the process need not wait for the next step to stop.
+        self.interrupted |= args.world_size == 1 and self._is_asked()
         done = budget.spent or self.interrupted
         overdue = budget.used["seconds"] - self._saved_at >= self._save_seconds
         control.should_training_stop |= done
@@ -388,6 +384,11 @@ class Pace(TrainerCallback):  # type: ignore[misc]
         control.should_log = control.should_save or state.global_step == 1 or self._passed(self._log_every)
         if self._trainer.is_world_process_zero():
             self._monitor.advance(budget)
+        if self.interrupted and args.world_size > 1:
+            self._monitor.say("stopping after this step, with a checkpoint")
+
+    def _is_asked(self) -> bool:
+        return self.asked_to_stop or (self._stop is not None and self._stop.is_set())
 
     def _passed(self, every: float) -> bool:
         """Whether this step passed a multiple of a share of the budget."""
