@@ -215,8 +215,7 @@ def test_every_command_of_the_readme_exists() -> None:
 
 
 def test_every_linked_file_exists() -> None:
-    devices = (ROOT / "docs" / "devices.md").read_text(encoding="utf-8")
-    pages = (KOREAN, ELECTRA, COMPARE, devices)
+    pages = [page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md")]
     for page, folder in ((README, ROOT), *((page, ROOT / "docs") for page in pages)):
         links = re.findall(r"\]\(([^)#:]+)\)", page)
         assert [link for link in links if not (folder / link).exists()] == []

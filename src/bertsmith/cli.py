@@ -172,6 +172,7 @@ def _add_corpus(commands: Any) -> None:
     command.add_argument("--out", required=True, type=Path, help="the corpus folder")
     command.add_argument("--overwrite", action="store_true", help="build anew, whatever the folder holds")
     command.add_argument("--processes", type=int, help="worker processes (one for each core)")
+    command.add_argument("--on", choices=("ray",), help="have the nodes of a Ray cluster do the work")
     command.add_argument(
         "--settings", dest="settings_file", metavar="FILE.yaml", help="a file of settings; those given here go before"
     )
@@ -264,7 +265,7 @@ def _corpus_build(options: argparse.Namespace) -> None:
     with ConsoleProgress() as progress:
         corpus = build(
             options.sources, options.out, settings,
-            overwrite=options.overwrite, workers=options.processes, progress=progress,
+            overwrite=options.overwrite, workers=options.processes, on=options.on, progress=progress,
         )  # fmt: skip
     print(f"{corpus.num_documents:,} documents, {corpus.num_sentences:,} sentences, {corpus.num_tokens:,} tokens")
     if num_skipped := corpus.manifest["counts"]["skipped"]:

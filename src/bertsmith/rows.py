@@ -83,11 +83,13 @@ class TextRows(Dataset[TextRow]):
         self._capacity = row_length - NUM_SPECIAL
         if self._capacity < 1:
             raise ValueError(f"row_length is {row_length}; expected at least {NUM_SPECIAL + 1}")
+        # Both are held for each document; lengths are not, but looked up where they are needed.
         lengths = corpus.document_lengths()
         self._documents = np.arange(lengths.size) if documents is None else documents
-        self._lengths = lengths[self._documents]
-        blocks = -(-self._lengths // self._capacity)
-        self._first_rows = np.concatenate([np.zeros(1, np.int64), np.cumsum(blocks)])
+        lengths = lengths if documents is None else lengths[documents]
+        self._num_tokens = int(lengths.sum())
+        self._first_rows = np.zeros(lengths.size + 1, np.int64)
+        np.cumsum(-(-lengths // self._capacity), out=self._first_rows[1:])
 
     def __len__(self) -> int:
         """Return N, the number of rows of one epoch."""
@@ -122,7 +124,9 @@ class TextRows(Dataset[TextRow]):
     def lengths(self, indices: Ints, epochs: Ints) -> Ints:
         """Return the lengths (B,) in tokens, special tokens included, of the rows ``indices`` (B,), in any epoch."""
         documents, starts = self._locate(indices)
-        lengths: Ints = np.minimum(self._lengths[documents] - starts, self._capacity) + NUM_SPECIAL
+        lengths: Ints = (
+            np.minimum(self.corpus.document_lengths(self._documents[documents]) - starts, self._capacity) + NUM_SPECIAL
+        )
         return lengths
 
     def blank(self, number: int) -> TextRow:
@@ -132,7 +136,7 @@ class TextRows(Dataset[TextRow]):
     @property
     def mean_length(self) -> float:
         """Mean length of a row in tokens, special tokens included."""
-        return float(self._lengths.sum() / len(self) + NUM_SPECIAL)
+        return self._num_tokens / len(self) + NUM_SPECIAL
 
     def _locate(self, indices: Ints) -> tuple[Ints, Ints]:
         """Find the document (its place in ``documents``) and the first token of rows."""
@@ -189,6 +193,7 @@ def split_documents(corpus: Corpus, validation: float) -> tuple[Ints, Ints]:
             f"{corpus.path}: has only one document, so none can be held out for validation; "
             "set data.validation to 0, or build a corpus of more documents (.txt: --txt-documents blank_line or line)"
         )
-    order = np.argsort(key_of(VALIDATION_SEED, documents), kind="stable")
     num_held_out = min(max(1, round(validation * documents.size)), documents.size - 1)
-    return np.sort(order[num_held_out:]), np.sort(order[:num_held_out])
+    held_out = np.zeros(documents.size, dtype=np.bool_)
+    held_out[np.argpartition(key_of(VALIDATION_SEED, documents), num_held_out)[:num_held_out]] = True
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)

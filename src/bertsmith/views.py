@@ -96,7 +96,7 @@ class Views(Dataset[ViewRow]):
         # Of sentences, or of documents; usually few, while a list of the rows themselves would grow with the corpus.
         if views == "augmented":
             _check_views(corpus)
-            left_out = np.flatnonzero(self._documents.counts < 2)
+            left_out = np.flatnonzero(np.diff(self._documents.starts) < 2)
             total = len(self._documents)
         else:
             left_out = self._documents.shorter_sentences(corpus, least_tokens)
@@ -165,7 +165,7 @@ class Views(Dataset[ViewRow]):
         places = indices + np.searchsorted(self._rows_before_left_out, indices, side="right")
         choice, where = random.uniform(2), random.uniform(2)
         if self._views == "augmented":
-            counts, firsts = self._documents.counts[places], self._documents.firsts[places]
+            counts, firsts = self._documents.num_sentences(places), self._documents.firsts[places]
             first = (choice[:, 0] * counts).astype(np.int64)
             second = (choice[:, 1] * (counts - 1)).astype(np.int64)
             sentences = firsts[:, None] + np.stack((first, second + (second >= first)), axis=1)

@@ -10,30 +10,32 @@ import errno
 import hashlib
 import json
 import os
-import platform
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from bertsmith.corpus.cluster import connected
+from bertsmith.corpus.cluster_tasks import Work, software
+from bertsmith.corpus.distribute import make_together
+from bertsmith.corpus.documents import digest
 from bertsmith.corpus.encode import Chunk, Position, TextRules, encode_all, serve
 from bertsmith.corpus.processes import Child, in_order
 from bertsmith.corpus.progress import Silent
 from bertsmith.corpus.readers import Problem, Reader, ReadOptions, list_sources
-from bertsmith.corpus.sample import make_tokenizer
+from bertsmith.corpus.sample import make_tokenizer, receive_tokenizer
 from bertsmith.corpus.sentences import LANGUAGES
-from bertsmith.corpus.shards import ShardWriter, Totals, discard_parts, whole_shards
+from bertsmith.corpus.shards import Made, ShardWriter, Totals, begun_shards, discard_parts, versions
 from bertsmith.corpus.staging import install, make_plan, prepare
 from bertsmith.corpus.store import MANIFEST, STAGING, VERSION, Corpus
-from bertsmith.corpus.tokenizer import SavedTokenizer, TokenizerFacts, TokenizerSettings, describe_tokenizer, save
+from bertsmith.corpus.tokenizer import TokenizerFacts, TokenizerSettings, describe_tokenizer
 from bertsmith.errors import InputError
-from bertsmith.files import locked, sha256, synchronise, write_json
+from bertsmith.files import locked, sha256, write_json
 from bertsmith.settings import settings, to_dict
 
 _CHUNK_BYTES = 1024**2
@@ -79,6 +81,16 @@ class BuildSettings:
         if not 1024 <= self.shard_bytes <= 1024**3:
             raise ValueError(f"shard_bytes is {self.shard_bytes}; expected 1024 (1 KiB) to 1073741824 (1 GiB)")
 
+    @property
+    def rules(self) -> TextRules:
+        """What becomes of a text before it is tokenised."""
+        return TextRules(self.language, self.html_entities, self.min_sentence_chars, self.min_document_chars)
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Raw text in a chunk: shards end where chunks do, so that small shards have smaller chunks."""
+        return min(_CHUNK_BYTES, self.shard_bytes)
+
 
 def build(
     sources: Sequence[str],
@@ -87,6 +99,7 @@ def build(
     *,
     overwrite: bool = False,
     workers: int | None = None,
+    on: Literal["ray"] | None = None,
     progress: Silent | None = None,
 ) -> Corpus:
     """Build a corpus; continue a killed build; or, if the corpus is there already, only open it.
@@ -98,6 +111,7 @@ def build(
         overwrite: Whether another corpus in ``out`` is replaced, once the new one is whole.
         workers: Worker processes, one per core unless given; with 1 this process does the work itself. The result does
             not depend on it.
+        on: ``ray`` to have a Ray cluster do the work, see :mod:`bertsmith.corpus.distribute`; the result is the same.
         progress: What is told how far the build has come.
 
     Raises:
@@ -107,6 +121,8 @@ def build(
     """
     build_settings = build_settings or BuildSettings()
     progress = progress or Silent()
+    if on is not None and workers is not None:
+        raise InputError(f"--processes {workers} has no effect beside --on {on}; remove one")
     workers = available_cores() if workers is None else workers
     if workers < 1:
         raise InputError(f"--processes is {workers}; expected at least 1")
@@ -121,7 +137,7 @@ def build(
         staging = folder / STAGING
         try:
             if not (staging / MANIFEST).exists():
-                _fill(staging, sources, build_settings, plan, workers, progress)
+                _fill(staging, sources, build_settings, plan, None if on else workers, progress)
         except InputError:
             # Bad input is mended by changing it; a begun build of the old would then only be in the way.
             if not any((staging / "shards").iterdir()):
@@ -158,58 +174,73 @@ def _fill(
     sources: Sequence[str],
     build_settings: BuildSettings,
     plan: dict[str, Any],
-    workers: int,
+    workers: int | None,
     progress: Silent,
 ) -> None:
-    """Do the build, up to its manifest, in the staging folder."""
+    """Do the build, up to its manifest, in the staging folder; on a Ray cluster where ``workers`` is None."""
     began = time.monotonic()
-    rules = TextRules(
-        build_settings.language,
-        build_settings.html_entities,
-        build_settings.min_sentence_chars,
-        build_settings.min_document_chars,
-    )
-    if not (staging / "tokenizer").exists():
-        _make_tokenizer(staging, sources, build_settings, rules, progress)
-    facts = describe_tokenizer(staging / "tokenizer")
-
-    records = whole_shards(staging / "shards")
-    if records:
-        progress.note(f"{staging.parent}: going on after {len(records)} whole shards of an interrupted build")
     with (staging / "skipped.jsonl").open("w", encoding="utf-8") as skipped:
 
         def write_problem(problem: Problem) -> None:
             skipped.write(json.dumps(problem._asdict(), ensure_ascii=False) + "\n")
 
-        reader = Reader(sources, build_settings.read, on_problem=write_problem)
-        totals = _encode(staging, reader, build_settings, rules, facts, records, workers, progress)
-    for name, layout in reader.layouts.items():
+        if workers is None:
+            made = _make_on_ray(staging, sources, build_settings, write_problem, progress)
+        else:
+            made = _make_here(staging, sources, build_settings, write_problem, workers, progress)
+    for name, layout in made.layouts.items():
         progress.note(f"{name}: {layout}")
-    if not totals.documents:
+    if not made.totals.documents:
         raise InputError(
-            f"no text left after filtering {totals.documents_read} documents; "
+            f"no text left after filtering {made.totals.documents_read} documents; "
             "check the sources, min_sentence_chars and min_document_chars"
         )
-    manifest = plan | {"layouts": reader.layouts} | _describe_result(staging, facts, records, totals)
-    manifest |= {"seconds": round(time.monotonic() - began, 3), "versions": _versions()}
+    manifest = plan | {"layouts": made.layouts} | _describe_result(staging, made)
+    manifest |= {"seconds": round(time.monotonic() - began, 3), "versions": versions()}
     write_json(staging / MANIFEST, manifest)
 
 
-def _make_tokenizer(
-    staging: Path, sources: Sequence[str], build_settings: BuildSettings, rules: TextRules, progress: Silent
-) -> None:
-    """Train or take the tokenizer, in a process of its own, and save it, whole or not at all."""
-    arguments = (sources, build_settings.read, rules, build_settings.tokenizer)
-    with Child(make_tokenizer, *arguments, threads=None) as child:
-        while not isinstance(message := child.receive(), SavedTokenizer):
-            progress.update(*message)
-    part = staging / "tokenizer.part"
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
-    save(message, part)
-    for path in [*part.iterdir(), part]:
-        synchronise(path)
-    part.rename(staging / "tokenizer")
+def _make_here(
+    staging: Path,
+    sources: Sequence[str],
+    build_settings: BuildSettings,
+    on_problem: Callable[[Problem], None],
+    workers: int,
+    progress: Silent,
+) -> Made:
+    """Make tokenizer and shards with worker processes of this machine."""
+    rules = build_settings.rules
+    if not (staging / "tokenizer").exists():
+        arguments = (sources, build_settings.read, rules, build_settings.tokenizer)
+        with Child(make_tokenizer, *arguments, threads=None) as child:
+            receive_tokenizer(child, progress, staging / "tokenizer")
+    facts = describe_tokenizer(staging / "tokenizer")
+    records = begun_shards(staging, progress)
+    reader = Reader(sources, build_settings.read, on_problem)
+    totals = _encode(staging, reader, build_settings, rules, facts, records, workers, progress)
+    return Made(reader.layouts, facts, records, totals)
+
+
+def _make_on_ray(
+    staging: Path,
+    sources: Sequence[str],
+    build_settings: BuildSettings,
+    on_problem: Callable[[Problem], None],
+    progress: Silent,
+) -> Made:
+    """Make tokenizer and shards with the nodes of a Ray cluster."""
+    work = Work(
+        staging=staging.absolute(),
+        begun_in=str(Path.cwd()),
+        read=build_settings.read,
+        rules=build_settings.rules,
+        chunk_bytes=build_settings.chunk_bytes,
+        shard_bytes=build_settings.shard_bytes,
+        deduplicate=build_settings.deduplicate,
+        versions=software(),
+    )
+    with connected() as run:
+        return make_together(list_sources(sources), work, build_settings.tokenizer, run, on_problem, progress)
 
 
 def _encode(
@@ -224,18 +255,17 @@ def _encode(
 ) -> Totals:
     """Write all shards that are not there yet, append their records to ``records``, and return the final totals."""
     totals = Totals(**records[-1]["totals"]) if records else Totals()
-    dtype = "uint16" if facts.vocab_size <= 2**16 else "uint32"
     chunks = _chunks(reader, totals, build_settings)
     shards = staging / "shards"
 
     with ExitStack() as stack:
-        arguments = (staging / "tokenizer" / "tokenizer.json", facts.sentence_prefix, dtype, rules)
+        arguments = (staging / "tokenizer" / "tokenizer.json", facts.sentence_prefix, facts.dtype, rules)
         if workers == 1:
             results = encode_all(chunks, *arguments)
         else:
             children = [stack.enter_context(Child(serve, *arguments)) for _ in range(workers)]
             results = in_order(children, chunks, ahead=_CHUNKS_AHEAD * workers)
-        writer = ShardWriter(shards / f"{len(records):05d}", dtype, facts.vocab_size)
+        writer = ShardWriter(shards / f"{len(records):05d}", facts.dtype, facts.vocab_size)
         # After the writer's own clean-up: Ctrl-C may come while one writer takes the place of another.
         stack.callback(discard_parts, shards)
         stack.callback(lambda: writer.discard())  # whichever is the last one then
@@ -249,7 +279,7 @@ def _encode(
             )
             if totals.text_bytes - shard_begins >= build_settings.shard_bytes and writer.num_documents:
                 records.append(writer.finish(totals))
-                writer = ShardWriter(shards / f"{len(records):05d}", dtype, facts.vocab_size)
+                writer = ShardWriter(shards / f"{len(records):05d}", facts.dtype, facts.vocab_size)
                 shard_begins = totals.text_bytes
         if writer.num_documents:
             records.append(writer.finish(totals))
@@ -261,7 +291,6 @@ def _chunks(reader: Reader, begin: Totals, build_settings: BuildSettings) -> Ite
 
     A shard must be able to end soon after ``shard_bytes``, so that small ones have smaller chunks.
     """
-    chunk_bytes = min(_CHUNK_BYTES, build_settings.shard_bytes)
     seen: set[bytes] = set()
     texts: list[bytes] = []
     split: list[bool] = []
@@ -277,9 +306,8 @@ def _chunks(reader: Reader, begin: Totals, build_settings: BuildSettings) -> Ite
             continue
         text = document.text.encode("utf-8", "replace")
         if build_settings.deduplicate:
-            digest = hashlib.blake2b(text, digest_size=16).digest()
-            is_duplicate = digest in seen
-            seen.add(digest)
+            is_duplicate = (found := digest(text)) in seen
+            seen.add(found)
             if is_duplicate or is_done:
                 duplicates += not is_done
                 continue
@@ -287,17 +315,16 @@ def _chunks(reader: Reader, begin: Totals, build_settings: BuildSettings) -> Ite
         texts.append(text)
         split.append(document.split)
         text_bytes += len(text)
-        if text_bytes - chunk_begins >= chunk_bytes:
+        if text_bytes - chunk_begins >= build_settings.chunk_bytes:
             yield chunk()
             texts, split, chunk_begins, yielded = [], [], text_bytes, num_read
     if num_read > yielded:
         yield chunk()
 
 
-def _describe_result(
-    staging: Path, facts: TokenizerFacts, records: list[dict[str, Any]], totals: Totals
-) -> dict[str, Any]:
+def _describe_result(staging: Path, made: Made) -> dict[str, Any]:
     """Return the manifest's part that depends on text and settings alone, not on time or machine."""
+    _, facts, records, totals = made
     names = [f"{index:05d}" for index in range(len(records))]
     unknown = 0
     if facts.unknown is not None:
@@ -317,7 +344,3 @@ def _describe_result(
         "tokenizer": facts._asdict() | {"files": files},
         "shards": [{"name": name, "files": record["files"]} for name, record in zip(names, records, strict=True)],
     }
-
-
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in ("numpy", "tokenizers")}

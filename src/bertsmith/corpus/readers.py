@@ -46,10 +46,15 @@ class Reader:
         bytes_read: How far the pass has come in it.
         num_empty: Documents so far that held nothing but white space, and were passed over.
         layouts: For each ``.txt`` that was opened, its name and what was taken for a line and a document in it.
+        offset: In JSON lines where the last document begins, in bytes of the text from ``begin``; -1 in other sources.
     """
 
     def __init__(
-        self, sources: Sequence[str], options: ReadOptions, on_problem: Callable[[Problem], None] = _log
+        self,
+        sources: Sequence[str | Source],
+        options: ReadOptions,
+        on_problem: Callable[[Problem], None] = _log,
+        begin: int = 0,
     ) -> None:
         """Look up the sources; nothing is opened yet.
 
@@ -57,6 +62,7 @@ class Reader:
             sources: See :func:`list_sources`.
             options: How to read.
             on_problem: Called with each document or line that is left out, where ``bad_documents`` is "skip".
+            begin: An ``offset`` of the first source to begin at, which must be of JSON lines if it is not 0.
 
         Raises:
             InputError: See :func:`list_sources`. Iterating raises it too, unless bad documents are skipped.
@@ -66,6 +72,8 @@ class Reader:
         self.bytes_read = 0
         self.num_empty = 0
         self.layouts: dict[str, str] = {}
+        self.offset = -1
+        self._begin = begin
         self._options = options
         self._on_problem = on_problem
         self._num_problems = 0
@@ -76,7 +84,7 @@ class Reader:
         for source in self.sources:
             num_documents = 0
             num_problems_before = self._num_problems
-            self.bytes_read = done
+            self.bytes_read, self.offset = done, -1
             for document in self._read(source):
                 if document.text and not document.text.isspace():
                     num_documents += 1
@@ -112,6 +120,9 @@ class Reader:
             stream: BinaryIO = raw
             if source.path.lower().endswith(".gz"):
                 stream = stack.enter_context(gzip.GzipFile(fileobj=raw))  # type: ignore[assignment]
+            if self._begin:
+                stream.seek(self._begin)
+                self._begin = 0
             sample = stream.read(SAMPLE_BYTES)
             if sample[:2] in (b"\xff\xfe", b"\xfe\xff"):
                 self._report(source.path, "is UTF-16, not UTF-8", f"convert it (iconv -f UTF-16 -t UTF-8), {_SKIP}")
@@ -147,6 +158,7 @@ class Reader:
 
     def _read_jsonl(self, source: Source, lines: Iterator[Line]) -> Iterator[Document]:
         for line in lines:
+            self.offset = line.offset
             text = self._decode(source, line)
             if text is None or not text or text.isspace():
                 continue

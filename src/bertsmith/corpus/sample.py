@@ -3,15 +3,20 @@
 Of its own, because the library cannot be interrupted while it trains, and so that its memory goes when it is done.
 """
 
+import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 from bertsmith.corpus.documents import Problem
 from bertsmith.corpus.encode import TextRules, to_sentences
+from bertsmith.corpus.processes import Child
+from bertsmith.corpus.progress import Silent
 from bertsmith.corpus.readers import Document, Reader, ReadOptions
-from bertsmith.corpus.tokenizer import TokenizerSettings, open_pretrained, train
+from bertsmith.corpus.tokenizer import SavedTokenizer, TokenizerSettings, open_pretrained, save, train
 from bertsmith.errors import InputError
+from bertsmith.files import synchronise
 
 _SECONDS_BETWEEN_REPORTS = 0.2
 
@@ -22,7 +27,8 @@ def sample(documents: Iterable[Document], limit: int) -> list[tuple[bytes, bool]
     One pass, deterministic, spread over the whole stream, and never more than the limit and one document in memory.
 
     Returns:
-        Text in UTF-8 and whether it is to be split into sentences, of each document taken.
+        Text in UTF-8, its begin where it is longer than the limit, and whether it is to be split into sentences, of
+        each document taken.
     """
     taken: list[tuple[bytes, bool]] = []
     size, stride = 0, 1
@@ -58,6 +64,28 @@ def make_tokenizer(
     problems: list[Problem] = []
     reader = Reader(sources, read, on_problem=lambda problem: problems.append(problem) if not problems else None)
     texts = sample(_reported(reader, connection), tokenizer_settings.sample_bytes)
+    train_tokenizer(connection, texts, problems, rules, tokenizer_settings)
+
+
+def train_tokenizer(
+    connection: Connection,
+    texts: list[tuple[bytes, bool]],
+    problems: Sequence[Problem],
+    rules: TextRules,
+    tokenizer_settings: TokenizerSettings,
+) -> None:
+    """Be a child process that has the sample already; as above.
+
+    Args:
+        connection: Where to send.
+        texts: What :func:`sample` gives; emptied.
+        problems: The first document that could not be read, if any.
+        rules: How text is cleaned and split.
+        tokenizer_settings: What to train.
+
+    Raises:
+        InputError: The text cannot give the tokenizer that is asked for.
+    """
     connection.send(("training the tokenizer", 0, 0, len(texts), 0))
     sentences: list[str] = []
     texts.reverse()
@@ -70,6 +98,23 @@ def make_tokenizer(
     if not sentences:
         raise InputError("the sources hold no text; check them, and the name of their text column")
     connection.send(train(sentences, tokenizer_settings, rules.language))
+
+
+def receive_tokenizer(child: Child, progress: Silent, folder: Path) -> None:
+    """Wait for a child's tokenizer, pass on its progress, and save the tokenizer, whole or not at all.
+
+    Raises:
+        InputError: The child raised it.
+    """
+    while not isinstance(message := child.receive(), SavedTokenizer):
+        progress.update(*message)
+    part = folder.with_suffix(".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    save(message, part)
+    for path in [*part.iterdir(), part]:
+        synchronise(path)
+    part.rename(folder)
 
 
 def _reported(reader: Reader, connection: Connection) -> Iterator[Document]:

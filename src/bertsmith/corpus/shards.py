@@ -5,15 +5,19 @@ source stream went into it and all shards before it; so a killed build knows fro
 """
 
 import json
+import platform
 import shutil
 from dataclasses import asdict, dataclass, field, replace
+from importlib import metadata
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bertsmith.corpus.encode import Encoded, count_tokens
+from bertsmith.corpus.progress import Silent
+from bertsmith.corpus.tokenizer import TokenizerFacts
 from bertsmith.files import sha256, synchronise
 
 RECORD = "shard.json"
@@ -21,6 +25,17 @@ LENGTH_BINS = 16
 """Sentences of 1, 2, 3-4, 5-8, ... tokens are counted apart; the last bin is open."""
 _HEADER_BYTES = 128
 """What numpy's header of a one-dimensional array takes, whatever its length."""
+
+
+class Made(NamedTuple):
+    """All of a build but its manifest."""
+
+    layouts: dict[str, str]
+    """What was taken for a line and a document in each ``.txt``."""
+    facts: TokenizerFacts
+    records: list[dict[str, Any]]
+    """Those of the shards."""
+    totals: "Totals"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +69,18 @@ class Totals:
             lengths=(np.array(self.lengths) + np.bincount(bins, minlength=LENGTH_BINS)).tolist(),
         )
 
+    def followed_by(self, part: "Totals") -> "Totals":
+        """Return the totals after documents whose own are ``part``, but for its position, which is the build's."""
+        return replace(
+            part,
+            short_documents=self.short_documents + part.short_documents,
+            short_sentences=self.short_sentences + part.short_sentences,
+            documents=self.documents + part.documents,
+            sentences=self.sentences + part.sentences,
+            tokens=self.tokens + part.tokens,
+            lengths=np.add(self.lengths, part.lengths).tolist(),
+        )
+
 
 class ShardWriter:
     """One shard in the making."""
@@ -62,12 +89,12 @@ class ShardWriter:
         """Begin the shard that will be ``folder``."""
         self.folder = folder
         self.num_documents = 0
-        self._part = folder.with_suffix(".part")
-        shutil.rmtree(self._part, ignore_errors=True)
-        self._part.mkdir()
-        self._tokens = _GrowingArray(self._part / "tokens.npy", dtype)
-        self._sentences = _GrowingArray(self._part / "sentences.npy", "int64")
-        self._documents = _GrowingArray(self._part / "documents.npy", "int64")
+        self.part = folder.with_suffix(".part")
+        shutil.rmtree(self.part, ignore_errors=True)
+        self.part.mkdir()
+        self._tokens = _GrowingArray(self.part / "tokens.npy", dtype)
+        self._sentences = _GrowingArray(self.part / "sentences.npy", "int64")
+        self._documents = _GrowingArray(self.part / "documents.npy", "int64")
         self._counts = np.zeros(vocab_size, dtype=np.int64)
 
     def append(self, encoded: Encoded) -> None:
@@ -79,27 +106,43 @@ class ShardWriter:
         self._documents.append(num_sentences + np.cumsum(encoded.document_lengths))
         self._counts += count_tokens(encoded.tokens, len(self._counts))
 
-    def finish(self, totals: Totals) -> dict[str, Any]:
-        """Make the shard whole: write its record, bring all to disk, give it its name. Returns the record."""
+    def close(self) -> dict[str, Any]:
+        """Bring all to disk, and return size and hash of each file."""
         for array in (self._tokens, self._sentences, self._documents):
             array.finish()
-        np.save(self._part / "counts.npy", self._counts)
-        arrays = sorted(self._part.iterdir())
-        files = {file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in arrays}
-        record = {"files": files, "totals": asdict(totals)}
-        (self._part / RECORD).write_text(json.dumps(record))
-        for file in self._part.iterdir():
+        np.save(self.part / "counts.npy", self._counts)
+        arrays = sorted(self.part.iterdir())
+        for file in arrays:
             synchronise(file)
-        synchronise(self._part)
-        self._part.rename(self.folder)
-        synchronise(self.folder.parent)
-        return record
+        return {file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in arrays}
+
+    def finish(self, totals: Totals) -> dict[str, Any]:
+        """Make the shard whole. Returns its record."""
+        return make_whole(self.part, self.folder, self.close(), totals)
 
     def discard(self) -> None:
         """Remove what has been written of an unfinished shard."""
         for array in (self._tokens, self._sentences, self._documents):
             array.close()
-        shutil.rmtree(self._part, ignore_errors=True)
+        shutil.rmtree(self.part, ignore_errors=True)
+
+
+def make_whole(part: Path, shard: Path, files: dict[str, Any], totals: Totals) -> dict[str, Any]:
+    """Make a closed shard whole: write its record, bring that to disk, give it its name. Returns the record.
+
+    Args:
+        part: The folder of its files.
+        shard: The folder that it becomes.
+        files: Size and hash of each file.
+        totals: Those of the build after it.
+    """
+    record = {"files": files, "totals": asdict(totals)}
+    (part / RECORD).write_text(json.dumps(record))
+    synchronise(part / RECORD)
+    synchronise(part)
+    part.rename(shard)
+    synchronise(shard.parent)
+    return record
 
 
 def discard_parts(shards: Path) -> None:
@@ -157,6 +200,19 @@ def whole_shards(folder: Path) -> list[dict[str, Any]]:
         if path.name not in keep:
             shutil.rmtree(path)
     return records
+
+
+def begun_shards(staging: Path, progress: Silent) -> list[dict[str, Any]]:
+    """Return the records of the shards of an unfinished build that are whole, and say how many there are."""
+    records = whole_shards(staging / "shards")
+    if records:
+        progress.note(f"{staging.parent}: going on after {len(records)} whole shards of an interrupted build")
+    return records
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the software on which a corpus may depend."""
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in ("numpy", "tokenizers")}
 
 
 def _read_record(shard: Path) -> dict[str, Any] | None:

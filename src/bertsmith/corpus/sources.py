@@ -42,14 +42,14 @@ class HubId(NamedTuple):
     split: str
 
 
-def list_sources(sources: Sequence[str]) -> list[Source]:
+def list_sources(sources: Sequence[str | Source]) -> list[Source]:
     """Expand files and folders into single sources and check that each can be read.
 
     Folders are searched in all depths and in sorted order for files that end in one of :data:`FORMATS`, all but
     Parquet also with ``.gz``; other files and hidden ones are passed over.
 
     Args:
-        sources: Files, folders, ``python-docs``, and ids of data sets on the hub.
+        sources: Files, folders, ``python-docs``, and ids of data sets on the hub; what is listed already stays.
 
     Raises:
         InputError: A source is missing, empty, unreadable or of an unknown kind, or is named twice.
@@ -58,6 +58,9 @@ def list_sources(sources: Sequence[str]) -> list[Source]:
         raise InputError("no source given; name files, folders, python-docs or the id of a data set on the hub")
     found: list[Source] = []
     for source in sources:
+        if isinstance(source, Source):
+            found.append(source)
+            continue
         path = Path(source)
         if path.is_dir():
             found += _list_folder(path)

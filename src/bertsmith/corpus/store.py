@@ -137,18 +137,31 @@ class Corpus:
         first = self._first_document[bisect_right(self._first_sentence, sentence) - 1]
         return first + int(np.searchsorted(shard.documents, local, side="right"))
 
-    def document_lengths(self) -> Ints:
-        """Return the tokens of each document: (num_documents,) int64, computed at the first call."""
-        return self._document_lengths
+    def document_lengths(self, documents: Ints | None = None) -> Ints:
+        """Return the tokens of the documents (N,), or of all: int64, computed at each call."""
+        if documents is None:
+            return np.concatenate(
+                [np.diff(shard.sentences[shard.documents - 1], prepend=0) for shard in self._shards], dtype=np.int64
+            )
+        lengths = np.empty(documents.shape, dtype=np.int64)
+        for shard, here, local in self._by_shard(documents, self._first_document):
+            ends, starts = shard.documents[local], _starts_of(shard.documents, local)
+            lengths[here] = shard.sentences[ends - 1] - _starts_of(shard.sentences, starts)
+        return lengths
 
     def sentence_lengths(self, sentences: Ints | None = None) -> Ints:
         """Return the tokens of the sentences (N,), or of all: int64, computed at each call."""
         if sentences is None:
             return np.concatenate([np.diff(shard.sentences, prepend=0) for shard in self._shards])
         lengths = np.empty(sentences.shape, dtype=np.int64)
-        for shard, here, local in self._by_shard(sentences):
-            lengths[here] = shard.sentences[local] - _token_starts(shard.sentences, local)
+        for shard, here, local in self._by_shard(sentences, self._first_sentence):
+            lengths[here] = shard.sentences[local] - _starts_of(shard.sentences, local)
         return lengths
+
+    def shorter_sentences(self, least: int) -> Iterator[Ints]:
+        """Yield, shard by shard, the sentences with fewer tokens than ``least``, in order."""
+        for shard, first in zip(self._shards, self._first_sentence, strict=False):
+            yield first + np.flatnonzero(np.diff(shard.sentences, prepend=0) < least)
 
     def sentence_counts(self) -> Ints:
         """Return the sentences of each document: (num_documents,) int64, computed at each call."""
@@ -166,8 +179,8 @@ class Corpus:
             lie in another document, and where the shard ends before, it is one past the shard's end.
         """
         ends = np.empty_like(sentences)
-        for shard, here, local in self._by_shard(sentences):
-            wanted = _token_starts(shard.sentences, local) + num_tokens[here]
+        for shard, here, local in self._by_shard(sentences, self._first_sentence):
+            wanted = _starts_of(shard.sentences, local) + num_tokens[here]
             ends[here] = sentences[here] - local + np.searchsorted(shard.sentences, wanted) + 1
         return ends
 
@@ -177,10 +190,8 @@ class Corpus:
         ``ends`` must be beyond ``firsts``, and in the same document or one past it.
         """
         counts = np.empty_like(firsts)
-        for shard, here, local in self._by_shard(firsts):
-            counts[here] = shard.sentences[local + ends[here] - firsts[here] - 1] - _token_starts(
-                shard.sentences, local
-            )
+        for shard, here, local in self._by_shard(firsts, self._first_sentence):
+            counts[here] = shard.sentences[local + ends[here] - firsts[here] - 1] - _starts_of(shard.sentences, local)
         return counts
 
     def span(self, first: int, end: int) -> Tokens:
@@ -191,12 +202,6 @@ class Corpus:
         """
         shard, local = self._locate(first, self._first_sentence)
         return _slice(shard.tokens, shard.sentences, local, local + end - first)
-
-    @cached_property
-    def _document_lengths(self) -> Ints:
-        return np.concatenate(
-            [np.diff(shard.sentences[shard.documents - 1], prepend=0) for shard in self._shards], dtype=np.int64
-        )
 
     @cached_property
     def tokens_counts(self) -> Ints:
@@ -216,12 +221,23 @@ class Corpus:
             reason = str(error).strip().split("\n")[0]
             raise InputError(f"{folder}: the tokenizer cannot be opened ({reason}); {_REBUILD}") from None
 
-    def _by_shard(self, sentences: Ints) -> Iterator[tuple[_Shard, npt.NDArray[np.bool_], Ints]]:
-        """Yield each shard that holds some of the sentences (N,): the shard, which of them, and their places in it."""
-        shards = np.searchsorted(np.asarray(self._first_sentence), sentences, side="right") - 1
-        for k in np.unique(shards).tolist():
-            here = shards == k
-            yield self._shards[k], here, sentences[here] - self._first_sentence[k]
+    def _by_shard(self, indices: Ints, firsts: list[int]) -> Iterator[tuple[_Shard, Ints, Ints]]:
+        """Yield each shard that holds some of the sentences, or documents, (N,).
+
+        Args:
+            indices: Sentences or documents.
+            firsts: The first one of each shard.
+
+        Yields:
+            The shard, where in ``indices`` those stand that it holds, and their places in it.
+        """
+        shards = np.searchsorted(np.asarray(firsts), indices, side="right") - 1
+        # Sorted once: a comparison of all with each shard would take a time that grows with both.
+        order = np.argsort(shards, kind="stable")
+        for here in np.split(order, np.flatnonzero(np.diff(shards[order])) + 1):
+            if here.size:
+                k = int(shards[here[0]])
+                yield self._shards[k], here, indices[here] - firsts[k]
 
     def _shard_file(self, shard: int, name: str) -> Path:
         return self.path / "shards" / f"{shard:05d}" / name
@@ -280,9 +296,9 @@ def _bounds(ends: Ints, index: int) -> tuple[int, int]:
     return (int(ends[index - 1]) if index else 0), int(ends[index])
 
 
-def _token_starts(sentences: Ints, local: Ints) -> Ints:
-    """Return the first token of sentences of a shard, given where each sentence ends."""
-    starts: Ints = np.where(local > 0, sentences[local - 1], 0)
+def _starts_of(ends: Ints, local: Ints) -> Ints:
+    """Return where parts begin, given where each one ends: the tokens of sentences, or the sentences of documents."""
+    starts: Ints = np.where(local > 0, ends[local - 1], 0)
     return starts
 
 

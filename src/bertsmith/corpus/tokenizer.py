@@ -329,6 +329,11 @@ class TokenizerFacts(NamedTuple):
     """What stands before a sentence when it is encoded: a space where the tokenizer adds none to the first word."""
     hash: str
 
+    @property
+    def dtype(self) -> str:
+        """The smallest type that holds every token."""
+        return "uint16" if self.vocab_size <= 2**16 else "uint32"
+
 
 def describe_tokenizer(folder: Path) -> TokenizerFacts:
     """Read what the build needs to know about the tokenizer saved in ``folder``."""

@@ -40,7 +40,6 @@ POSITIVE, SAME, OTHER, SWAPPED, NO_OTHER, TOO_SHORT, NO_MATCH, IDENTICAL, ONE = 
 
 _SAMPLE = 4096
 _LARGE_SAMPLE = 20_000
-_BLOCK = 1 << 20
 
 
 class PairRow(NamedTuple):
@@ -75,12 +74,19 @@ class Documents:
         counts = corpus.sentence_counts()
         firsts = np.cumsum(counts) - counts
         chosen = slice(None) if documents is None else np.sort(documents)
-        self.counts, self.firsts = counts[chosen], firsts[chosen]
-        self.starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.counts)])
+        # Both are held for each document.
+        self.firsts = firsts[chosen]
+        self.starts = np.zeros(self.firsts.size + 1, np.int64)
+        np.cumsum(counts[chosen], out=self.starts[1:])
 
     def __len__(self) -> int:
         """Return D."""
-        return self.counts.size
+        return self.firsts.size
+
+    def num_sentences(self, documents: Ints) -> Ints:
+        """Count the sentences of each of ``documents``, which are places among the D."""
+        counts: Ints = self.starts[documents + 1] - self.starts[documents]
+        return counts
 
     def sentences(self, places: Ints) -> Ints:
         """Map places (B,) among the S sentences of these documents to sentences of the corpus."""
@@ -94,11 +100,11 @@ class Documents:
 
     def shorter_sentences(self, corpus: Corpus, least: int) -> Ints:
         """Find the places among the S sentences of those with fewer tokens than ``least``, in order."""
-        found = [np.empty(0, np.int64)]
-        for start in range(0, int(self.starts[-1]), _BLOCK):
-            places = np.arange(start, min(start + _BLOCK, int(self.starts[-1])))
-            found.append(places[corpus.sentence_lengths(self.sentences(places)) < least])
-        return np.concatenate(found)
+        sentences = np.concatenate(list(corpus.shorter_sentences(least)))
+        documents = self.of(sentences)
+        own = (documents >= 0) & (sentences < self.firsts[documents] + self.num_sentences(documents))
+        places: Ints = (self.starts[documents] + sentences - self.firsts[documents])[own]
+        return places
 
     def others(self, documents: Ints, draws: npt.NDArray[np.float64]) -> Ints:
         """Pick for each document (B,) other ones by uniform ``draws`` (B, n), every other one with equal chance."""
@@ -107,7 +113,7 @@ class Documents:
 
     def sentences_in(self, documents: Ints, draws: npt.NDArray[np.float64]) -> Ints:
         """Pick a sentence of each document by uniform ``draws`` of the same shape."""
-        sentences: Ints = self.firsts[documents] + (draws * self.counts[documents]).astype(np.int64)
+        sentences: Ints = self.firsts[documents] + (draws * self.num_sentences(documents)).astype(np.int64)
         return sentences
 
 

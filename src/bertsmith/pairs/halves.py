@@ -190,7 +190,7 @@ class SentenceHalves(PairRows):
         documents = self._documents.of(sentences)
         kinds = np.full(sentences.size, OTHER)
         if self._negatives == "same_document":
-            counts = self._documents.counts[documents]
+            counts = self._documents.num_sentences(documents)
             places = (where * (counts[:, None] - 1)).astype(np.int64)
             own = (sentences - self._documents.firsts[documents])[:, None]
             same = self._documents.firsts[documents][:, None] + places + (places >= own)
@@ -211,7 +211,7 @@ class SentenceHalves(PairRows):
                 f"{self.corpus.path}: pairs with negatives of another document need at least two documents on each "
                 "side of the split; use objective.negatives: same_document, or a larger data.validation, or 0"
             )
-        if self._documents.counts.max() < 2:
+        if np.diff(self._documents.starts).max() < 2:
             raise InputError(f"{self.corpus.path}: a single sentence has no negatives; build a corpus of more text")
 
 

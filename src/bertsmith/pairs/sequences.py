@@ -140,7 +140,7 @@ class SentenceSequences(PairRows):
 
     def _walk(self, epoch: int) -> Ints:
         """Go through all documents at once, row by row: the sentences (N,) with which the rows of an epoch begin."""
-        counts, firsts = self._documents.counts, self._documents.firsts
+        counts, firsts = np.diff(self._documents.starts), self._documents.firsts
         num_parts = -(-counts // _WALK)
         parts = np.arange(num_parts.sum()) - np.repeat(np.cumsum(num_parts) - num_parts, num_parts)
         here = np.repeat(firsts, num_parts) + parts * _WALK
@@ -174,7 +174,7 @@ class SentenceSequences(PairRows):
     def _draw(self, here: Ints, epochs: Ints) -> _Chunks:
         documents = self._documents.of(here)
         firsts = self._documents.firsts[documents]
-        last = firsts + self._documents.counts[documents]
+        last = firsts + self._documents.num_sentences(documents)
         ends = np.minimum(firsts + ((here - firsts) // _WALK + 1) * _WALK, last)
         target, boundary, end, is_negative, random = self._cut(here, ends, epochs)
         single = end - here == 1
@@ -188,7 +188,7 @@ class SentenceSequences(PairRows):
         if self._labels == "next":
             others = self._documents.others(documents, coin[:, :1])[:, 0]
             begin = self._documents.sentences_in(others, where[:, 0])
-            limit = self._documents.firsts[others] + self._documents.counts[others]
+            limit = self._documents.firsts[others] + self._documents.num_sentences(others)
             stop = np.minimum(self.corpus.reach(begin, np.maximum(1, target - num_first)), limit)
             negatives, negative_end = np.where(is_negative, begin, -1), np.where(is_negative, stop, -1)
             second_from, second_end = np.where(is_negative, begin, second_from), np.where(is_negative, stop, end)
