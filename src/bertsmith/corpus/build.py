@@ -26,12 +26,19 @@ from bertsmith.corpus.encode import Chunk, Position, TextRules, encode_all, serv
 from bertsmith.corpus.processes import Child, in_order
 from bertsmith.corpus.progress import Silent
 from bertsmith.corpus.readers import Problem, Reader, ReadOptions, list_sources
-from bertsmith.corpus.sample import make_tokenizer
+from bertsmith.corpus.sample import train_on_sources
 from bertsmith.corpus.sentences import LANGUAGES
 from bertsmith.corpus.shards import ShardWriter, Totals, discard_parts, whole_shards
 from bertsmith.corpus.staging import install, make_plan, prepare
 from bertsmith.corpus.store import MANIFEST, STAGING, VERSION, Corpus
-from bertsmith.corpus.tokenizer import SavedTokenizer, TokenizerFacts, TokenizerSettings, describe_tokenizer, save
+from bertsmith.corpus.tokenizer import (
+    SavedTokenizer,
+    TokenizerFacts,
+    TokenizerSettings,
+    describe_tokenizer,
+    open_pretrained,
+    save,
+)
 from bertsmith.errors import InputError
 from bertsmith.files import locked, sha256, synchronise, write_json
 from bertsmith.settings import settings, to_dict
@@ -198,18 +205,26 @@ def _fill(
 def _make_tokenizer(
     staging: Path, sources: Sequence[str], build_settings: BuildSettings, rules: TextRules, progress: Silent
 ) -> None:
-    """Train or take the tokenizer, in a process of its own, and save it, whole or not at all."""
-    arguments = (sources, build_settings.read, rules, build_settings.tokenizer)
-    with Child(make_tokenizer, *arguments, threads=None) as child:
-        while not isinstance(message := child.receive(), SavedTokenizer):
-            progress.update(*message)
+    """Take the tokenizer, or train it in a process of its own, and save it, whole or not at all."""
+    if build_settings.tokenizer.from_pretrained is not None:
+        made = open_pretrained(build_settings.tokenizer.from_pretrained)
+    else:
+        made = _train_tokenizer((sources, build_settings.read, rules, build_settings.tokenizer), progress)
     part = staging / "tokenizer.part"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
-    save(message, part)
+    save(made, part)
     for path in [*part.iterdir(), part]:
         synchronise(path)
     part.rename(staging / "tokenizer")
+
+
+def _train_tokenizer(arguments: tuple[Any, ...], progress: Silent) -> SavedTokenizer:
+    """Run ``train_on_sources`` in a process of its own, and pass on what it tells of its progress."""
+    with Child(train_on_sources, *arguments, threads=None) as child:
+        while not isinstance(message := child.receive(), SavedTokenizer):
+            progress.update(*message)
+    return message
 
 
 def _encode(

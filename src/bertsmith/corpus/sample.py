@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 from bertsmith.corpus.documents import Problem
 from bertsmith.corpus.encode import TextRules, to_sentences
 from bertsmith.corpus.readers import Document, Reader, ReadOptions
-from bertsmith.corpus.tokenizer import TokenizerSettings, open_pretrained, train
+from bertsmith.corpus.tokenizer import TokenizerSettings, train
 from bertsmith.errors import InputError
 
 _SECONDS_BETWEEN_REPORTS = 0.2
@@ -39,7 +39,7 @@ def sample(documents: Iterable[Document], limit: int) -> list[tuple[bytes, bool]
     return taken
 
 
-def make_tokenizer(
+def train_on_sources(
     connection: Connection,
     sources: Sequence[str],
     read: ReadOptions,
@@ -51,9 +51,6 @@ def make_tokenizer(
     Raises:
         InputError: A source cannot be read, or its text cannot give the tokenizer that is asked for.
     """
-    if tokenizer_settings.from_pretrained is not None:
-        connection.send(open_pretrained(tokenizer_settings.from_pretrained))
-        return
     # The build's own pass lists the problems; here they only explain why nothing is left.
     problems: list[Problem] = []
     reader = Reader(sources, read, on_problem=lambda problem: problems.append(problem) if not problems else None)
