@@ -418,6 +418,7 @@ def test_the_presets_bring_the_papers_settings_which_give_way(corpus: Corpus, tm
 
 
 @pytest.mark.slow
+@pytest.mark.pictures
 @pytest.mark.parametrize("sampling", ["categorical", "gumbel_softmax"])
 def test_a_run_its_continuation_and_its_model(sentences: Corpus, tmp_path: Path, sampling: str) -> None:
     file = write_run(tmp_path, sentences, objective={"name": "electra", "sampling": sampling})

@@ -258,6 +258,7 @@ def test_works_in_anybodys_trainer(sentences: Corpus, tmp_path: Path, is_packed:
 
 
 @pytest.mark.slow
+@pytest.mark.pictures
 @pytest.mark.parametrize(
     ("objective", "batching"),
     [
