@@ -14,7 +14,6 @@ import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
@@ -74,10 +73,14 @@ def validate(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     return made
 
 
-@cache
+_ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {}
+
+
 def _adapter(cls: type[Any]) -> TypeAdapter[Any]:
-    """Give pydantic's view of a settings class, which takes a tenth of a second to make."""
-    return TypeAdapter(cls)
+    """Give pydantic's view of a settings class, which takes a tenth of a second to make and so is made once."""
+    if cls not in _ADAPTERS:
+        _ADAPTERS[cls] = TypeAdapter(cls)
+    return _ADAPTERS[cls]
 
 
 def to_dict(value: Any) -> dict[str, Any]:

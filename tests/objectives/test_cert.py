@@ -332,7 +332,7 @@ def test_views_by_dropout_take_dropout(tokenizer: Any) -> None:
 def write_run(path: Path, corpus: Corpus, **changes: Any) -> Path:
     run = {
         "data": {"corpus": str(corpus.path), "row_length": 64, "validation": 0.1},
-        "encoder": {"preset": "tiny"},
+        "encoder": {"preset": "tiny", "config": NARROW},
         "objective": {"name": "cert", "queue_size": 40, "momentum": 0.9, "projection": 16},
         "training": {"budget": {"steps": 8}, "tokens_per_step": 700, "schedule": "constant", "learning_rate": 1e-3},
         "evaluation": {"every": 0.5},
@@ -383,7 +383,7 @@ def test_bad_runs_are_refused(pairs: Corpus, tmp_path: Path) -> None:
 def test_a_run_its_continuation_and_its_model(
     pairs: Corpus, tmp_path: Path, objective: dict[str, Any], training: dict[str, Any]
 ) -> None:
-    training = {"budget": {"steps": 8}, "tokens_per_step": 700, **training}
+    training = {"budget": {"steps": 8}, "tokens_per_step": 700, "checkpoint_every": 0.5, **training}
     file = write_run(tmp_path, pairs, objective={"name": "cert", **objective}, training=training)
     whole = pretrain(load_run(file))
     in_parts = ["--output", str(tmp_path / "parts")]
