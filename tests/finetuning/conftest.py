@@ -1,6 +1,5 @@
 """Tiny tasks and encoders, and run files for them."""
 
-import gc
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,12 +13,6 @@ from bertsmith.corpus.tokenizer import TokenizerSettings, train
 from bertsmith.finetuning import evaluate, summary
 from bertsmith.finetuning.settings import FinetuningSettings, resolve
 from bertsmith.settings import merge, validate
-
-
-@pytest.fixture(scope="session", autouse=True)
-def quick_garbage_collection() -> None:
-    """Trainer collects garbage twice a training, which takes a third of a second with all that is imported by then."""
-    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

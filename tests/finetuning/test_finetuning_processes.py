@@ -3,8 +3,6 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,20 +19,17 @@ from bertsmith.finetuning.seed import train_seed
 from bertsmith.finetuning.settings import FinetuningSettings
 from bertsmith.settings import to_dict
 from bertsmith.training.monitors import read_metrics
+from commands import Command
 
 SEEDS = (0, 1, 2)
 
 
-def start(run: FinetuningSettings, tmp_path: Path) -> "subprocess.Popen[str]":
-    """Start `bertsmith finetune` as a shell would: Ctrl-C reaches it and all its processes."""
+def start(run: FinetuningSettings, tmp_path: Path) -> Command:
     (tmp_path / "given.yaml").write_text(yaml.safe_dump(to_dict(run), allow_unicode=True), encoding="utf-8")
-    return subprocess.Popen(
-        [sys.executable, "-m", "bertsmith.cli", "finetune", str(tmp_path / "given.yaml")],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True, text=True, stderr=subprocess.PIPE,
-    )  # fmt: skip
+    return Command(["finetune", str(tmp_path / "given.yaml")])
 
 
-def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+def wait_for(condition: Callable[[], bool], process: Command) -> None:
     deadline = time.monotonic() + 120
     while not condition():
         assert process.poll() is None, process.communicate()[1]

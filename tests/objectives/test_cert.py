@@ -49,6 +49,7 @@ def view_rows(tokenizer: Any, lengths: list[tuple[int, int]], first: int = 0) ->
     ]
 
 
+NARROW = {"hidden_size": 32, "num_attention_heads": 2}
 LENGTHS = [(30, 22), (7, 12), (18, 18), (25, 4)]
 
 
@@ -61,9 +62,9 @@ def reference(query: Any, key: Any, negatives: Any, are_negatives: Any, tau: flo
     return loss
 
 
-@pytest.mark.parametrize(("size", "batch"), [(7, 4), (64, 6), (101, 8), (3, 3)])
+@pytest.mark.parametrize(("size", "batch"), [(7, 4), (64, 6), (3, 3)])
 def test_fifty_steps_equal_numpy(tokenizer: Any, size: int, batch: int) -> None:
-    objective = make(tokenizer, queue_size=size, momentum=0.9, temperature=0.2).train()
+    objective = make(tokenizer, config=NARROW, queue_size=size, momentum=0.9, temperature=0.2).train()
     optimizer = torch.optim.SGD((p for p in objective.parameters() if p.requires_grad), lr=0.01)
     names = [name for name, _ in objective.encoder.named_parameters()]
     theirs = {name: objective.key_encoder.get_parameter(name).detach().numpy().copy() for name in names}
@@ -216,7 +217,7 @@ def test_blank_rows_count_for_nothing(tokenizer: Any) -> None:
 def test_packed_equals_padded(tokenizer: Any, architecture: str, pooling: str) -> None:
     found = []
     for is_packed in (False, True):
-        objective = make(tokenizer, architecture, pooling=pooling, queue_size=8, mlm_weight=0.1).train()
+        objective = make(tokenizer, architecture, NARROW, pooling=pooling, queue_size=8, mlm_weight=0.1).train()
         objective.pack() if is_packed else None
         for step in range(2):
             output = objective(**objective.collate(view_rows(tokenizer, LENGTHS, first=4 * step)))
@@ -332,7 +333,7 @@ def test_views_by_dropout_take_dropout(tokenizer: Any) -> None:
 def write_run(path: Path, corpus: Corpus, **changes: Any) -> Path:
     run = {
         "data": {"corpus": str(corpus.path), "row_length": 64, "validation": 0.1},
-        "encoder": {"preset": "tiny"},
+        "encoder": {"preset": "tiny", "config": NARROW},
         "objective": {"name": "cert", "queue_size": 40, "momentum": 0.9, "projection": 16},
         "training": {"budget": {"steps": 8}, "tokens_per_step": 700, "schedule": "constant", "learning_rate": 1e-3},
         "evaluation": {"every": 0.5},
@@ -371,6 +372,7 @@ def test_bad_runs_are_refused(pairs: Corpus, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.pictures
 @pytest.mark.parametrize(
     ("objective", "training"),
     [
@@ -382,7 +384,7 @@ def test_bad_runs_are_refused(pairs: Corpus, tmp_path: Path) -> None:
 def test_a_run_its_continuation_and_its_model(
     pairs: Corpus, tmp_path: Path, objective: dict[str, Any], training: dict[str, Any]
 ) -> None:
-    training = {"budget": {"steps": 8}, "tokens_per_step": 700, **training}
+    training = {"budget": {"steps": 8}, "tokens_per_step": 700, "checkpoint_every": 0.5, **training}
     file = write_run(tmp_path, pairs, objective={"name": "cert", **objective}, training=training)
     whole = pretrain(load_run(file))
     in_parts = ["--output", str(tmp_path / "parts")]

@@ -145,7 +145,8 @@ def test_the_gradient_of_gumbel_softmax_is_that_of_one_hot_times_embedding(token
 
 @pytest.mark.parametrize("sampling", ["categorical", "gumbel_softmax"])
 def test_samples_follow_the_softmax_at_its_temperature(tokenizer: Any, sampling: str) -> None:
-    objective = make(tokenizer, sampling=sampling, temperature=1.5).train()
+    narrow = discriminator(tokenizer, config={"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64})
+    objective = make(tokenizer, narrow, sampling=sampling, temperature=1.5).train()
     batch = objective.collate(text_rows(tokenizer, [60] * 25))
     size, num_places = len(tokenizer), batch["input_ids"].numel()
     logits = torch.randn(size, generator=torch.Generator().manual_seed(1)) * 2
@@ -418,6 +419,7 @@ def test_the_presets_bring_the_papers_settings_which_give_way(corpus: Corpus, tm
 
 
 @pytest.mark.slow
+@pytest.mark.pictures
 @pytest.mark.parametrize("sampling", ["categorical", "gumbel_softmax"])
 def test_a_run_its_continuation_and_its_model(sentences: Corpus, tmp_path: Path, sampling: str) -> None:
     file = write_run(tmp_path, sentences, objective={"name": "electra", "sampling": sampling})

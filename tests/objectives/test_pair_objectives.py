@@ -28,6 +28,7 @@ from bertsmith.run_settings import load_run
 ARCHITECTURES = get_args(Architecture)
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 POOLED = ("bert", "ernie", "roberta", "albert", "mpnet")
+NARROW = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
 
 
 @pytest.fixture(scope="module")
@@ -258,6 +259,7 @@ def test_works_in_anybodys_trainer(sentences: Corpus, tmp_path: Path, is_packed:
 
 
 @pytest.mark.slow
+@pytest.mark.pictures
 @pytest.mark.parametrize(
     ("objective", "batching"),
     [
@@ -272,12 +274,13 @@ def test_a_run_and_its_continuation(
 ) -> None:
     run = {
         "data": {"corpus": str(sentences.path), "row_length": 64, "validation": 0.1},
-        "encoder": {"preset": "tiny"},
+        "encoder": {"preset": "tiny", "config": NARROW},
         "objective": objective,
         "training": {
             **{"budget": {"steps": 6}, "tokens_per_step": 512, "learning_rate": 1e-3, "schedule": "constant"},
-            "batching": batching,
+            **{"batching": batching, "checkpoint_every": 0.5},
         },
+        "evaluation": {"every": 0.5},
         "output": str(tmp_path / "whole"),
     }
     (tmp_path / "run.yaml").write_text(json.dumps(run))
@@ -313,9 +316,9 @@ def test_every_pair_weighs_the_same_however_many_a_step_has(
     monkeypatch.setattr(SSP, "total", record)
     run = {
         "data": {"corpus": str(sentences.path), "row_length": 64, "validation": 0},
-        "encoder": {"preset": "tiny"},
+        "encoder": {"preset": "tiny", "config": NARROW},
         "objective": {"name": "ssp"},
-        "training": {"budget": {"steps": 5}, "tokens_per_step": 2048, "batching": "bucketed"},
+        "training": {"budget": {"steps": 5}, "tokens_per_step": 2048, "batching": "bucketed", "checkpoint_every": 1.0},
         "output": str(tmp_path / "run"),
     }
     (tmp_path / "run.yaml").write_text(json.dumps(run))

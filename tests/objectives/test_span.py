@@ -333,6 +333,7 @@ def test_without_a_boundary_head_there_is_none_to_export(tokenizer: Any, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.pictures
 @pytest.mark.parametrize("batching", ["bucketed", "packed"])
 def test_a_run_its_continuation_and_its_model(sentences: Corpus, tmp_path: Path, batching: str) -> None:
     run = {
@@ -341,7 +342,7 @@ def test_a_run_its_continuation_and_its_model(sentences: Corpus, tmp_path: Path,
         "objective": {"name": "span"},
         "training": {
             **{"budget": {"steps": 6}, "tokens_per_step": 1024, "learning_rate": 1e-3, "schedule": "constant"},
-            "batching": batching,
+            **{"batching": batching, "checkpoint_every": 0.5},
         },
         "output": str(tmp_path / "whole"),
     }

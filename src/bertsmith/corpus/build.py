@@ -28,7 +28,7 @@ from bertsmith.corpus.encode import Chunk, Position, TextRules, encode_all, serv
 from bertsmith.corpus.processes import Child, in_order
 from bertsmith.corpus.progress import Silent
 from bertsmith.corpus.readers import Problem, Reader, ReadOptions, list_sources
-from bertsmith.corpus.sample import make_tokenizer, receive_tokenizer
+from bertsmith.corpus.sample import make_tokenizer, receive_tokenizer, take_tokenizer
 from bertsmith.corpus.sentences import LANGUAGES
 from bertsmith.corpus.shards import Made, ShardWriter, Totals, begun_shards, discard_parts, versions
 from bertsmith.corpus.staging import install, make_plan, prepare
@@ -210,7 +210,10 @@ def _make_here(
 ) -> Made:
     """Make tokenizer and shards with worker processes of this machine."""
     rules = build_settings.rules
-    if not (staging / "tokenizer").exists():
+    origin = build_settings.tokenizer.from_pretrained
+    if origin is not None and not (staging / "tokenizer").exists():
+        take_tokenizer(origin, staging / "tokenizer")
+    elif not (staging / "tokenizer").exists():
         arguments = (sources, build_settings.read, rules, build_settings.tokenizer)
         with Child(make_tokenizer, *arguments, threads=None) as child:
             receive_tokenizer(child, progress, staging / "tokenizer")

@@ -16,7 +16,7 @@ from bertsmith.corpus.cuts import Cuts, Strides, Table
 from bertsmith.corpus.documents import Problem
 from bertsmith.corpus.processes import Child
 from bertsmith.corpus.progress import Silent
-from bertsmith.corpus.sample import make_tokenizer, receive_tokenizer, train_tokenizer
+from bertsmith.corpus.sample import receive_tokenizer, take_tokenizer, train_tokenizer
 from bertsmith.corpus.shards import Made, Totals, begun_shards, discard_parts, make_whole
 from bertsmith.corpus.sources import Source
 from bertsmith.corpus.store import Ints
@@ -118,11 +118,10 @@ def _make_tokenizer(
     run: Run,
     progress: Silent,
 ) -> None:
-    """Train or take the tokenizer, in a process of its own, and save it."""
+    """Take the tokenizer, or train it in a process of its own, and save it."""
     folder = work.staging / "tokenizer"
     if tokenizer_settings.from_pretrained is not None:
-        with Child(make_tokenizer, [], work.read, work.rules, tokenizer_settings, threads=None) as child:
-            receive_tokenizer(child, progress, folder)
+        take_tokenizer(tokenizer_settings.from_pretrained, folder)
         return
     limit = tokenizer_settings.sample_bytes
     jobs = ((work, *job, surveyed.stride, limit) for job in zip(sources, surveyed.starts, strict=False))

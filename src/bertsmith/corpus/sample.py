@@ -57,9 +57,6 @@ def make_tokenizer(
     Raises:
         InputError: A source cannot be read, or its text cannot give the tokenizer that is asked for.
     """
-    if tokenizer_settings.from_pretrained is not None:
-        connection.send(open_pretrained(tokenizer_settings.from_pretrained))
-        return
     # The build's own pass lists the problems; here they only explain why nothing is left.
     problems: list[Problem] = []
     reader = Reader(sources, read, on_problem=lambda problem: problems.append(problem) if not problems else None)
@@ -101,17 +98,31 @@ def train_tokenizer(
 
 
 def receive_tokenizer(child: Child, progress: Silent, folder: Path) -> None:
-    """Wait for a child's tokenizer, pass on its progress, and save the tokenizer, whole or not at all.
+    """Wait for a child's tokenizer, pass on its progress, and save the tokenizer.
 
     Raises:
         InputError: The child raised it.
     """
     while not isinstance(message := child.receive(), SavedTokenizer):
         progress.update(*message)
+    _save_whole(message, folder)
+
+
+def take_tokenizer(origin: str, folder: Path) -> None:
+    """Save the tokenizer of a checkpoint.
+
+    Raises:
+        InputError: It cannot be opened.
+    """
+    _save_whole(open_pretrained(origin), folder)
+
+
+def _save_whole(tokenizer: SavedTokenizer, folder: Path) -> None:
+    """Save a tokenizer, whole or not at all."""
     part = folder.with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
-    save(message, part)
+    save(tokenizer, part)
     for path in [*part.iterdir(), part]:
         synchronise(path)
     part.rename(folder)
