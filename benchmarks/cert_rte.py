@@ -77,6 +77,7 @@ def finetune(options: argparse.Namespace, arm: str) -> list[float]:
         "task": {"name": "RTE", "data": str(options.glue)},
         "pooling": POOLING,
         "seeds": options.seeds,
+        "parallel": options.parallel,
         "training": {"epochs": 3, "batch_size": 32, "learning_rate": 5e-5},
     }
     summary = run("finetune", options.out / f"rte-{arm}", values)
@@ -120,6 +121,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for runs and models")
     parser.add_argument("--tokens", type=float, default=8e5, help="of contrastive pre-training")
     parser.add_argument("--seeds", type=int, nargs="*", default=list(range(10)), help="of fine-tuning; none for no RTE")
+    parser.add_argument("--parallel", type=int, default=1, help="processes that share the seeds")
     parser.add_argument("--arms", choices=ARMS, nargs="+", default=ARMS)
     parser.add_argument("--table", type=Path, help="append the result to this file")
     options = parser.parse_args()

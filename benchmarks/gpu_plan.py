@@ -7,14 +7,14 @@ import gpu_runs
 import gpu_steps
 from gpu_bench import Bench, Figures, Scale, Setting
 
-# The longest that each may take on an H100, model and compilation included, in seconds.
+# The longest that each may take on an H200, model and compilation included, in seconds.
 ESTIMATES: dict[str, dict[str, float]] = {
-    "small": {"ours": 45, "B-best": 60, "B-group": 30},
-    "base": {"ours": 60, "B-best": 80, "B-group": 45},
+    "small": {"ours": 25, "B-best": 40, "B-group": 30},
+    "base": {"ours": 35, "B-best": 60, "B-group": 45},
     "large": {"ours": 100, "B-best": 140, "B-group": 90},
     "tiny": {"ours": 5, "B-best": 5, "B-group": 5},
 }
-STEP_COSTS, QUALITY, CEILINGS = 45, 60, 10
+STEP_COSTS, QUALITY, CEILINGS = 45, 40, 10
 
 
 @dataclass(frozen=True)

@@ -148,3 +148,18 @@ def test_a_full_disk_loses_nothing(write_run: Write, tmp_path: Path) -> None:
         assert last_files(whole) == last_files(small / "run")
     finally:
         subprocess.run(["umount", "-l", str(small)], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_of_a_run_ends_it_with_a_checkpoint(
+    write_run: Write, tmp_path: Path, number: signal.Signals
+) -> None:
+    output = tmp_path / "run"
+    run = write_run(output, steps=400, workers=2)
+    process = start_training(run, output)
+    os.killpg(process.pid, number)
+    _, errors = process.communicate()
+    assert process.returncode == 130, errors
+    assert "the same command goes on from there" in errors and "worker" not in errors
+    assert newest(output).exists()

@@ -144,8 +144,8 @@ class Objective(PreTrainedModel):  # type: ignore[misc]
         """
         for module in self.modules():
             if isinstance(module, GradientCheckpointingLayer):
-                module.compile()
-        # The number of chosen tokens is another in every batch.
+                module.compile(dynamic=True)
+        # The number of tokens, and of the chosen ones, is another in every batch.
         self.token_parts = torch.compile(token_parts, dynamic=True)
 
     @staticmethod
