@@ -14,6 +14,7 @@ from transformers.utils import logging
 from bertsmith.attention import choose_batching
 from bertsmith.batching import Batching, TrainingStream, rows_per_step
 from bertsmith.corpus import Corpus, check
+from bertsmith.corpus.build import available_cores
 from bertsmith.encoder import build_encoder, parameter_count, training_flops
 from bertsmith.errors import InputError
 from bertsmith.export import model_card, objective_of, write_model
@@ -313,6 +314,7 @@ def training_arguments(run: RunSettings, parts: Parts) -> tuple[TrainingArgument
         float(least.sum()), training_flops(parts.objective.encoder.config, least, 0)
     )
     on_gpu = torch.cuda.is_available()
+    workers = min(4, available_cores()) if on_gpu else 0
     own: dict[str, Any] = {
         "output_dir": str(Path(run.output) / "checkpoints"),
         "max_steps": num_steps,
@@ -325,7 +327,7 @@ def training_arguments(run: RunSettings, parts: Parts) -> tuple[TrainingArgument
         "seed": training.seed,
         "bf16": use_bf16(training.precision),
         "use_cpu": not on_gpu,
-        "dataloader_num_workers": (4 if on_gpu else 0) if training.workers == "auto" else training.workers,
+        "dataloader_num_workers": workers if training.workers == "auto" else training.workers,
         "dataloader_pin_memory": on_gpu,
     }
     if on_gpu and "accelerator_config" not in training.trainer:

@@ -6,6 +6,7 @@ MASTER_PORT. What they tell each other here goes over the CPU, so that no GPU wa
 
 import json
 import os
+import signal
 import socket
 import threading
 import time
@@ -260,3 +261,15 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=look, args=(os.getppid(),), daemon=True).start()
+
+
+def leave_signals_to_parent(worker: int) -> None:
+    """Go on as long as the parent does: a terminal or a scheduler sends its signals to all processes alike."""
+    parent = os.getppid()
+
+    def heed(number: int, frame: object) -> None:
+        if os.getppid() != parent:
+            os._exit(1)
+
+    signal.signal(signal.SIGINT, heed)
+    signal.signal(signal.SIGTERM, heed)

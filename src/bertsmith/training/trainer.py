@@ -5,9 +5,7 @@ checkpoints that are whole or absent, evaluation that leaves the random state al
 """
 
 import math
-import os
 import shutil
-import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from multiprocessing.synchronize import Event
@@ -227,7 +225,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
     def get_train_dataloader(self) -> Any:
         """Let the processes that prepare batches leave signals to this one, which decides when to stop."""
         loader = super().get_train_dataloader()
-        loader.base_dataloader.worker_init_fn = _leave_signals_to_the_parent
+        loader.base_dataloader.worker_init_fn = ranks.leave_signals_to_parent
         return loader
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
@@ -238,7 +236,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
             loader = super().get_eval_dataloader(eval_dataset)
         finally:
             self.data_collator = training_collate
-        loader.base_dataloader.worker_init_fn = _leave_signals_to_the_parent
+        loader.base_dataloader.worker_init_fn = ranks.leave_signals_to_parent
         return loader
 
     def create_optimizer(self, *args: Any) -> torch.optim.Optimizer:
@@ -322,18 +320,6 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         if row["loss"] > _EXPLODED * usual:
             raise Diverged(f"step {row['step']}: loss {row['loss']:g} after {first:g} at the start")
         self.proven_step = int(row["step"]) - 1
-
-
-def _leave_signals_to_the_parent(worker: int) -> None:
-    """Go on as long as the parent does: a terminal or a scheduler sends its signals to all processes alike."""
-    parent = os.getppid()
-
-    def heed(number: int, frame: object) -> None:
-        if os.getppid() != parent:
-            os._exit(1)
-
-    signal.signal(signal.SIGINT, heed)
-    signal.signal(signal.SIGTERM, heed)
 
 
 class Pace(TrainerCallback):  # type: ignore[misc]
