@@ -179,7 +179,9 @@ def test_every_architecture(architecture: str, pooling: Any, tokenizer: Any, tmp
     texts = tokenizer(["the film was lovely", "a long story"], ["music and the actor", "paper"])
     rows = [Row(ids, [0] * len(ids), 0) for ids in texts["input_ids"]]
     collate = Collator(tokenizer.pad_token_id, False)
-    plain, same, mixed = make(None), make(resolved(cls_weight=1.0)), make(resolved(attention_threshold=0.0))
+    # One head for all positions, or one for each.
+    attending = resolved(attention_threshold=0.0, share_weight=architecture != "bert")
+    plain, same, mixed = make(None), make(resolved(cls_weight=1.0)), make(attending)
     with torch.no_grad():
         first, second, third = (
             TaskObjective(model, "classification", collate).logits(**without_targets(collate(rows)))
@@ -190,6 +192,8 @@ def test_every_architecture(architecture: str, pooling: Any, tokenizer: Any, tmp
             mixed, "classification", collate, alpha=0.3, num_tokens=sum(len(row.tokens) for row in rows)
         )
         rows = number_rows(rows)
+        # Of no pattern, so that labels of other tokens would be seen.
+        objective.unimportant.copy_(torch.rand(len(objective.unimportant)) < 0.4)
         padded, padded_loss = objective.logits(**without_targets(collate(rows))), objective(**collate(rows)).loss
         objective.pack()
         packed = objective.collate(rows)
