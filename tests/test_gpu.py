@@ -17,7 +17,14 @@ from bertsmith.batching import Batching, TrainingStream
 from bertsmith.corpus import Corpus
 from bertsmith.encoder import EncoderSettings, build_encoder
 from bertsmith.errors import InputError
-from bertsmith.gpu import align_vocabulary, aligned_linear, expected_seconds, keep_norms_half, speed_up
+from bertsmith.gpu import (
+    align_vocabulary,
+    aligned_linear,
+    expected_seconds,
+    in_smaller_parts,
+    keep_norms_half,
+    speed_up,
+)
 from bertsmith.objectives import MLM, OBJECTIVES, Objective
 from bertsmith.pretraining import pretrain
 from bertsmith.run_settings import RunSettings
@@ -202,6 +209,15 @@ def test_memory_for_not_even_one_row(corpus_folder: Path, tmp_path: Path, monkey
     small_memory(monkeypatch, num_rows=0)
     with pytest.raises(InputError, match=r"not enough memory on the GPU.*lower training.tokens_per_step"):
         pretrain(run_settings(corpus_folder, tmp_path / "run"))
+
+
+def test_one_of_several_ranks_says_how_to_divide(
+    corpus_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(InputError, match="rank 1: not enough memory.*gradient_accumulation to 2"):
+        in_smaller_parts(run_settings(corpus_folder, tmp_path / "run"))
 
 
 @pytest.mark.gpu

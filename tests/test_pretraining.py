@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from bertsmith.run_settings import RunSettings, load_run
 from bertsmith.settings import merge, validate
 from bertsmith.training.budget import Budget
 from bertsmith.training.monitors import read_metrics
+from bertsmith.training.part_sums import PartSums
 from bertsmith.training.trainer import ObjectiveTrainer, Pace
 
 MakeRun = Callable[..., RunSettings]
@@ -413,6 +415,19 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(
         pretrain(run)
     good = load_file(Path(run.output) / "checkpoints" / "checkpoint-6" / "model.safetensors")
     assert all(value.isfinite().all() and value.abs().max() < 100 for value in good.values())
+
+
+def test_waiting_for_a_step_counts_also_before_a_validation(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = PartSums.drain
+
+    def wait(self: PartSums, reduce: Any) -> dict[str, float]:
+        """Wait as for a GPU, which is behind the process that tells it what to do."""
+        time.sleep(0.2)
+        return original(self, reduce)
+
+    monkeypatch.setattr(PartSums, "drain", wait)
+    changes = {"budget": {"steps": 6}, "checkpoint_every": 1 / 6}
+    assert pretrain(make_run(training=changes))["seconds"] > 5 * 0.2
 
 
 @pytest.mark.slow

@@ -9,7 +9,6 @@ Shapes: M chosen positions, E embedding size, V vocabulary size.
 """
 
 import gc
-import os
 import sys
 from dataclasses import replace
 from functools import partial
@@ -23,11 +22,11 @@ from transformers import PreTrainedModel
 from bertsmith.errors import InputError
 from bertsmith.objectives import Objective
 from bertsmith.run_settings import RunSettings
+from bertsmith.training import ranks
 from bertsmith.training.budget import BudgetSettings
 
 _ALIGNED = 64
 """Columns of the vocabulary product; of a multiple of 8 each row begins at 16 bytes, of 64 each tile is full."""
-
 
 _WORTH_COMPILING = 120
 """Seconds that a run on a GPU should take if its layers are to be compiled."""
@@ -70,7 +69,7 @@ def expected_seconds(budget: BudgetSettings, *, tokens: float, flops: float) -> 
     if budget.seconds is not None:
         return budget.seconds
     steps = budget.steps or (budget.tokens or 0.0) / tokens
-    return (budget.flops or flops * steps) / _USUAL_RATE / int(os.environ.get("WORLD_SIZE", "1"))
+    return (budget.flops or flops * steps) / _USUAL_RATE / ranks.num_ranks()
 
 
 def free_memory() -> None:
@@ -86,9 +85,9 @@ def in_smaller_parts(run: RunSettings) -> RunSettings:
         InputError: Other ranks would have to do so at the same time.
     """
     number = 2 * run.training.gradient_accumulation
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if ranks.num_ranks() > 1:
         raise InputError(
-            f"rank {os.environ.get('RANK')}: not enough memory on the GPU; set training.gradient_accumulation to "
+            f"rank {ranks.rank()}: not enough memory on the GPU; set training.gradient_accumulation to "
             f"{number}, and the same command goes on"
         )
     print(

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,14 @@ import torch
 import yaml
 from finetuning_helpers import MakeRun
 from safetensors.torch import load_file
+from test_finetuning_resumed import interrupt_at
 
 from bertsmith.cli import main
+from bertsmith.finetuning import relabelling
 from bertsmith.finetuning.run import finetune
 from bertsmith.finetuning.settings import FinetuningSettings
 from bertsmith.settings import to_dict
+from bertsmith.training import ranks
 from bertsmith.training.monitors import read_metrics
 from launching import Ranks, own_lines, wait_for
 
@@ -28,7 +32,7 @@ def write(run: FinetuningSettings, path: Path) -> FinetuningSettings:
 
 def assert_same(one: Path, two: Path) -> None:
     for first, second in zip(read_metrics(one / "seed-0"), read_metrics(two / "seed-0"), strict=True):
-        for name in first.keys() - {"seconds", "tokens_per_second", "density"}:
+        for name in first.keys() - {"seconds", "tokens_per_second", "density", "ssa_seconds"}:
             assert first[name] == pytest.approx(second[name], rel=1e-5, abs=1e-5), name
     results = [json.loads((folder / "seed-0" / "result.json").read_text()) for folder in (one, two)]
     assert results[0]["best_epoch"] == results[1]["best_epoch"] and results[0]["facts"] == results[1]["facts"]
@@ -60,6 +64,49 @@ def test_two_ranks_fine_tune_like_one_process_also_after_a_kill(make_run: MakeRu
         assert done.said(1) == ("", "") and "best model: " in done.said(0)[0]
         assert ("going on from" in done.said(0)[1]) == (kind == "texts")
         assert_same(tmp_path / f"{kind}-1", tmp_path / f"{kind}-2")
+
+
+def _stopped_in_an_epoch(words: list[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_at(patch, 9)
+        main(words)
+
+
+@pytest.mark.slow
+def test_two_ranks_attend_like_one_process_also_after_a_stop_in_an_epoch(make_run: MakeRun, tmp_path: Path) -> None:
+    finetune(make_run(output=tmp_path / "one", training=TRAINING, ssa=True))
+    write(make_run(output=tmp_path / "two", training=TRAINING, ssa=True), tmp_path / "run.yaml")
+    assert Ranks([tmp_path, tmp_path], _stopped_in_an_epoch, ["finetune", "run.yaml"]).wait() == [130, 130]
+    done = Ranks([tmp_path, tmp_path], main, ["finetune", "run.yaml"])
+    assert done.wait() == [0, 0], done.said(0) + done.said(1)
+    assert "going on from" in done.said(0)[1]
+    assert_same(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.slow
+def test_two_ranks_train_with_neither_effect_of_attention(make_run: MakeRun, tmp_path: Path) -> None:
+    ssa = {"cls_weight": 1.0, "aug_loss_weight": 0.0}
+    write(make_run(output=tmp_path / "run", training={"epochs": 1}, ssa=ssa), tmp_path / "run.yaml")
+    done = Ranks([tmp_path, tmp_path], main, ["finetune", "run.yaml"])
+    assert done.wait() == [0, 0], done.said(0) + done.said(1)
+
+
+def _with_a_clock_of_its_own(words: list[str]) -> None:
+    if ranks.rank() == 1:
+        # Two hours from one look to the next.
+        ticks = count(step=7200)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(relabelling.time, "perf_counter", lambda: float(next(ticks)))
+            main(words)
+    main(words)
+
+
+@pytest.mark.slow
+def test_ranks_agree_on_when_to_save_whatever_their_clocks_say(make_run: MakeRun, tmp_path: Path) -> None:
+    training = {**TRAINING, "checkpoint_minutes": 60, "trainer": {"ddp_timeout": 20}}
+    write(make_run(output=tmp_path / "run", training=training, ssa=True), tmp_path / "run.yaml")
+    done = Ranks([tmp_path, tmp_path], _with_a_clock_of_its_own, ["finetune", "run.yaml"])
+    assert done.wait() == [0, 0], done.said(0) + done.said(1)
 
 
 @pytest.mark.slow

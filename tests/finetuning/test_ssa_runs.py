@@ -20,6 +20,7 @@ from bertsmith.errors import InputError, Interrupted
 from bertsmith.finetuning import relabelling
 from bertsmith.finetuning import seed as seed_module
 from bertsmith.finetuning.evaluate import EvaluationSettings, evaluate
+from bertsmith.finetuning.importance import show_importance
 from bertsmith.finetuning.models import open_tokenizer
 from bertsmith.finetuning.run import finetune
 from bertsmith.finetuning.settings import FinetuningSettings, load_finetuning
@@ -278,6 +279,17 @@ def test_what_it_looks_at(trained: FinetuningSettings, tmp_path: Path, capsys: p
         g = learned(batch["input_ids"]).importance_logits[0].softmax(-1)[1:-1, 1]
     shown = [float(node.get("title") or "") for node in coloured[: len(g)]]
     assert shown == pytest.approx(g.tolist(), abs=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["hybrid", "co_training"])
+def test_only_where_there_is_attention_tokens_are_left_out_of_it(make_run: MakeRun, mode: str) -> None:
+    run = make_run(ssa={"mode": mode, "attention_threshold": 1.0}, training={"epochs": 1})
+    finetune(run)
+    evaluation = EvaluationSettings(task=run.task, precision="fp32")
+    _, (example, *_) = show_importance(str(Path(run.output) / SEED / "model"), evaluation, 1)
+    learned = [piece for piece in example.lines[0].pieces if piece.value is not None]
+    assert learned and all(piece.is_left_out == (mode == "hybrid") for piece in learned)
 
 
 def test_what_cannot_be_looked_at(

@@ -39,3 +39,13 @@ def test_the_clock_leaves_pauses_out(monkeypatch: pytest.MonkeyPatch) -> None:
     budget.start_clock()
     now = 152.0
     assert budget.lap() == 2
+    # What was before the pause counts.
+    now = 153.0
+    budget.stop_clock()
+    now = 190.0
+    budget.start_clock()
+    budget.stop_clock()
+    now = 200.0
+    budget.start_clock()
+    now = 204.0
+    assert budget.lap() == 5

@@ -146,7 +146,9 @@ class _Reader:
         """Colour by the learned importance."""
         found = []
         said = self._run(self._split.rows)
-        threshold = self.model.config.attention_threshold
+        config = self.model.config
+        # With the loss on tokens alone nothing is attended to, and so nothing left out.
+        threshold = config.attention_threshold if config.mode == "hybrid" else 0.0
         for row, scores in zip(self._split.rows, said, strict=True):
             batch = self._objective.collate([row])
             types = batch["token_type_ids"]

@@ -208,6 +208,10 @@ class SsaObjective(TaskObjective):
     ) -> None:
         super().__init__(model, type, collate, class_weights, largest)
         self.loss_weights = {"task": 1 - alpha, "importance": alpha}
+        attends = model.config.mode == "hybrid" and model.config.cls_weight < 1
+        if not (alpha or attends):
+            # Nothing trains the head, and several ranks would wait for its gradients.
+            model.importance.requires_grad_(False)
         self.register_buffer("unimportant", torch.zeros(num_tokens, dtype=torch.bool))
         self.register_buffer("epoch_sums", torch.zeros(3, dtype=torch.int64))
 

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from transformers import TrainerCallback
 
 from bertsmith.finetuning.judge import Judge
@@ -30,6 +31,7 @@ from bertsmith.masking import Bools, Ints
 from bertsmith.randomness import permute
 from bertsmith.ssa import MOST_DRAWS, SsaSettings, draw_masks
 from bertsmith.tasks.examples import TaskType
+from bertsmith.training import ranks
 from bertsmith.training.monitors import Monitor
 from bertsmith.training.trainer import ObjectiveTrainer
 
@@ -259,11 +261,25 @@ class Relabelling(TrainerCallback):  # type: ignore[misc]
         self._num_epochs, self._steps_per_epoch = num_epochs, steps_per_epoch
         self._judge, self._monitor = judge, monitor
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Leave the sums of a checkpoint, which are those of all ranks, to the first one."""
+        if ranks.rank() > 0:
+            self._objective.epoch_sums.zero_()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Give the first rank the sums of all, where a checkpoint comes, which is written there."""
+        if control.should_save:
+            sums = self._sums_of_all()
+            self._objective.epoch_sums.copy_(sums if ranks.rank() == 0 else torch.zeros_like(sums))
+
+    def _sums_of_all(self) -> torch.Tensor:
+        sums: torch.Tensor = self._trainer.accelerator.reduce(self._objective.epoch_sums, reduction="sum")
+        return sums
+
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Close an epoch, and label for the next."""
         epoch = state.global_step // self._steps_per_epoch
-        sums = self._trainer.accelerator.reduce(self._objective.epoch_sums, reduction="sum")
-        num_right, num_low, num_tokens = sums.tolist()
+        num_right, num_low, num_tokens = self._sums_of_all().tolist()
         self._objective.epoch_sums.zero_()
         row = {
             "ssa_importance_accuracy": num_right / max(num_tokens, 1),
@@ -298,7 +314,8 @@ class Relabelling(TrainerCallback):  # type: ignore[misc]
             epoch=epoch,
         )
         objective.unimportant.copy_(objective.unimportant.new_tensor(labels.unimportant))
-        seconds = time.perf_counter() - began
+        # Ranks must agree on when to save, where the clock of the first one counts.
+        seconds = ranks.of_first(lambda: time.perf_counter() - began)
         used = self._trainer.budget.used
         used["seconds"] += seconds
         # Without the way back.

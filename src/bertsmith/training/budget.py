@@ -56,6 +56,7 @@ class Budget:
         self.limit = float(getattr(limits, self.quantity))
         self.used: dict[str, float] = dict.fromkeys(QUANTITIES, 0.0)
         self._clock: float | None = None
+        self._carried = 0.0
 
     @property
     def share(self) -> float:
@@ -68,14 +69,18 @@ class Budget:
         return self.used[self.quantity] >= self.limit
 
     def start_clock(self) -> None:
-        """Count seconds from now on; called again after a pause, it leaves the pause out."""
+        """Count seconds from now on; called again after a pause, it leaves out what is since the clock was stopped."""
         self._clock = time.monotonic()
 
+    def stop_clock(self) -> None:
+        """Stop counting; what is not read yet is kept for the next lap."""
+        self._carried, self._clock = self.lap(), None
+
     def lap(self) -> float:
-        """Return the seconds since the clock was started or read, and start it anew."""
+        """Return the seconds that it ran since it was read last, and start it anew."""
         now = time.monotonic()
-        seconds = 0.0 if self._clock is None else now - self._clock
-        self._clock = now
+        seconds = self._carried + (0.0 if self._clock is None else now - self._clock)
+        self._carried, self._clock = 0.0, now
         return seconds
 
     def spend(self, *, tokens: float, flops: float, seconds: float) -> None:

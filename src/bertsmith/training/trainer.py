@@ -208,6 +208,8 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Validate; the random state and the clock of the budget do not notice."""
+        # What the GPU was still at in training was waited for when the step was logged, and counts.
+        self.budget.stop_clock()
         devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
         with torch.random.fork_rng(devices=devices):
             # For what is random in validation all the same, such as views that differ by dropout.
@@ -263,6 +265,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         Raises:
             InputError: It could not be written, for example because the disk is full.
         """
+        self.budget.stop_clock()
         if not sharding.is_finite(self.objective):
             raise Diverged(f"step {self.state.global_step}: weights are not finite")
         folder = Path(self.args.output_dir)
