@@ -73,7 +73,8 @@ def expected_seconds(budget: BudgetSettings, *, tokens: float, flops: float) -> 
 
 
 def free_memory() -> None:
-    """Give the GPU's memory back that nothing needs any more."""
+    """Give the GPU's memory back that nothing needs any more, compiled code of earlier models among it."""
+    torch._dynamo.reset()
     gc.collect()
     torch.cuda.empty_cache()
 
