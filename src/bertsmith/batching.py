@@ -95,7 +95,7 @@ def pack(batch: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _filled_up(num_tokens: int, longest: int) -> int:
-    """Say how long a flat row is made: to a multiple of 8, for tensor cores, and of more where that adds at most a 64th.
+    """Say how long a flat row is made: to a multiple of 8, for tensor cores, or of more that adds at most a 64th.
 
     So steps of one mixture of lengths have few shapes among them. The filling is a segment of its own and must not be
     longer than the ``longest`` one: kernels leave what is beyond unwritten.
