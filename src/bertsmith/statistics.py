@@ -197,7 +197,9 @@ def compare_arms(scores: npt.NDArray[np.float64]) -> tuple[list[Estimate], list[
     means = [_moments(column[~np.isnan(column)].tolist()) for column in scores.T]
     pairs = [(i, j) for i in range(len(means)) for j in range(i + 1, len(means))]
     moments = [_moments(_both(scores, i, j).tolist()) if len(_both(scores, i, j)) else None for i, j in pairs]
-    of_means, of_pairs = _Pool(means, len(means)), _Pool([m for m in moments if m is not None], len(means) - 1)
+    of_means = _Pool(means, sum(sd is not None for _, _, sd in means))
+    spread = [pair for pair, found in zip(pairs, moments, strict=True) if found is not None and found[2] is not None]
+    of_pairs = _Pool([found for found in moments if found is not None], _num_independent(spread))
     estimates = [Estimate(n, mean, *of_means.interval(n, mean, sd)[:2]) for n, mean, sd in means]
     differences = []
     for (i, j), found in zip(pairs, moments, strict=True):
@@ -211,6 +213,17 @@ def compare_arms(scores: npt.NDArray[np.float64]) -> tuple[list[Estimate], list[
 def _both(scores: npt.NDArray[np.float64], i: int, j: int) -> npt.NDArray[np.float64]:
     difference = scores[:, i] - scores[:, j]
     return difference[~np.isnan(difference)]
+
+
+def _num_independent(pairs: Sequence[tuple[int, int]]) -> int:
+    """Count the differences that do not follow from the others: one less than the arms, in each group of these."""
+    group: dict[int, int] = {}
+    num = 0
+    for i, j in pairs:
+        a, b = group.setdefault(i, i), group.setdefault(j, j)
+        num += a != b
+        group = {arm: a if of_arm == b else of_arm for arm, of_arm in group.items()}
+    return num
 
 
 class _Pool:
