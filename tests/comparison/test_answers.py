@@ -129,6 +129,31 @@ def test_a_run_with_half_of_its_fine_tunings_does_not_count() -> None:
     assert of(answer(record), "mlm")["num_seeds"] == 4
 
 
+def test_an_average_is_of_all_tasks() -> None:
+    record = record_of({"mlm": 0.5, "span": 0.5, "ssp": 0.5}, {"easy": "accuracy", "hard": "accuracy"})
+    for one in record["scores"]:
+        one["score"] += 0.3 * (one["task"] == "easy")
+    record["scores"] = [one for one in record["scores"] if (one["arm"], one["task"]) != ("span", "hard")]
+    found = answer(record)
+    assert {one["arm"] for one in found["estimates"] if one["task"] == "average"} == {"mlm", "ssp"}
+    assert of(found, "span", "easy")["num_seeds"] == 5
+
+
+def test_curves_that_meet_before_they_cross() -> None:
+    record = record_of({"mlm": 0.5, "span": 0.5}, noise=0.0)
+    shares = {0.25: (0.5, 0.4), 0.5: (0.5, 0.5), 0.75: (0.5, 0.5), 1.0: (0.5, 0.7)}
+    finals = [one for one in record["scores"] if one["share"] == 1]
+    record["scores"] = [
+        {
+            **{**one, "share": share, "score": scores[one["arm"] == "span"]},
+            **{axis: 1e6 * share for axis in ("tokens", "flops", "seconds")},
+        }
+        for one in finals
+        for share, scores in shares.items()
+    ]
+    assert [one["at"] for one in answer(record)["crossings"]] == [pytest.approx(500_000)] * 3
+
+
 def test_curves_cross_where_their_means_do() -> None:
     record = record_of({"mlm": 0.5, "span": 0.5}, noise=0.0)
     for one in record["scores"]:
