@@ -59,6 +59,7 @@ def test_a_mistake_is_one_line(corpus: Corpus, tmp_path: Path, changes: dict[str
         ({"pooling": "men"}, "pooling"),
         ({"training": {"trainer": {"max_steps": 3}}}, "training.trainer.max_steps"),
         ({"label": 3}, "label is 3; expected text"),
+        ({"label": "average"}, "'average' is the mean of the tasks; give one of them another `label`"),
     ],
 )
 def test_a_mistake_in_a_task(corpus: Corpus, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
