@@ -72,6 +72,18 @@ def test_a_mistake_in_a_task(corpus: Corpus, tmp_path: Path, changes: dict[str, 
     assert not (tmp_path / "out").exists()
 
 
+def test_other_weights_in_the_same_folder_are_another_unit(corpus: Corpus, tmp_path: Path) -> None:
+    (tmp_path / "start").mkdir()
+    (tmp_path / "start" / "config.json").write_text('{"model_type": "bert"}')
+    (tmp_path / "start" / "model.safetensors").write_bytes(b"old")
+    values = make_values(corpus, tmp_path, encoder={"from_pretrained": str(tmp_path / "start")})
+    given = write(values, tmp_path / "run.yaml")
+    before = {unit.folder for unit in make_plan(given, Console(stderr=True)).units}
+    assert before == {unit.folder for unit in make_plan(given, Console(stderr=True)).units}
+    (tmp_path / "start" / "model.safetensors").write_bytes(b"new")
+    assert not before & {unit.folder for unit in make_plan(given, Console(stderr=True)).units}
+
+
 def test_a_label_that_looks_like_markup_is_announced_as_it_is(
     corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -239,6 +239,8 @@ def _unit(given: ComparisonSettings, label: str, kind: Kind, run: RunSettings, c
     content = to_dict(run)
     for name in _NOT_CONTENT:
         del content["training"][name]
+    if run.encoder.from_pretrained is not None:
+        content["encoder"]["from_pretrained"] = fingerprint(run.encoder.from_pretrained)
     if kind == "none":
         content = {"encoder": content["encoder"], "row_length": run.data.row_length, "seed": run.training.seed}
     else:
