@@ -103,7 +103,7 @@ def paired(a: Sequence[float], b: Sequence[float]) -> Paired:
 def welch(a: Sequence[float], b: Sequence[float]) -> Paired:
     """Compare two arms whose runs have nothing in common: the difference of means by Welch's t-test.
 
-    A single score counts as known without error.
+    A single score counts as known without error. Where neither arm has any spread, nothing says what is chance.
 
     Args:
         a: A score per run.
@@ -114,6 +114,8 @@ def welch(a: Sequence[float], b: Sequence[float]) -> Paired:
     if sd is None and sd_other is None:
         return Paired(1, mean - other, None, None, None, None, None)
     error = math.sqrt(sum(parts))
+    if error == 0 and mean != other:
+        return Paired(max(n, m), mean - other, error, None, None, None, None)
     weights = [part**2 / (number - 1) for part, number in zip(parts, (n, m), strict=True) if number > 1]
     degrees = sum(parts) ** 2 / sum(weights) if error > 0 else 1.0
     half = _half_width(1, error, degrees)
@@ -182,6 +184,7 @@ def compare_arms(scores: npt.NDArray[np.float64]) -> tuple[list[Estimate], list[
     intervals then cover 96 %; where one of four has twice the spread of the others, 91 % or more of its differences,
     which the pool alone would not reach (benchmarks/comparison_statistics.py); with two arms it is the paired t-test.
     The intervals of the means are made in the same way.
+    Where all arms differ by the same with every seed, nothing says what is chance: there is no interval and no p.
     Bootstrap intervals of so few values would cover far less than 95 %, and a permutation test of three could never
     find anything.
 
@@ -206,6 +209,9 @@ def compare_arms(scores: npt.NDArray[np.float64]) -> tuple[list[Estimate], list[
         if found is not None:
             n, mean, sd = found
             low, high, p, used = of_pairs.interval(n, mean, sd)
+            if used == 0 and mean != 0:
+                # Few seeds on few examples often differ by the same; that is no proof.
+                low = high = p = None
             differences.append(Difference(i, j, n, mean, low, high, p, _turned(_both(scores, i, j)), used))
     return estimates, differences
 

@@ -69,6 +69,29 @@ def test_a_clear_winner() -> None:
     assert any("Every run used its budget of 1 M tokens to within 0.40%" in text for text in found["words"])
 
 
+def test_no_pre_training_that_is_better_is_said_to_be() -> None:
+    sentence = answer(record_of({"mlm": 0.5, "span": 0.4, "none": 0.7}))["sentence"]
+    assert sentence.endswith(", which is better.")
+
+
+def test_arms_that_differ_by_the_same_with_every_seed_are_not_told_apart() -> None:
+    found = answer(record_of({"mlm": 0.5, "span": 0.525, "old": 0.6}, noise=0, old="checkpoint"))
+    for one in found["differences"]:
+        assert one["low"] is None or one["high"] > one["low"]
+    first = next(one for one in found["differences"] if (one["first"], one["second"]) == ("mlm", "span"))
+    assert (first["p"], first["p_holm"]) == (None, None)
+    assert first["words"] == (
+        "span is 2.50 points ahead of mlm on docs, by the same with every seed, so that nothing says what is chance."
+    )
+    assert found["sentence"].startswith("span and mlm cannot be told apart")
+
+
+def test_scores_of_models_on_the_way_alone_are_no_answer() -> None:
+    record = record_of({"mlm": 0.5, "span": 0.7})
+    record["scores"] = [one for one in record["scores"] if one["share"] < 1]
+    assert answer(record)["sentence"].startswith("No objective could be judged")
+
+
 def test_what_cannot_be_told_apart() -> None:
     found = answer(record_of({"mlm": 0.500, "span": 0.501, "none": 0.499}, noise=0.02))
     assert "cannot be told apart on wiki at 1 M tokens with 5 seeds" in found["sentence"]
