@@ -190,6 +190,13 @@ def test_curves_cross_where_their_means_do() -> None:
     ]
 
 
+@pytest.mark.parametrize(("seconds", "said"), [(90, "1:30 minutes"), (3600, "1:00:00 hours")])
+def test_a_budget_of_seconds_is_said_in_its_unit(seconds: float, said: str) -> None:
+    record = record_of({"mlm": 0.5, "span": 0.7})
+    record["budget"] = {"seconds": seconds}
+    assert f"on wiki at {said}: " in answer(record)["sentence"]
+
+
 def test_unequal_budgets_are_said() -> None:
     record = record_of({"mlm": 0.5, "span": 0.7})
     record["arms"][1]["runs"][3]["share_of_budget"] = 1.012

@@ -12,6 +12,7 @@ Record = Mapping[str, Any]
 
 AVERAGE = "average"
 _WITHIN = 0.01
+_HOUR = 3600
 _METHOD = (
     "Arms are compared seed by seed of pre-training, each with the mean over its seeds of fine-tuning. Intervals are "
     "Student's t, with the spread of all arms together, or that of the two if it is larger; p is corrected for the "
@@ -177,7 +178,9 @@ def _on(record: Record, task: str) -> str:
 
 def _budget(record: Record) -> str:
     (quantity, limit), *_ = record["budget"].items()
-    return f"{duration(limit)} minutes" if quantity == "seconds" else f"{human(limit)} {quantity}"
+    if quantity == "seconds":
+        return f"{duration(limit)} {'minutes' if round(limit) < _HOUR else 'hours'}"
+    return f"{human(limit)} {quantity}"
 
 
 def _gap(metric: str, a: float, b: float) -> str:
