@@ -196,6 +196,16 @@ def test_missing_runs_leave_the_seeds_that_both_arms_have() -> None:
     assert (third.n, third.mean, third.low) == (1, 0, None)
 
 
+def test_an_arm_that_has_lost_all_seeds_but_one_adds_no_degrees_of_freedom() -> None:
+    two = np.array([[0.5, 0.4], [0.6, 0.55], [0.8, 0.6]])
+    three = np.column_stack([two, [0.7, np.nan, np.nan]])
+    means, differences = compare_arms(two)
+    means_beside, differences_beside = compare_arms(three)
+    assert differences_beside[0] == differences[0]
+    assert means_beside[:2] == means
+    assert [one.p for one in differences_beside[1:]] == [None, None]
+
+
 def test_one_seed_tells_nothing_of_chance() -> None:
     means, (difference,) = compare_arms(np.array([[0.5, 0.4]]))
     assert means[0] == (1, 0.5, None, None)

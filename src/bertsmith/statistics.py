@@ -103,7 +103,7 @@ def paired(a: Sequence[float], b: Sequence[float]) -> Paired:
 def welch(a: Sequence[float], b: Sequence[float]) -> Paired:
     """Compare two arms whose runs have nothing in common: the difference of means by Welch's t-test.
 
-    A single score counts as known without error.
+    A single score counts as known without error. Where neither arm has any spread, nothing says what is chance.
 
     Args:
         a: A score per run.
@@ -114,6 +114,8 @@ def welch(a: Sequence[float], b: Sequence[float]) -> Paired:
     if sd is None and sd_other is None:
         return Paired(1, mean - other, None, None, None, None, None)
     error = math.sqrt(sum(parts))
+    if error == 0 and mean != other:
+        return Paired(max(n, m), mean - other, error, None, None, None, None)
     weights = [part**2 / (number - 1) for part, number in zip(parts, (n, m), strict=True) if number > 1]
     degrees = sum(parts) ** 2 / sum(weights) if error > 0 else 1.0
     half = _half_width(1, error, degrees)
@@ -182,6 +184,7 @@ def compare_arms(scores: npt.NDArray[np.float64]) -> tuple[list[Estimate], list[
     intervals then cover 96 %; where one of four has twice the spread of the others, 91 % or more of its differences,
     which the pool alone would not reach (benchmarks/comparison_statistics.py); with two arms it is the paired t-test.
     The intervals of the means are made in the same way.
+    Where all arms differ by the same with every seed, nothing says what is chance: there is no interval and no p.
     Bootstrap intervals of so few values would cover far less than 95 %, and a permutation test of three could never
     find anything.
 
@@ -197,13 +200,18 @@ def compare_arms(scores: npt.NDArray[np.float64]) -> tuple[list[Estimate], list[
     means = [_moments(column[~np.isnan(column)].tolist()) for column in scores.T]
     pairs = [(i, j) for i in range(len(means)) for j in range(i + 1, len(means))]
     moments = [_moments(_both(scores, i, j).tolist()) if len(_both(scores, i, j)) else None for i, j in pairs]
-    of_means, of_pairs = _Pool(means, len(means)), _Pool([m for m in moments if m is not None], len(means) - 1)
+    of_means = _Pool(means, sum(sd is not None for _, _, sd in means))
+    spread = [pair for pair, found in zip(pairs, moments, strict=True) if found is not None and found[2] is not None]
+    of_pairs = _Pool([found for found in moments if found is not None], _num_independent(spread))
     estimates = [Estimate(n, mean, *of_means.interval(n, mean, sd)[:2]) for n, mean, sd in means]
     differences = []
     for (i, j), found in zip(pairs, moments, strict=True):
         if found is not None:
             n, mean, sd = found
             low, high, p, used = of_pairs.interval(n, mean, sd)
+            if used == 0 and mean != 0:
+                # Few seeds on few examples often differ by the same; that is no proof.
+                low = high = p = None
             differences.append(Difference(i, j, n, mean, low, high, p, _turned(_both(scores, i, j)), used))
     return estimates, differences
 
@@ -211,6 +219,17 @@ def compare_arms(scores: npt.NDArray[np.float64]) -> tuple[list[Estimate], list[
 def _both(scores: npt.NDArray[np.float64], i: int, j: int) -> npt.NDArray[np.float64]:
     difference = scores[:, i] - scores[:, j]
     return difference[~np.isnan(difference)]
+
+
+def _num_independent(pairs: Sequence[tuple[int, int]]) -> int:
+    """Count the differences that do not follow from the others: one less than the arms, in each group of these."""
+    group: dict[int, int] = {}
+    num = 0
+    for i, j in pairs:
+        a, b = group.setdefault(i, i), group.setdefault(j, j)
+        num += a != b
+        group = {arm: a if of_arm == b else of_arm for arm, of_arm in group.items()}
+    return num
 
 
 class _Pool:

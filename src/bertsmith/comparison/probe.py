@@ -153,9 +153,10 @@ def announce(plan: Plan, probes: dict[str, Probe], console: Console) -> None:
             )
             total += len(todo) * steps * probe.seconds
             if 1 / steps > _TOLERANCE:
-                console.print(
+                _say(
+                    console,
                     f"warning: a step of {label} is {1 / steps:.1%} of the budget, which it may overdraw by that; "
-                    "lower training.tokens_per_step"
+                    "lower training.tokens_per_step",
                 )
         else:
             lines.append([label, str(len(units)), human((probe or any_probe).parameters), "0", "", ""])

@@ -5,12 +5,14 @@ from typing import Any
 
 from bertsmith.results import points
 from bertsmith.statistics import LEVEL
+from bertsmith.tasks.metrics import is_better
 from bertsmith.training.monitors import duration, human
 
 Record = Mapping[str, Any]
 
 AVERAGE = "average"
 _WITHIN = 0.01
+_HOUR = 3600
 _METHOD = (
     "Arms are compared seed by seed of pre-training, each with the mean over its seeds of fine-tuning. Intervals are "
     "Student's t, with the spread of all arms together, or that of the two if it is larger; p is corrected for the "
@@ -20,7 +22,7 @@ _METHOD = (
 
 def headline_task(record: Record) -> str:
     """Name the task that the answer is about: the average, where there are several."""
-    names = [one["task"] for one in record["estimates"]]
+    names = [one["task"] for one in record["estimates"]] or [one["name"] for one in record["tasks"]]
     return AVERAGE if AVERAGE in names else str(names[0])
 
 
@@ -76,8 +78,10 @@ def _beside_none(
         return ""
     metric = _metric(record, task)
     reached = f"; without pre-training it is {points(metric, none['mean'])}"
-    if best["low"] is None or _is_apart(record, task, best["arm"], none["arm"]):
+    if best["low"] is None:
         return reached
+    if _is_apart(record, task, best["arm"], none["arm"]):
+        return f"{reached}, which is better" if is_better(metric, none["mean"], best["mean"]) else reached
     return f"{reached}, which cannot be told from it"
 
 
@@ -136,6 +140,9 @@ def words_of_difference(record: Record, one: Mapping[str, Any]) -> str:
     is_behind = one["difference"] < 0 if metric != "mean_squared_error" else one["difference"] > 0
     better, worse = (second, first) if is_behind else (first, second)
     gap = _gap(metric, one["difference"], 0.0)
+    if one["p"] is None and one["num_seeds"] > 1:
+        alike = "by the same with every seed, so that nothing says what is chance"
+        return f"{better} is {gap} ahead of {worse} {on}, {alike}."
     if one["p"] is None:
         return f"{better} is {gap} ahead of {worse} {on}, with one seed, which cannot tell what is chance."
     interval = sorted(abs(one[end]) if one["low"] * one["high"] > 0 else one[end] for end in ("low", "high"))
@@ -171,7 +178,9 @@ def _on(record: Record, task: str) -> str:
 
 def _budget(record: Record) -> str:
     (quantity, limit), *_ = record["budget"].items()
-    return f"{duration(limit)} minutes" if quantity == "seconds" else f"{human(limit)} {quantity}"
+    if quantity == "seconds":
+        return f"{duration(limit)} {'minutes' if round(limit) < _HOUR else 'hours'}"
+    return f"{human(limit)} {quantity}"
 
 
 def _gap(metric: str, a: float, b: float) -> str:

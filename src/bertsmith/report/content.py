@@ -322,7 +322,9 @@ _AXES = ("tokens", "flops", "seconds")
 def describe_task(comparison: Comparison, name: str) -> str:
     """Say in a few words how a task is scored and how much it is given."""
     if name == AVERAGE and name not in {task.name for task in comparison.tasks}:
-        return f"mean of {len(comparison.tasks)} tasks"
+        # Squared errors have no average with shares.
+        num = sum(task.metric not in LOWER_IS_BETTER for task in comparison.tasks)
+        return f"mean of {num} tasks"
     task = comparison.task(name)
     labels = f", {count(task.num_train)} labels" if task.num_train else ""
     return f"{task.metric.replace('_', ' ')}{labels}"
