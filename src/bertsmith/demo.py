@@ -13,7 +13,7 @@ PROMPTS = (
 )
 
 
-LABELS = {100: 6, 300: 3, 1000: 1}
+LABELS = {100: 4, 300: 2, 1000: 1}
 """With how many labels the objectives are judged, and in how many epochs: those of more labels have more steps."""
 
 _DATA = {"row_length": 64}
