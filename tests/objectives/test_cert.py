@@ -62,7 +62,7 @@ def reference(query: Any, key: Any, negatives: Any, are_negatives: Any, tau: flo
     return loss
 
 
-@pytest.mark.parametrize(("size", "batch"), [(7, 4), (64, 6), (3, 3)])
+@pytest.mark.parametrize(("size", "batch"), [(7, 4), (64, 6), (101, 8), (3, 3)])
 def test_fifty_steps_equal_numpy(tokenizer: Any, size: int, batch: int) -> None:
     objective = make(tokenizer, config=NARROW, queue_size=size, momentum=0.9, temperature=0.2).train()
     optimizer = torch.optim.SGD((p for p in objective.parameters() if p.requires_grad), lr=0.01)
