@@ -100,7 +100,8 @@ def train_seed(
                 trainer._load_from_checkpoint(str(Path(args.output_dir) / f"checkpoint-{judge.facts['best_step']}"))
             ranks.copy_from_first(objective.state_dict().values())
             _finish(run, material, objective, judge, budget, batches, seed, folder, machine(args))
-            monitor.say(f"{run.training.selection} epoch {judge.facts['best_step'] / batches.steps_per_epoch:.0f}, {judge.best}")
+            epoch = judge.facts["best_step"] // batches.steps_per_epoch
+            monitor.say(f"{run.training.selection} epoch {epoch}, {judge.best}")
 
 
 def read_result(folder: Path, facts: Mapping[str, str] | None = None) -> dict[str, Any] | None:
