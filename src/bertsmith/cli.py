@@ -13,7 +13,7 @@ from bertsmith import __version__
 from bertsmith.command_words import Help, Parser, join_settings
 from bertsmith.errors import Failed, InputError, Interrupted
 
-DEMO_TOKENS = 3e5
+DEMO_TOKENS = 1e6
 QUICK_SECONDS = 180.0
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
