@@ -103,7 +103,7 @@ def test_help(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    code = "import sys; from bertsmith.cli import _parser; _parser(); print(*sys.modules)"
+    code = "import sys; from bertsmith.command_parser import make_parser; make_parser(); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "transformers", "numpy", "pydantic", "yaml", "rich"} & set(loaded)
 
