@@ -81,7 +81,7 @@ def test_mistakes(run_file: Path, text_file: Path, tmp_path: Path, capsys: pytes
         ["corpus", "build", str(text_file), "--out", out, "--vocab_size", "90000"], capsys
     )
     assert "no corpus here" in fails(["corpus", "info", str(tmp_path)], capsys)
-    assert "no such model folder" in fails(["fill", str(tmp_path / "model"), "a [MASK]"], capsys)
+    assert "no such folder" in fails(["fill", str(tmp_path / "model"), "a [MASK]"], capsys)
     assert not [path for path in Path(out).glob("*") if path.name != ".lock"]
 
 
@@ -104,7 +104,7 @@ def test_help(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    code = "import sys; from bertsmith.cli import _parser; _parser(); print(*sys.modules)"
+    code = "import sys; from bertsmith.command_parser import make_parser; make_parser(); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "transformers", "numpy", "pydantic", "yaml", "rich"} & set(loaded)
 

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from bertsmith.errors import InputError
 from bertsmith.objectives import Objective
 from bertsmith.run_settings import RunSettings
+from bertsmith.terminal import say
 from bertsmith.training import ranks
 from bertsmith.training.budget import BudgetSettings
 
@@ -91,7 +92,7 @@ def in_smaller_parts(run: RunSettings) -> RunSettings:
             f"rank {ranks.rank()}: not enough memory on the GPU; set training.gradient_accumulation to "
             f"{number}, and the same command goes on"
         )
-    print(
+    say(
         f"note: not enough memory on the GPU; going on with {number} micro-batches a step, for the same result "
         f"(training.gradient_accumulation: {number} would save the attempt)",
         file=sys.stderr,
