@@ -12,7 +12,7 @@ from transformers import AutoModel, PreTrainedModel
 from transformers.utils import logging
 
 from bertsmith.errors import InputError
-from bertsmith.files import settle
+from bertsmith.files import make_parents, settle
 from bertsmith.objectives import OBJECTIVES, Objective
 from bertsmith.objectives.base import HEAD, ObjectiveConfig
 from bertsmith.settings import read_yaml
@@ -143,7 +143,7 @@ def export_checkpoint(checkpoint: str | Path, out: str | Path, *, with_head: boo
     run = read_yaml(checkpoint.parent.parent / "run.yaml")
     tokenizer = Corpus(run["data"]["corpus"]).tokenizer
     card = model_card(run, {"step": checkpoint.name.rpartition("-")[2], **facts["used"], "corpus": facts["corpus"]})
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_parents(out, "--out")
     write_model(objective, tokenizer, out, card, with_head=with_head)
     return out
 
