@@ -15,7 +15,6 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import date
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
@@ -123,10 +122,15 @@ def _shown(value: Any) -> str:
 _LONGEST_SHOWN = 200
 
 
-@cache
+_ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {}
+_SCHEMAS: dict[type[Any], dict[str, Any]] = {}
+
+
 def _adapter(cls: type[Any]) -> TypeAdapter[Any]:
     """Give pydantic's view of a settings class, which takes a tenth of a second to make and so is made once."""
-    return TypeAdapter(cls)
+    if cls not in _ADAPTERS:
+        _ADAPTERS[cls] = TypeAdapter(cls)
+    return _ADAPTERS[cls]
 
 
 def to_dict(value: Any) -> dict[str, Any]:
@@ -285,10 +289,11 @@ def nearest(name: str, names: Sequence[str]) -> str:
     return f"did you mean {found[0]!r}?" if found else f"there are: {', '.join(sorted(names))}"
 
 
-@cache
 def schema(cls: type[Any]) -> dict[str, Any]:
-    """Return the JSON schema of a settings class, which editors use for completion; it takes as long as an adapter."""
-    return _adapter(cls).json_schema()
+    """Return the JSON schema of a settings class, which editors use for completion; it is made once."""
+    if cls not in _SCHEMAS:
+        _SCHEMAS[cls] = _adapter(cls).json_schema()
+    return _SCHEMAS[cls]
 
 
 def describe(cls: type[Any]) -> Iterator[tuple[str, str, str, str]]:
