@@ -206,7 +206,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         # PyYAML's own of dates that are none, of numbers with too many digits, and of what is nested too deep.
         raise InputError(f"{path}: not valid YAML: {str(error).splitlines()[0]}; correct it") from None
     if not isinstance(values, dict):
-        found = "nothing" if values is None else {list: "a list", str: "text"}.get(type(values), "a value")
+        found = "nothing" if values is None else "a list" if isinstance(values, list) else "text"
         raise InputError(f"{path}: expected keys with values, such as `output: out`, found {found}; write some")
     return values
 
