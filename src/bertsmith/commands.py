@@ -18,7 +18,7 @@ def demo(options: argparse.Namespace) -> None:
     if options.seconds is not None and not options.quick:
         raise InputError("demo: --seconds is of --quick; add that, or give --tokens")
     if options.quick:
-        quick(options.out, options.seconds or QUICK_SECONDS)
+        quick(options.out, QUICK_SECONDS if options.seconds is None else options.seconds)
     else:
         demo(options.out, options.tokens)
 

@@ -1,10 +1,12 @@
 """The whole path on the text that every machine has: the docstrings of its Python packages."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from bertsmith.errors import InputError
 from bertsmith.terminal import say
 
 PROMPTS = (
@@ -35,6 +37,7 @@ def demo(out: Path, tokens: float) -> None:
     """
     from bertsmith.comparison import compare, load_comparison
 
+    _check_budget("--tokens", tokens)
     _build_corpus(out)
     run_file = out / "compare.yaml"
     say(
@@ -87,6 +90,12 @@ def _comparison(out: Path, tokens: float) -> dict[str, Any]:
     }
 
 
+def _check_budget(option: str, budget: float) -> None:
+    """Find before minutes of work what the run file would be refused for."""
+    if not 0 < budget < math.inf:
+        raise InputError(f"{option} is {budget:g}; expected a finite number above 0")
+
+
 def _build_corpus(out: Path) -> None:
     from bertsmith.corpus.build import BuildSettings, build
     from bertsmith.corpus.progress import ConsoleProgress
@@ -112,6 +121,7 @@ def quick(out: Path, seconds: float) -> None:
     from bertsmith.pretraining import pretrain
     from bertsmith.run_settings import load_run
 
+    _check_budget("--seconds", seconds)
     _build_corpus(out)
     run_file = out / "mlm.yaml"
     say(f"\n2. Pre-training for {seconds:.0f} seconds, as {run_file} says: {out / 'mlm'}")

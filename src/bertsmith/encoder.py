@@ -128,8 +128,8 @@ def build_encoder(
     except InputError:
         raise
     except Exception as error:  # what transformers and torch raise by the field that is wrong has no common class
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"encoder: no model can be made with {encoder.config}: {reason}") from None
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"encoder: no model can be made with {encoder.config}: {reason}; correct it") from None
     _check_positions(config, row_length)
     if encoder.positions == "sinusoidal":
         start_sinusoidal(model)
@@ -191,7 +191,11 @@ def new_config(encoder: EncoderSettings, tokenizer: Any, row_length: int) -> Any
             f"data.row_length is {row_length}, beyond the 512 positions of the preset {encoder.preset!r}; "
             f"lower it, or set encoder.max_position_embeddings to {row_length} or more"
         )
-    return AutoConfig.for_model(architecture, **sizes | encoder.config)
+    config = AutoConfig.for_model(architecture, **sizes | encoder.config)
+    for name in ("num_hidden_layers", "hidden_size", "num_attention_heads"):
+        if getattr(config, name) < 1:
+            raise InputError(f"encoder.{name} is {getattr(config, name)}; expected at least 1")
+    return config
 
 
 def hidden_states(

@@ -12,7 +12,7 @@ from transformers import AutoModel, PreTrainedModel
 from transformers.utils import logging
 
 from bertsmith.errors import InputError
-from bertsmith.files import remove, settle
+from bertsmith.files import make_parents, remove, settle
 from bertsmith.markdown import code, plain
 from bertsmith.objectives import OBJECTIVES, Objective
 from bertsmith.objectives.base import HEAD, ObjectiveConfig
@@ -145,7 +145,7 @@ def export_checkpoint(checkpoint: str | Path, out: str | Path, *, with_head: boo
     run = read_yaml(checkpoint.parent.parent / "run.yaml")
     tokenizer = Corpus(run["data"]["corpus"]).tokenizer
     card = model_card(run, {"step": checkpoint.name.rpartition("-")[2], **facts["used"], "corpus": facts["corpus"]})
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_parents(out, "--out")
     write_model(objective, tokenizer, out, card, with_head=with_head)
     return out
 

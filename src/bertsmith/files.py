@@ -115,6 +115,22 @@ def parse_json(content: str | bytes) -> Any:
         raise ValueError("nested too deeply") from None
 
 
+def make_parents(path: Path, option: str) -> None:
+    """Make the folders in which a path is to lie.
+
+    Args:
+        path: What is to be written.
+        option: What a user changes to write elsewhere.
+
+    Raises:
+        InputError: They cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); give another {option}") from None
+
+
 @contextmanager
 def locked(folder: Path, option: str) -> Iterator[None]:
     """Hold a folder, created if need be, for this process; the system lets go of it however the process ends.

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from bertsmith.errors import InputError
 from bertsmith.files import read_json
-from bertsmith.pretrained import GENERATOR, open_pretrained
+from bertsmith.pretrained import GENERATOR, TOKENIZER_FILES, open_pretrained
 
 MASK = "[MASK]"
 """What a user writes for a mask, whatever the model's own token is."""
@@ -42,11 +42,15 @@ def fill(model: str | Path, texts: Sequence[str], top: int = 5) -> list[list[lis
         raise InputError(f"--top is {top}; expected at least 1")
     if (Path(model) / "checkpoints").is_dir():
         raise InputError(f"{model}: is a run folder; give its model, {Path(model) / 'model'}")
-    folder = _masked_model(Path(model))
+    folder = _masked_model(Path(model)) if Path(model).is_dir() else Path(model)
     # A path as it was given: "./model" is no name on the hub, and "model" may be one.
     origin = str(model if folder == Path(model) else folder)
     tokenizer = open_pretrained(AutoTokenizer.from_pretrained, origin, "tokenizer", "fill")
     opened = open_pretrained(AutoModelForMaskedLM.from_pretrained, origin, "masked-language model", "fill")
+    if tokenizer.mask_token is None:
+        raise InputError(f"fill: the tokenizer of {origin} has no mask; take a model that was trained to fill masks")
+    if top > len(tokenizer):
+        raise InputError(f"--top is {top}, but the model knows only {len(tokenizer)} tokens; lower it")
     pipe = pipeline("fill-mask", model=opened, tokenizer=tokenizer, top_k=top)
     return [_fill_one(pipe, text) for text in texts]
 
@@ -55,16 +59,21 @@ def read_sentences(path: Path) -> list[str]:
     """Read a text file with a sentence a line; blank lines do not count.
 
     Raises:
-        InputError: It is not UTF-8, or a line has no mask.
+        InputError: It cannot be read, is empty or not UTF-8, or a line has no mask.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); give a text file as --file") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start}); convert it") from None
     for number, line in enumerate(lines, start=1):
         if line.strip() and MASK not in line:
             raise InputError(f"{path}, line {number}: has no mask; write {MASK} where a token is to be guessed")
-    return [line for line in lines if line.strip()]
+    sentences = [line for line in lines if line.strip()]
+    if not sentences:
+        raise InputError(f"{path}: holds no sentence; write some with a {MASK}, one a line")
+    return sentences
 
 
 def _masked_model(folder: Path) -> Path:
@@ -73,11 +82,13 @@ def _masked_model(folder: Path) -> Path:
         classes = read_json(folder / "config.json").get("architectures") or []
     except (OSError, ValueError, AttributeError):
         return folder
-    if classes and all(name.endswith("Model") for name in classes):
+    if classes and not any(name.endswith(("ForMaskedLM", "ForPreTraining", "LMHeadModel")) for name in classes):
         raise InputError(
             f"{folder}: has no vocabulary head ({classes[0]}), so it fills no masks; fine-tune it, or take a model "
             "that was trained to predict tokens (objective cert does so with mlm_weight)"
         )
+    if not any((folder / name).exists() for name in TOKENIZER_FILES):
+        raise InputError(f"{folder}: has no tokenizer; put the one it was trained with into the folder")
     if classes != ["ElectraForPreTraining"]:
         return folder
     if not (folder / GENERATOR).is_dir():

@@ -36,7 +36,7 @@ class CorruptionSettings:
         if not 0 < self.mask_prob < 1:
             raise ValueError(f"mask_prob is {self.mask_prob}; expected more than 0 and less than 1, usually 0.15")
         shares = self.mask_token_share, self.random_token_share
-        if min(shares) < 0 or sum(shares) > 1:
+        if not (min(shares) >= 0 and sum(shares) <= 1):
             raise ValueError(
                 f"mask_token_share and random_token_share are {shares}; expected shares that add up to <= 1"
             )

@@ -95,11 +95,9 @@ class TrainingSettings:
             raise ValueError(f"seed is {self.seed}; expected 0 to {2**32 - 1}")
         if self.workers != "auto" and self.workers < 0:
             raise ValueError(f"workers is {self.workers}; expected 0 or more, or auto")
-        if self.weight_decay < 0 or not math.isfinite(self.learning_rate):
-            raise ValueError(
-                f"weight_decay is {self.weight_decay} and learning_rate is {self.learning_rate}; "
-                "expected finite numbers that are not negative"
-            )
+        for name in ("weight_decay", "learning_rate"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a finite number that is not negative")
         if self.optimizer != "adamw" and not self.bias_correction:
             raise ValueError(f"bias_correction has no effect with optimizer: {self.optimizer}; leave it out")
         of_adam = [name for name in self.trainer if name.startswith("adam_")]
@@ -137,6 +135,13 @@ class RunSettings:
     output: str
     """The run folder."""
     evaluation: EvaluationSettings = EvaluationSettings()
+
+    def __post_init__(self) -> None:
+        """Keep a run out of the folder of a corpus, which a new build empties."""
+        if Path(self.data.corpus).resolve() in Path(self.output).resolve().parents:
+            raise ValueError(
+                f"output is {self.output}, inside of data.corpus {self.data.corpus}; give another `output`"
+            )
 
 
 def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunSettings:

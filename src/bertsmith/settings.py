@@ -14,6 +14,7 @@ import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
+from datetime import date
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
@@ -67,13 +68,62 @@ def validate(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     """
     try:
         # Through JSON, because pydantic's strict mode accepts a list for a tuple there but not in Python values.
-        made: T = _adapter(cls).validate_json(json.dumps(values, default=str))
+        made: T = _adapter(cls).validate_json(json.dumps(_plain(values)))
     except ValidationError as error:
         raise InputError(f"{where}: {_explain(error.errors(), cls)}") from None
+    except _NotPlain as error:
+        raise InputError(f"{where}: {error}") from None
+    except RecursionError:
+        raise InputError(f"{where}: nested too deep, or within itself; lay it out plainly") from None
     return made
 
 
+class _NotPlain(ValueError):
+    """YAML can say more than settings take."""
+
+
+def _plain(value: Any, key: str = "") -> Any:
+    """Give a value as JSON has it, a date as text.
+
+    Raises:
+        _NotPlain: It holds what JSON has no form for, or text that can be no name of a file and of nothing else.
+    """
+    if isinstance(value, Mapping):
+        return {_plain_key(name, key): _plain(inner, f"{key}.{name}".strip(".")) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner, f"{key}.{place}".strip(".")) for place, inner in enumerate(value)]
+    if isinstance(value, str) and _UNWRITABLE.search(value):
+        raise _NotPlain(f"`{key}` holds a NUL character or half of a surrogate pair; take it out")
+    if isinstance(value, date):
+        return str(value)
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise _NotPlain(f"`{key}`: expected text, a number, a list or a section, found {_shown(value)}")
+
+
+def _plain_key(name: Any, section: str) -> str:
+    if isinstance(name, str):
+        _plain(name, f"{section}.{name}".strip("."))
+        return name
+    if name is None or isinstance(name, int | float):
+        return json.dumps(name)
+    raise _NotPlain(f"a key in `{section or 'the file'}` is {_shown(name)}; put it into quotation marks")
+
+
+_UNWRITABLE = re.compile("[\0\ud800-\udfff]")
+
+
+def _shown(value: Any) -> str:
+    """Show what was found, but no more of it than one reads in passing."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+
+
+_LONGEST_SHOWN = 200
+
+
 _ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {}
+_SCHEMAS: dict[type[Any], dict[str, Any]] = {}
 
 
 def _adapter(cls: type[Any]) -> TypeAdapter[Any]:
@@ -151,9 +201,11 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Refuse a key that stands twice, of which PyYAML would take the last."""
-        keys = [key.value for key, _ in node.value]
-        if twice := [key for key in keys if keys.count(key) > 1]:
-            raise yaml.constructor.ConstructorError(None, None, f"{twice[0]!r} stands there twice", node.start_mark)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands there twice", key.start_mark)
+            seen.add(str(key.value))
         return super().construct_mapping(node, deep)
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
@@ -193,13 +245,27 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         values = _load_yaml(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; give the path of a run file (YAML)") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        found = f"byte 0x{error.object[error.start]:02X} is not UTF-8"
+        raise InputError(f"{path}, line {line}: {found}; save the file as UTF-8") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); give the path of a run file (YAML)") from None
     except yaml.YAMLError as error:
-        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise InputError(f"{path}{_yaml_fault(error)}; correct it") from None
     if not isinstance(values, dict):
-        raise InputError(f"{path}: expected sections such as `data:` and `training:`, found {type(values).__name__}")
+        found = "nothing" if values is None else "a list" if isinstance(values, list) else "text"
+        raise InputError(f"{path}: expected keys with values, such as `output: out`, found {found}; write some")
     return values
+
+
+def _yaml_fault(error: yaml.YAMLError) -> str:
+    """Say where a file is no YAML, and why."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return f": not valid YAML: {str(error).splitlines()[0]}"
+    parts = [part for part in (getattr(error, "context", None), getattr(error, "problem", None)) if part]
+    return f", line {mark.line + 1}, column {mark.column + 1}: not valid YAML: {', '.join(parts)}"
 
 
 def parse_overrides(words: Sequence[str], cls: type[Any], *, short_names: bool = False) -> dict[str, Any]:
@@ -272,8 +338,10 @@ def nearest(name: str, names: Sequence[str]) -> str:
 
 
 def schema(cls: type[Any]) -> dict[str, Any]:
-    """Return the JSON schema of a settings class, which editors use for completion."""
-    return _adapter(cls).json_schema()
+    """Return the JSON schema of a settings class, which editors use for completion; it is made once."""
+    if cls not in _SCHEMAS:
+        _SCHEMAS[cls] = _adapter(cls).json_schema()
+    return _SCHEMAS[cls]
 
 
 def describe(cls: type[Any]) -> Iterator[tuple[str, str, str, str]]:
@@ -354,14 +422,17 @@ def _explain(errors: Sequence[ErrorDetails], cls: type[Any]) -> str:
     if error["type"] == "value_error":
         message = str(error.get("ctx", {}).get("error", error["msg"]))
         return f"`{key}`: {message}" if key else message
-    if error["type"] == "dataclass_type":
-        return f"`{key}`: expected a section with keys, found {found!r}"
+    if error["type"] in _SECTION_TYPES:
+        return f"`{key}`: expected a section with keys, found {_shown(found)}"
     if error["type"] in ("tuple_type", "list_type"):
-        return f"`{key}`: expected a list, such as '[0, 1]', found {found!r}"
+        return f"`{key}`: expected a list, such as '[0, 1]', found {_shown(found)}"
     # Where several types may stand, each of them has its own complaint.
     of_key = [one["msg"] for one, its_path, _ in followed if its_path == path]
     reasons = " or ".join(dict.fromkeys(f"{reason[0].lower()}{reason[1:]}" for reason in of_key))
-    return f"`{key}`: {reasons}, found {found!r}"
+    return f"`{key}`: {reasons}, found {_shown(found)}"
+
+
+_SECTION_TYPES = ("dataclass_type", "dict_type", "model_attributes_type")
 
 
 def _follow(cls: type[Any], path: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -376,6 +447,10 @@ def _follow(cls: type[Any], path: Sequence[str]) -> tuple[list[str], list[str]]:
     for part in path:
         if "oneOf" in node:
             node = _target({"$ref": node["discriminator"]["mapping"][part]}, whole)
+            continue
+        if node.get("type") == "array":
+            keys.append(part)
+            node = _target(node.get("items", {}), whole)
             continue
         if sum(kind.get("type") != "null" for kind in node.get("anyOf", ())) > 1:
             node = {}

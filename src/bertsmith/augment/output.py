@@ -76,7 +76,8 @@ def begin(folder: Path, plan: dict[str, Any], models: list[str]) -> None:
 
 def forget(folder: Path) -> None:
     """Take back what :func:`begin` let be known: bad input is mended by changing it."""
-    (folder / _PLAN).unlink(missing_ok=True)
+    for name in (_PLAN, SKIPPED):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _read(file: Path) -> dict[str, Any] | None:

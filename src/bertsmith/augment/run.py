@@ -2,12 +2,14 @@
 
 import errno
 import json
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache as remembered
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 from bertsmith.augment.cache import Cache, open_cache
 from bertsmith.augment.engines import Engine, Plan, plan
@@ -56,8 +58,8 @@ def augment(
     progress = progress or Silent()
     # What is wrong with the words of a command is said before a folder is made.
     stream = UnitStream(sources, settings)
-    with _explained(folder), locked(folder, "--out"):
-        found = _survey(sources, settings, folder, progress)
+    with _explained(folder), locked(folder, "--out"), TemporaryFile("w+", encoding="utf-8") as skipped:
+        found = _survey(sources, settings, skipped, progress)
         identity = make_plan(to_dict(settings), found.sha256)
         state = look_at(folder, identity, overwrite)
         if state.finished is not None:
@@ -68,6 +70,7 @@ def augment(
         _announce(progress, found, models, how, settings)
         directions = [_direction(model, how, settings) for model in models]
         names = [direction.identity for direction in directions]
+        _list_skipped(folder, skipped)
         with open_cache(folder) as cache:
             if state.begun != names:
                 cache.begin_run()
@@ -85,20 +88,26 @@ def augment(
     return summary
 
 
-def _survey(sources: Sequence[str], settings: AugmentSettings, folder: Path, progress: Silent) -> Survey:
+def _survey(sources: Sequence[str], settings: AugmentSettings, skipped: IO[str], progress: Silent) -> Survey:
     """Read the sources once, and list what is left out."""
     num_skipped = 0
-    with (folder / SKIPPED).open("w", encoding="utf-8") as skipped:
 
-        def write_problem(problem: Problem) -> None:
-            nonlocal num_skipped
-            num_skipped += 1
-            skipped.write(json.dumps(problem._asdict(), ensure_ascii=False) + "\n")
+    def write_problem(problem: Problem) -> None:
+        nonlocal num_skipped
+        num_skipped += 1
+        skipped.write(json.dumps(problem._asdict(), ensure_ascii=False) + "\n")
 
-        found = survey(UnitStream(sources, settings, write_problem), lambda: num_skipped, progress)
-    if not num_skipped:
-        (folder / SKIPPED).unlink()
-    return found
+    return survey(UnitStream(sources, settings, write_problem), lambda: num_skipped, progress)
+
+
+def _list_skipped(folder: Path, skipped: IO[str]) -> None:
+    """Put the list of what is left out into the folder, now that nothing is wrong: until then it has another's."""
+    skipped.seek(0)
+    (folder / SKIPPED).unlink(missing_ok=True)
+    if first := skipped.readline():
+        with (folder / SKIPPED).open("w", encoding="utf-8") as file:
+            file.write(first)
+            shutil.copyfileobj(skipped, file)
 
 
 def _announce(progress: Silent, found: Survey, models: Sequence[Model], how: Plan, settings: AugmentSettings) -> None:

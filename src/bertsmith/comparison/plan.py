@@ -138,8 +138,8 @@ def make_plan(given: ComparisonSettings, console: Console) -> Plan:
 def _labelled(given: ComparisonSettings) -> dict[str, ArmSettings]:
     arms: dict[str, ArmSettings] = {}
     reserved = [*given.checkpoints, *([NONE] if given.none else [])]
-    for arm in given.objectives:
-        label = arm.label or str(arm.objective.get("name"))
+    for number, arm in enumerate(given.objectives, start=1):
+        label = arm.label or str(arm.objective.get("name") or f"number {number}")
         if label in arms or label in reserved:
             raise InputError(f"objectives: two arms are called {label!r}; give one of them another `label`")
         arms[label] = arm
@@ -227,7 +227,9 @@ def _finetuning(given: ComparisonSettings, values: Mapping[str, Any]) -> Finetun
         raise InputError(f"tasks: label is {values['label']!r}; expected text")
     own = {key: value for key, value in values.items() if key != "label"}
     own |= {"model": "of each arm", "output": "of each arm", "seeds": list(given.finetune_seeds)}
-    return resolve(validate(FinetuningSettings, own, where=f"tasks, {values.get('label') or values.get('task')}"))
+    return resolve(
+        validate(FinetuningSettings, own, where=f"tasks, {values.get('label') or values.get('task') or 'one of them'}")
+    )
 
 
 def _label(run: FinetuningSettings) -> str:

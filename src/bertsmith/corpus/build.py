@@ -188,13 +188,13 @@ def _fill(
             made = _make_on_ray(staging, sources, build_settings, write_problem, progress)
         else:
             made = _make_here(staging, sources, build_settings, write_problem, workers, progress)
-    for name, layout in made.layouts.items():
-        progress.note(f"{name}: {layout}")
     if not made.totals.documents:
         raise InputError(
             f"no text left after filtering {made.totals.documents_read} documents; "
             "check the sources, min_sentence_chars and min_document_chars"
         )
+    for name, layout in made.layouts.items():
+        progress.note(f"{name}: {layout}")
     manifest = plan | {"layouts": made.layouts} | _describe_result(staging, made)
     manifest |= {"seconds": round(time.monotonic() - began, 3), "versions": versions()}
     write_json(staging / MANIFEST, manifest)

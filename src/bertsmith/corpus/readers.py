@@ -21,7 +21,16 @@ from typing import Any, BinaryIO, Literal
 from bertsmith.corpus import python_docs
 from bertsmith.corpus.documents import Document, Problem
 from bertsmith.corpus.read_options import ReadOptions
-from bertsmith.corpus.sources import PYTHON_DOCS, Source, first_line, format_of, list_sources, parse_hub_id
+from bertsmith.corpus.sources import (
+    PYTHON_DOCS,
+    Source,
+    first_line,
+    format_of,
+    json_fault,
+    list_sources,
+    parse_hub_id,
+    unique_keys,
+)
 from bertsmith.corpus.text_files import SAMPLE_BYTES, Line, Records, detect_layout, join_lines, read_lines
 from bertsmith.errors import InputError
 
@@ -129,7 +138,8 @@ class Reader:
                 self._begin = 0
             sample = stream.read(SAMPLE_BYTES)
             if sample[:2] in (b"\xff\xfe", b"\xfe\xff"):
-                self._report(source.path, "is UTF-16, not UTF-8", f"convert it (iconv -f UTF-16 -t UTF-8), {_SKIP}")
+                name = "UTF-32" if sample[2:4] == b"\0\0" else "UTF-16"
+                self._report(source.path, f"is {name}, not UTF-8", f"convert it (iconv -f {name} -t UTF-8), {_SKIP}")
                 return
             lines = self._counted(read_lines(stream, self._options.max_line_bytes, sample), raw)
             match format_of(source.path):
@@ -167,10 +177,12 @@ class Reader:
             if text is None or not text or text.isspace():
                 continue
             where = f"{source.path}, line {line.number}"
+            # Only where a text may be lost is every key looked at, which takes twice as long.
+            is_sure = all(text.count(f'"{column}"') < 2 for column in self._options.columns)
             try:
-                record = json.loads(text)
+                record = json.loads(text, object_pairs_hook=None if is_sure else unique_keys)
             except (ValueError, RecursionError) as error:
-                self._report(where, f"malformed JSON ({first_line(error)})", f"correct the line, {_SKIP}")
+                self._report(where, f"malformed JSON ({json_fault(error)})", f"correct the line, {_SKIP}")
                 continue
             if not isinstance(record, dict):
                 found = _kind(record)
@@ -200,7 +212,7 @@ class Reader:
                 continue
             if columns is None:
                 columns = self._columns(fields)
-                if not self._has_columns(columns, where):
+                if not self._has_columns(columns, where) or not self._are_unique(columns, where):
                     return
                 if columns == fields:
                     continue
@@ -231,6 +243,13 @@ class Reader:
                 hint = f" (the nearest is {nearest[0]!r})" if nearest else ""
                 message = f"no column {column!r}; there are {', '.join(map(repr, names[:20])) or 'none'}{hint}"
                 self._report(where, message, f"name one with {option}, {_SKIP}")
+                return False
+        return True
+
+    def _are_unique(self, columns: list[str], where: str) -> bool:
+        for column in self._options.columns:
+            if columns.count(column) > 1:
+                self._report(where, f"column {column!r} stands there twice", f"rename one, {_SKIP}")
                 return False
         return True
 
@@ -316,7 +335,9 @@ class Reader:
         if "\0" in text:
             if is_strict:
                 message = f"NUL byte at offset {line.offset + line.data.index(0)}"
-                self._report_line(source, line, message, "make sure it is a text file, pass --errors replace")
+                self._report_line(
+                    source, line, message, "make sure it is text in UTF-8, not UTF-16, pass --errors replace"
+                )
                 return None
             text = text.replace("\0", "\ufffd")
         return text
@@ -336,7 +357,9 @@ class Reader:
             return
         identity = None if options.id_column is None else record[options.id_column]
         yield Document(
-            default_id if identity is None else str(identity), "\n".join(whole), split=options.view_columns is None
+            default_id if identity in (None, "") else str(identity),
+            "\n".join(whole),
+            split=options.view_columns is None,
         )
 
     def _text(self, text: object, column: str, where: str) -> str | None:
@@ -391,5 +414,6 @@ def _kind(value: object) -> str:
         list: "a list",
         dict: "an object",
         str: "a text",
+        bytes: "bytes",
     }
     return "null" if value is None else kinds.get(type(value), f"a {type(value).__name__}")

@@ -1,13 +1,14 @@
 """What a corpus can be built from: files, folders of them, the installed Python packages, data sets of the hub."""
 
 import importlib.util
+import json
 import os
 import re
 import stat
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import huggingface_hub
 
@@ -167,7 +168,9 @@ def _stat(path: Path, name: str) -> Source:
 def _list_hub(source: str) -> Source:
     hub_id = parse_hub_id(source)
     if hub_id is None:
-        raise InputError(f"{source}: no such file or folder")
+        raise InputError(
+            f"{source}: no such file or folder; correct the path, or name {PYTHON_DOCS} or a data set on the hub"
+        )
     _require("datasets", source)
     try:
         commit = huggingface_hub.HfApi().dataset_info(hub_id.name).sha
@@ -183,6 +186,26 @@ def _require(module: str, source: str | Path) -> None:
     """Refuse a source that needs a package of the extra ``data`` where that is not installed."""
     if importlib.util.find_spec(module) is None:
         raise InputError(f"{source}: reading it needs the package {module}; run pip install 'bertsmith[data]'")
+
+
+def json_fault(error: ValueError | RecursionError) -> str:
+    """What is wrong with a line of JSON; its place in the file is for the caller to say."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at column {error.colno}"
+    return "nested too deep" if isinstance(error, RecursionError) else first_line(error).partition(":")[0]
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Be the ``object_pairs_hook`` of ``json.loads``: of a key that stands twice it would take the last alone.
+
+    Raises:
+        ValueError: One does.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r:.60} stands there twice")
+    return found
 
 
 def first_line(error: BaseException) -> str:

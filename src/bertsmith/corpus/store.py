@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import PositiveInt, TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # typing's own serves pydantic from Python 3.12 on
 
 from bertsmith.errors import InputError
 from bertsmith.files import read_json
@@ -35,6 +37,52 @@ STAGING = ".building"
 
 Ints = npt.NDArray[np.int64]
 Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
+
+
+class _Counts(TypedDict):
+    documents: PositiveInt
+    sentences: PositiveInt
+    tokens: PositiveInt
+    text_bytes: int
+    duplicates: int
+    short_documents: int
+    short_sentences: int
+    skipped: int
+
+
+class _TokenizerFacts(TypedDict):
+    type: str
+    vocab_size: PositiveInt
+    files: dict[str, str]
+
+
+class _FileFacts(TypedDict):
+    sha256: str
+
+
+class _ShardFacts(TypedDict):
+    name: str
+    files: dict[str, _FileFacts]
+
+
+class _Named(TypedDict):
+    name: str
+
+
+class _Manifest(TypedDict):
+    """What is read of a manifest; it holds more."""
+
+    hash: str
+    settings: dict[str, Any]
+    sources: list[_Named]
+    counts: _Counts
+    tokenizer: _TokenizerFacts
+    shards: list[_ShardFacts]
+    sentence_lengths: list[int]
+    unknown_rate: float
+
+
+_MANIFEST = TypeAdapter(_Manifest)
 
 
 class _Shard(NamedTuple):
@@ -268,10 +316,17 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: no corpus here (no {MANIFEST}); make one with `bertsmith corpus build`") from None
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror}); check its permissions") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{file}: damaged, not the JSON a build writes; {_REBUILD}") from None
     if version != VERSION:
-        raise InputError(f"{path}: corpus of version {version}, this bertsmith reads version {VERSION}; {_REBUILD}")
+        raise InputError(
+            f"{path}: corpus of version {version!r:.40}, this bertsmith reads version {VERSION}; {_REBUILD}"
+        )
+    try:
+        _MANIFEST.validate_python(manifest, strict=True)
+    except ValidationError as error:
+        key = ".".join(map(str, error.errors()[0]["loc"]))
+        raise InputError(f"{file}: damaged at the key {key!r:.60}, not what a build writes; {_REBUILD}") from None
     return manifest
 
 

@@ -7,6 +7,7 @@ from transformers import AutoModel, PreTrainedModel
 from transformers.utils import logging
 
 from bertsmith.errors import InputError
+from bertsmith.files import make_parents
 from bertsmith.finetuning.models import open_encoder, open_tokenizer, save_model
 from bertsmith.markdown import code
 
@@ -51,7 +52,7 @@ def export_encoder(origin: str | Path, out: str | Path) -> Path:
         raise InputError(f"{out}: exists already; give another --out")
     logging.disable_progress_bar()
     tokenizer, encoder = open_tokenizer(str(origin)), open_bare(str(origin))
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_parents(out, "--out")
     save_model(encoder, tokenizer, out, _CARD.format(origin=code(str(origin))))
     return out
 

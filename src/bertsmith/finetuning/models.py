@@ -379,7 +379,9 @@ def _open_weights(auto: Any, origin: str, config: Any) -> tuple[PreTrainedModel,
         name for name in new if (is_bare or name.startswith(f"{model.base_model_prefix}.")) and "pooler" not in name
     ]
     if broken:
-        raise InputError(f"model: {origin} does not have the layers that its config says ({broken[0]} is missing)")
+        raise InputError(
+            f"model: {origin} does not have the layers that its config says ({broken[0]} is missing); is it whole?"
+        )
     return model, new
 
 

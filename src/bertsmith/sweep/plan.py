@@ -1,6 +1,7 @@
 """What a sweep tries and judges by, checked before anything is written."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -108,13 +109,13 @@ def _distribution(key: str, values: Any) -> Distribution:
             low, high, log, step = values["low"], values["high"], values.get("log", False), values.get("step")
             kinds = {type(low), type(high), *([] if step is None else [type(step)])}
             if kinds == {int} and type(log) is bool:
-                return IntDistribution(low, high, log=log, step=step or 1)
-            if kinds <= {int, float} and type(log) is bool:
+                return IntDistribution(low, high, log=log, step=1 if step is None else step)
+            if kinds <= {int, float} and type(log) is bool and all(map(math.isfinite, (low, high, step or 0))):
                 return FloatDistribution(float(low), float(high), log=log, step=step)
     except (ValueError, TypeError, ArithmeticError) as error:
         raise InputError(f"search.{key}: {error}") from None
     raise InputError(
-        f"search.{key} is {values!r}; expected a list of plain values, or {{low: 1e-4, high: 1e-2, log: true}}"
+        f"search.{key} is {values!r}; expected a list of plain values, or finite {{low: 1e-4, high: 1e-2, log: true}}"
     )
 
 

@@ -38,6 +38,8 @@ class SweepSettings:
         for name in ("trials", "parallel"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed is {self.seed}; expected 0 to {2**32 - 1}")
 
 
 def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> SweepSettings:

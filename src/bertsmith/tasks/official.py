@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bertsmith.errors import InputError
 from bertsmith.tasks.convert import Columns, ReadLabel, read_answers, read_class, read_number, to_examples
@@ -17,6 +17,7 @@ from bertsmith.tasks.table import TASKS, Split, Task
 _MSR_TRAIN = "msr_paraphrase_train.txt"
 _MSR_TEST = "msr_paraphrase_test.txt"
 _DEV_IDS = "dev_ids.tsv"
+_HIGHEST_SCORE = 5
 
 
 class _Source(NamedTuple):
@@ -166,8 +167,7 @@ def _label_reader(task: Task, table: Table) -> ReadLabel:
     if task.type == "question_answering":
         return read_answers
     if task.type == "regression":
-        # The hub writes -1 where there is no score.
-        return lambda value: None if value == -1 else read_number(value)
+        return _read_score
     names = table.class_names.get("label", task.labels)
     if names != task.labels:
         raise InputError(
@@ -175,6 +175,14 @@ def _label_reader(task: Task, table: Table) -> ReadLabel:
             "name files with task.train and task.validation instead of task.name"
         )
     return read_class({name: index for names in (task.labels, task.written) for index, name in enumerate(names)})
+
+
+def _read_score(value: Any) -> float | None:
+    """Read a score of STS-B; the hub writes -1 where there is none."""
+    score = None if value == -1 else read_number(value)
+    if score is not None and not 0 <= score <= _HIGHEST_SCORE:
+        raise ValueError(f"label {value!r:.40} is no score from 0 to {_HIGHEST_SCORE}; correct it")
+    return score
 
 
 def _without_short(table: Table, notes: list[str]) -> Table:

@@ -6,6 +6,7 @@ Lines end with ``\n`` or ``\r\n`` and nothing else: texts may hold other line en
 import csv
 import gzip
 import importlib.util
+import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,10 +15,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO, Literal, NamedTuple, TypeVar, cast
 
-from bertsmith.corpus.sources import first_line
+from bertsmith.corpus.sources import first_line, json_fault, unique_keys
 from bertsmith.corpus.text_files import read_lines
 from bertsmith.errors import InputError
-from bertsmith.files import parse_json
 
 FORMATS = ".csv, .tsv, .jsonl (each also .gz), .json or .parquet"
 
@@ -202,9 +202,9 @@ def _first(path: Path, items: Iterator[T]) -> T:
 
 def _parse(text: str | bytes, where: str) -> Any:
     try:
-        return parse_json(text)
-    except ValueError as error:
-        raise InputError(f"{where}: malformed JSON ({first_line(error)}); correct it") from None
+        return json.loads(text, object_pairs_hook=unique_keys)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: malformed JSON ({json_fault(error)}); correct it") from None
 
 
 def _read_fields(path: Path, delimiter: str, is_quoted: bool, no_header: Sequence[str], fill_short: bool) -> Table:
@@ -269,6 +269,10 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                 raise InputError(
                     f"{path}, line {number}: longer than {_MAX_LINE_BYTES:,} bytes; break the line, or take it out"
                 )
+            if number == 1 and data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+                raise InputError(f"{path}: is UTF-16, not UTF-8; convert it (iconv -f UTF-16 -t UTF-8)")
+            if 0 in data:
+                raise InputError(f"{path}, line {number}: holds a NUL byte; make sure it is text in UTF-8, not UTF-16")
             try:
                 yield number, data.decode()
             except UnicodeDecodeError as error:

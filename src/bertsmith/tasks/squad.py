@@ -10,6 +10,7 @@ from pathlib import Path
 from reprlib import repr as shortened
 from typing import Any
 
+from bertsmith.corpus.sources import json_fault
 from bertsmith.errors import InputError
 from bertsmith.files import parse_json
 from bertsmith.tasks.examples import Answers, Example
@@ -77,7 +78,7 @@ def check_answers(example: Example, where: str) -> None:
 
 
 def check_unicode(text: str, what: str) -> None:
-    """Check that a text can be encoded: JSON can hold half a surrogate pair, which no tokenizer and no file takes.
+    """Check that a text is one: JSON can hold half a surrogate pair, which no tokenizer and no file takes, and NUL.
 
     Args:
         text: The text.
@@ -88,6 +89,8 @@ def check_unicode(text: str, what: str) -> None:
     """
     if _SURROGATE.search(text):
         raise InputError(f"{what} holds half a surrogate pair; save the file as UTF-8")
+    if "\0" in text:
+        raise InputError(f"{what} holds a NUL character; take it out")
 
 
 def _load_json(path: str | Path) -> Any:
@@ -104,7 +107,7 @@ def _load_json(path: str | Path) -> Any:
             f"{path}: not valid JSON: {error.msg} in line {error.lineno}, column {error.colno}; {_LAYOUT}"
         ) from None
     except ValueError as error:
-        raise InputError(f"{path}: not valid JSON: {error}; {_LAYOUT}") from None
+        raise InputError(f"{path}: not valid JSON: {json_fault(error)}; {_LAYOUT}") from None
 
 
 def _get(node: Any, key: str, kind: Any, where: str) -> Any:

@@ -2,13 +2,14 @@
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, get_type_hints
 
 import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from transformers import TrainingArguments
+from transformers.integrations import get_reporting_integration_callbacks
 
 from bertsmith import __version__
 from bertsmith.errors import InputError
@@ -66,10 +67,20 @@ def make_arguments(own: Mapping[str, Any], given: Mapping[str, Any], refused: Ma
         args = TrainingArguments(**own, **{**_DEFAULTS, **given})
     except (ValueError, TypeError, ImportError) as error:
         raise InputError(f"training.trainer: {str(error).strip().splitlines()[0]}") from None
+    _check_trackers(args.report_to)
     if args.n_gpu > 1:
         # Without torchrun, Trainer would split every batch over all GPUs in one process.
         args._n_gpu = 1
     return args
+
+
+def _check_trackers(names: Sequence[str]) -> None:
+    """Refuse trackers that are unknown or not installed: Trainer does so only once it has begun."""
+    try:
+        for tracker in get_reporting_integration_callbacks(names):
+            tracker()
+    except (ValueError, RuntimeError, ImportError, AssertionError) as error:
+        raise InputError(f"training.trainer.report_to: {' '.join(str(error).split())}; correct it") from None
 
 
 def _check_type(name: str, value: Any) -> None:
