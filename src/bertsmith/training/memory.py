@@ -1,8 +1,8 @@
 """The memory of training on a CPU: what is freed is kept for the next step, and kernels are not kept without end.
 
-glibc would hand large tensors back to the system and fault them in anew. In bf16, oneDNN makes a kernel for each shape of a
-product, some 0.3 MB each, and both torch and oneDNN keep the last 1,024; as hardly two batches have the same number of
-positions and of chosen tokens, a run would grow by 600 MB within hours.
+glibc would hand large tensors back to the system and fault them in anew. In bf16, oneDNN makes a kernel for each shape
+of a product, some 0.3 MB each, and both torch and oneDNN keep the last 1,024; as hardly two batches have the same
+number of positions and of chosen tokens, a run would grow by 600 MB within hours.
 """
 
 import ctypes
@@ -24,7 +24,7 @@ _NUM_KERNELS = "64"
 
 @contextmanager
 def kept_memory() -> Iterator[None]:
-    """Keep freed memory while the context lasts, on Linux with glibc, and few kernels, wherever that is not set already.
+    """Keep freed memory while the context lasts, on Linux with glibc; and few kernels, unless the environment says it.
 
     A step on a CPU frees and allocates the same gigabyte of activations each time. Measured on two cores with the
     preset mini (docs/experiments.md): a step takes 0.86 of the time, for 1.16 of the memory.
