@@ -236,5 +236,5 @@ def _explained(folder: Path) -> Iterator[None]:
         raise
     except RuntimeError as error:  # CTranslate2's and torch's, which share nothing else
         if "out of memory" in str(error):
-            raise InputError(f"the device is out of memory; lower --batch-tokens, and {_AGAIN}") from None
+            raise InputError(see_doctor(f"the device is out of memory; lower --batch-tokens, and {_AGAIN}")) from None
         raise
