@@ -81,7 +81,7 @@ def test_mistakes(run_file: Path, text_file: Path, tmp_path: Path, capsys: pytes
         ["corpus", "build", str(text_file), "--out", out, "--vocab_size", "90000"], capsys
     )
     assert "no corpus here" in fails(["corpus", "info", str(tmp_path)], capsys)
-    assert "no such model folder" in fails(["fill", str(tmp_path / "model"), "a [MASK]"], capsys)
+    assert "no such folder" in fails(["fill", str(tmp_path / "model"), "a [MASK]"], capsys)
     assert not [path for path in Path(out).glob("*") if path.name != ".lock"]
 
 

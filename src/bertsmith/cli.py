@@ -9,6 +9,7 @@ from bertsmith import commands
 from bertsmith.command_parser import make_parser
 from bertsmith.command_words import join_settings
 from bertsmith.errors import Failed, InputError, Interrupted, lack_of_machine
+from bertsmith.terminal import say
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -77,7 +78,7 @@ def _report(error: Exception | str, code: int, debug: bool = False, words: str |
 
         if not speaks_for_all(text):
             return code
-    print(text, file=sys.stderr)
+    say(text, sys.stderr)
     return code
 
 

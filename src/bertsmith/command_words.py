@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from bertsmith.errors import InputError
+from bertsmith.terminal import say
 
 _OPTIONS = (
     "--help",
@@ -70,7 +71,7 @@ class Help(argparse.Action):
         if self._settings is not None:
             from bertsmith.settings import describe
 
-            print("\nsettings, as --key value or in the run file of a command that has one:")
+            say("\nsettings, as --key value or in the run file of a command that has one:")
             for key, kind, default, meaning in describe(self._settings()):
-                print(f"  {key}  [{kind}]  {default}\n      {meaning}")
+                say(f"  {key}  [{kind}]  {default}\n      {meaning}")
         parser.exit()

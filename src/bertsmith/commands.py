@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 from bertsmith.errors import Failed, InputError
+from bertsmith.terminal import say, say_on
 
 QUICK_SECONDS = 180.0
 
@@ -36,14 +37,14 @@ def corpus_build(options: argparse.Namespace) -> None:
             options.sources, options.out, settings,
             overwrite=options.overwrite, workers=options.processes, on=options.on, progress=progress,
         )  # fmt: skip
-    print(f"{corpus.num_documents:,} documents, {corpus.num_sentences:,} sentences, {corpus.num_tokens:,} tokens")
+    say(f"{corpus.num_documents:,} documents, {corpus.num_sentences:,} sentences, {corpus.num_tokens:,} tokens")
     if num_skipped := corpus.manifest["counts"]["skipped"]:
         first = json.loads((options.out / "skipped.jsonl").read_text(encoding="utf-8").splitlines()[0])
-        print(
+        say(
             f"left out, because they could not be read: {num_skipped:,}, listed in {options.out / 'skipped.jsonl'}; "
             f"the first: {first['where']}: {first['message']}"
         )
-    print(f"next: bertsmith corpus info {options.out}")
+    say(f"next: bertsmith corpus info {options.out}")
 
 
 def corpus_info(options: argparse.Namespace) -> None:
@@ -51,7 +52,7 @@ def corpus_info(options: argparse.Namespace) -> None:
     from bertsmith.corpus import Corpus, check, describe
 
     check(options.corpus, tokens=False)
-    print(describe(Corpus(options.corpus)))
+    say(describe(Corpus(options.corpus)))
 
 
 def corpus_check(options: argparse.Namespace) -> None:
@@ -59,7 +60,7 @@ def corpus_check(options: argparse.Namespace) -> None:
     from bertsmith.corpus import check
 
     check(options.corpus)
-    print(f"{options.corpus}: all files are as they were built")
+    say(f"{options.corpus}: all files are as they were built")
 
 
 def augment(options: argparse.Namespace) -> None:
@@ -73,7 +74,7 @@ def augment(options: argparse.Namespace) -> None:
     settings = read_words(AugmentSettings, options.settings, options.settings_file, {"via": options.via})
     with ConsoleProgress() as progress:
         summary = augment(options.sources, options.out, settings, overwrite=options.overwrite, progress=progress)
-    print("\n".join(report(summary, options.out)))
+    say("\n".join(report(summary, options.out)))
 
 
 def pretrain(options: argparse.Namespace) -> None:
@@ -85,7 +86,7 @@ def pretrain(options: argparse.Namespace) -> None:
     run = load_run(options.run_file, options.settings)
     summary = pretrain(run, overwrite=options.overwrite)
     if summary:  # of several ranks the first has one
-        print("\n".join(closing_lines(run, summary)))
+        say("\n".join(closing_lines(run, summary)))
 
 
 def finetune(options: argparse.Namespace) -> None:
@@ -98,15 +99,15 @@ def finetune(options: argparse.Namespace) -> None:
     if not summary:  # of several ranks the first has one
         return
     folder = Path(run.output)
-    print((folder / "results.txt").read_text(encoding="utf-8"))
+    say((folder / "results.txt").read_text(encoding="utf-8"))
     if run.vary is not None:
-        print(f"figures: {folder}/summary.json · every seed: {folder}/arms.csv · curves: {folder}/curves.png")
+        say(f"figures: {folder}/summary.json · every seed: {folder}/arms.csv · curves: {folder}/curves.png")
         return
-    print(f"figures: {folder}/summary.json · errors: {folder}/errors.md · curves: {folder}/curves.png")
+    say(f"figures: {folder}/summary.json · errors: {folder}/errors.md · curves: {folder}/curves.png")
     if run.submission:
         lacks = summary["submission_lacks"]
-        print(f"submission: {run.submission}, {'which still lacks ' + ', '.join(lacks) if lacks else 'complete'}")
-    print(f"predictions: {folder}/predictions · best model: {folder}/seed-{summary['best_seed']}/model")
+        say(f"submission: {run.submission}, {'which still lacks ' + ', '.join(lacks) if lacks else 'complete'}")
+    say(f"predictions: {folder}/predictions · best model: {folder}/seed-{summary['best_seed']}/model")
 
 
 def sweep(options: argparse.Namespace) -> None:
@@ -116,9 +117,9 @@ def sweep(options: argparse.Namespace) -> None:
     given = load_sweep(options.run_file, options.settings)
     sweep(given, overwrite=options.overwrite)
     folder = Path(given.output)
-    print((folder / "results.txt").read_text(encoding="utf-8"))
-    print(f"every trial: {folder}/trials.csv · plot: {folder}/sweep.png · best run file: {folder}/best.yaml")
-    print((folder / "best.yaml").read_text(encoding="utf-8").splitlines()[1].replace("#  ", "next:"))
+    say((folder / "results.txt").read_text(encoding="utf-8"))
+    say(f"every trial: {folder}/trials.csv · plot: {folder}/sweep.png · best run file: {folder}/best.yaml")
+    say((folder / "best.yaml").read_text(encoding="utf-8").splitlines()[1].replace("#  ", "next:"))
 
 
 def compare(options: argparse.Namespace) -> None:
@@ -127,10 +128,8 @@ def compare(options: argparse.Namespace) -> None:
 
     given = load_comparison(options.run_file, options.settings)
     record = compare(given, overwrite=options.overwrite)
-    print("\n".join(record["words"]))
-    print(
-        f"\n{record['sentence']}\n\nreport: {given.output}/report.html · every figure: {given.output}/comparison.json"
-    )
+    say("\n".join(record["words"]))
+    say(f"\n{record['sentence']}\n\nreport: {given.output}/report.html · every figure: {given.output}/comparison.json")
 
 
 def evaluate(options: argparse.Namespace) -> None:
@@ -139,12 +138,12 @@ def evaluate(options: argparse.Namespace) -> None:
 
     for split, figures in evaluate(options.model, read_evaluation(options.settings), options.out).items():
         for metric, figure in figures.items():
-            print(
+            say(
                 f"{split} {metric} {figure['value']:.4f} (95 % interval over the choice of examples: "
                 f"{figure['low']:.4f} to {figure['high']:.4f})"
             )
     if options.out:
-        print(f"predictions: {options.out}")
+        say(f"predictions: {options.out}")
 
 
 def write_report(options: argparse.Namespace) -> None:
@@ -152,7 +151,7 @@ def write_report(options: argparse.Namespace) -> None:
     from bertsmith.report import write_report
 
     page, *others = write_report(options.folder)
-    print(f"report: {page}, which any browser opens · beside it: {', '.join(path.name for path in others)}")
+    say(f"report: {page}, which any browser opens · beside it: {', '.join(path.name for path in others)}")
 
 
 def show(options: argparse.Namespace) -> None:
@@ -170,8 +169,8 @@ def show(options: argparse.Namespace) -> None:
     console = Console(highlight=False)
     for number, line in enumerate(lines):
         if number:
-            console.print()
-        console.print(line)
+            say_on(console, "")
+        say_on(console, line, wraps=True)
 
 
 def _show_importance(options: argparse.Namespace) -> None:
@@ -182,10 +181,10 @@ def _show_importance(options: argparse.Namespace) -> None:
 
     evaluation = read_evaluation(options.settings)
     title, shown = show_importance(options.run_file, evaluation, options.rows, options.against)
-    Console(highlight=False).print(to_terminal(title, shown), soft_wrap=True)
+    say_on(Console(highlight=False), to_terminal(title, shown))
     if options.out:
         write_html(options.out, title, shown)
-        print(f"page: {options.out}")
+        say(f"page: {options.out}")
 
 
 def fill(options: argparse.Namespace) -> None:
@@ -196,9 +195,9 @@ def fill(options: argparse.Namespace) -> None:
     if not texts:
         raise InputError("fill: no sentence to fill; give some, or a file of them with --file")
     for text, masks in zip(texts, fill(options.model, texts, options.top), strict=True):
-        print(text)
+        say(text)
         for guesses in masks:
-            print("   " + ", ".join(f"{guess.token} {guess.probability:.1%}" for guess in guesses))
+            say("   " + ", ".join(f"{guess.token} {guess.probability:.1%}" for guess in guesses))
 
 
 def export(options: argparse.Namespace) -> None:
@@ -214,9 +213,9 @@ def export(options: argparse.Namespace) -> None:
             raise InputError("export: of a fine-tuned model the encoder alone is written; leave --head out")
         from bertsmith.finetuning.exported import export_encoder
 
-        print(f"model: {export_encoder(options.checkpoint, options.out)}")
+        say(f"model: {export_encoder(options.checkpoint, options.out)}")
         return
-    print(f"model: {export_checkpoint(options.checkpoint, options.out, with_head=options.head)}")
+    say(f"model: {export_checkpoint(options.checkpoint, options.out, with_head=options.head)}")
 
 
 def _export_sentence(options: argparse.Namespace) -> None:
@@ -226,8 +225,8 @@ def _export_sentence(options: argparse.Namespace) -> None:
         raise InputError("export: --sentence writes the encoder alone; leave --head out")
     made = export_sentence(options.checkpoint, options.out, pooling=options.pooling, normalize=options.normalize)
     of_length = ", length 1" if made.is_normalized else ""
-    print(f"model: {made.folder} · embeddings: {made.pooling} of at most {made.max_length} tokens{of_length}")
-    print(usage(made.folder))
+    say(f"model: {made.folder} · embeddings: {made.pooling} of at most {made.max_length} tokens{of_length}")
+    say(usage(made.folder))
 
 
 def doctor(options: argparse.Namespace) -> None:
@@ -242,7 +241,7 @@ def doctor(options: argparse.Namespace) -> None:
     print_page(sections, Console())
     if num_missing := count_missing(sections):
         raise Failed(f"{num_missing} {'thing is' if num_missing == 1 else 'things are'} missing, each marked above")
-    print("all that is needed is here")
+    say("all that is needed is here")
 
 
 def schema(options: argparse.Namespace) -> None:
@@ -250,4 +249,4 @@ def schema(options: argparse.Namespace) -> None:
     from bertsmith.run_settings import RunSettings
     from bertsmith.settings import schema
 
-    print(json.dumps(schema(RunSettings), indent=1))
+    say(json.dumps(schema(RunSettings), indent=1))

@@ -22,6 +22,7 @@ from bertsmith.errors import InputError
 from bertsmith.positions import start_sinusoidal
 from bertsmith.pretrained import TOKENIZER_FILES, open_pretrained
 from bertsmith.settings import nearest, settings
+from bertsmith.terminal import say
 
 Architecture = Literal[
     "bert", "roberta", "electra", "ernie", "distilbert", "albert", "modernbert", "deberta", "deberta-v2", "mpnet"
@@ -362,7 +363,7 @@ def _check_report(origin: str, model: PreTrainedModel, report: Mapping[str, Any]
         )
     if missing and model.base_model is not model:
         head = "vocabulary head" if model.get_output_embeddings() is not None else "head"
-        print(f"note: {origin} has no {head} ({min(missing)}, ...); a new one is trained", file=sys.stderr)
+        say(f"note: {origin} has no {head} ({min(missing)}, ...); a new one is trained", file=sys.stderr)
 
 
 def _check_positions(config: Any, row_length: int) -> None:

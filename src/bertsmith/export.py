@@ -12,9 +12,11 @@ from transformers import AutoModel, PreTrainedModel
 from transformers.utils import logging
 
 from bertsmith.errors import InputError, see_doctor
-from bertsmith.files import settle
+from bertsmith.files import remove, settle
+from bertsmith.markdown import code, plain
 from bertsmith.objectives import OBJECTIVES, Objective
 from bertsmith.objectives.base import HEAD, ObjectiveConfig
+from bertsmith.pretrained import refuse_code
 from bertsmith.settings import read_yaml
 from bertsmith.training import checkpoints
 
@@ -79,7 +81,7 @@ def write_folder(
         InputError: The disk is full, or the folder cannot be written.
     """
     staging = folder.with_name(folder.name + ".staging")
-    shutil.rmtree(staging, ignore_errors=True)
+    remove(staging)
     try:
         model.save_pretrained(staging, state_dict=weights)
         tokenizer.save_pretrained(staging)
@@ -98,7 +100,7 @@ def write_folder(
             )
         ) from None
     settle(staging)
-    shutil.rmtree(folder, ignore_errors=True)
+    remove(folder)
     staging.rename(folder)
 
 
@@ -152,6 +154,7 @@ def export_checkpoint(checkpoint: str | Path, out: str | Path, *, with_head: boo
 
 def objective_of(checkpoint: Path) -> Objective:
     """Load the objective of a checkpoint."""
+    refuse_code(str(checkpoint))
     config = ObjectiveConfig.from_pretrained(checkpoint)
     objective = OBJECTIVES[config.objective["name"]](config)
     missing, unexpected = objective.load_state_dict(load_file(checkpoint / "model.safetensors"), strict=False)
@@ -182,9 +185,10 @@ def model_card(run: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
         figures: What is known of the result; each becomes a line of the table.
     """
     origin = run["encoder"]["from_pretrained"]
-    start = f"continued from `{origin}`" if origin else f"trained from scratch (preset `{run['encoder']['preset']}`)"
-    lines = "\n".join(f"| {name} | {_cell(value)} |" for name, value in figures.items())
-    settings = "\n".join(f"| {name} | `{value}` |" for name, value in run["objective"].items())
+    preset = run["encoder"]["preset"]
+    start = f"continued from {code(origin)}" if origin else f"trained from scratch (preset {code(preset)})"
+    lines = "\n".join(f"| {plain(name)} | {_cell(value)} |" for name, value in figures.items())
+    settings = "\n".join(f"| {plain(name)} | {code(str(value))} |" for name, value in run["objective"].items())
     is_electra = run["objective"]["name"] == "electra"
     is_bare = run["objective"]["name"] == "cert" and not run["objective"]["mlm_weight"]
     is_trained = "trained by" if run["objective"]["name"] in ("nsp", "ssp") else "not trained by"
@@ -196,7 +200,7 @@ tags: [bertsmith, {run["objective"]["name"]}]
 ---
 # An encoder pre-trained with bertsmith
 
-A text encoder {start} with the objective `{run["objective"]["name"]}` on the corpus `{run["data"]["corpus"]}`,
+A text encoder {start} with the objective `{run["objective"]["name"]}` on the corpus {code(run["data"]["corpus"])},
 in rows of {run["data"]["row_length"]} tokens.
 
 ```python
@@ -217,4 +221,4 @@ The whole run is described by `run.yaml` beside this folder.
 
 
 def _cell(value: Any) -> str:
-    return f"{value:,.6g}" if isinstance(value, float) else str(value)
+    return f"{value:,.6g}" if isinstance(value, float) else plain(str(value))

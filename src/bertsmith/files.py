@@ -1,9 +1,15 @@
-"""Files that are whole or absent: hashed, forced to disk, renamed into place; and folders held by one process."""
+"""Files that are whole or absent: hashed, forced to disk, renamed into place; and folders held by one process.
 
+What others have put into a folder is not trusted: no link in it is written through or deleted behind, and no JSON file
+takes more memory or depth than one of ours would.
+"""
+
+import errno
 import fcntl
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +19,31 @@ from bertsmith.errors import InputError
 
 LOCK = ".lock"
 
+_MAX_JSON_BYTES = 2**28
+"""More than any manifest, seal or config has: a shard of 64 MiB takes 800 bytes of a manifest."""
+
 
 def sha256(file: Path) -> str:
-    """Return the hash of a file's content."""
+    """Return the hash of a file's content.
+
+    Raises:
+        OSError: It is not there, cannot be read, or is a pipe or a device, which may have no end.
+    """
+    if file.exists() and not file.is_file():
+        raise OSError(errno.EINVAL, "not a regular file", str(file))
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Return the path of a file by its name in a folder.
+
+    Raises:
+        ValueError: The name leads out of the folder.
+    """
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError(f"{name!r} is no name of a file in {folder}")
+    return folder / name
 
 
 def synchronise(path: Path) -> None:
@@ -30,15 +56,32 @@ def synchronise(path: Path) -> None:
 
 
 def settle(folder: Path) -> None:
-    """Make every file of a finished folder readable for all, which safetensors does not, and safe on disk."""
+    """Give every file of a finished folder the permissions of the user's umask, and bring it safely to disk."""
     for file in filter(Path.is_file, folder.rglob("*")):
-        file.chmod(0o644)
+        use_umask(file)
         synchronise(file)
+
+
+def use_umask(file: Path) -> None:
+    """Give a file the permissions that the user's umask asks for; safetensors lets its owner alone read it."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    file.chmod(0o666 & ~umask)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder with all that is in it, if it is there; of a link only the link, not what it is to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
     part = path.with_name(path.name + ".part")
+    # It may be a link to a file of somebody else.
+    part.unlink(missing_ok=True)
     part.write_text(text, encoding="utf-8")
     synchronise(part)
     part.rename(path)
@@ -55,6 +98,28 @@ def existing(folder: Path) -> Path:
     return next(path for path in (folder, *folder.resolve().parents) if path.exists())
 
 
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        OSError: It is not there, or cannot be read.
+        ValueError: It is not JSON in UTF-8, or larger or deeper than any that is written here.
+    """
+    with path.open("rb") as stream:
+        content = stream.read(_MAX_JSON_BYTES + 1)
+    if len(content) > _MAX_JSON_BYTES:
+        raise ValueError(f"larger than {_MAX_JSON_BYTES:,} bytes")
+    return parse_json(content)
+
+
+def parse_json(content: str | bytes) -> Any:
+    """Parse JSON; whatever is wrong with it, even that it is nested too deeply, is a ValueError."""
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 @contextmanager
 def locked(folder: Path, option: str) -> Iterator[None]:
     """Hold a folder, created if need be, for this process; the system lets go of it however the process ends.
@@ -68,7 +133,9 @@ def locked(folder: Path, option: str) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / LOCK).open("a+", encoding="utf-8")
+        # A link would have its target emptied.
+        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
+        file = os.fdopen(handle, "a+", encoding="utf-8")
     except FileExistsError:
         raise InputError(f"{folder}: is a file; give a folder as {option}") from None
     except OSError as error:

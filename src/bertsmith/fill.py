@@ -1,12 +1,12 @@
 """Fill the masks of a sentence with a model: the quickest look at what it has learned."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bertsmith.errors import InputError
-from bertsmith.pretrained import GENERATOR
+from bertsmith.files import read_json
+from bertsmith.pretrained import GENERATOR, open_pretrained
 
 MASK = "[MASK]"
 """What a user writes for a mask, whatever the model's own token is."""
@@ -33,26 +33,21 @@ def fill(model: str | Path, texts: Sequence[str], top: int = 5) -> list[list[lis
     Raises:
         InputError: The model cannot be opened, or a text has no mask.
     """
-    from transformers import pipeline
+    from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     if top < 1:
         raise InputError(f"--top is {top}; expected at least 1")
-    is_folder = Path(model).is_dir()
-    if is_folder and (Path(model) / "checkpoints").is_dir():
+    if (Path(model) / "checkpoints").is_dir():
         raise InputError(f"{model}: is a run folder; give its model, {Path(model) / 'model'}")
-    if not is_folder and (Path(model).is_absolute() or str(model).count("/") != 1):
-        raise InputError(f"{model}: no such model folder; give the `model` folder of a run, or a hub id")
-    if is_folder:
-        model = _masked_model(Path(model))
-    try:
-        pipe = pipeline("fill-mask", model=str(model), top_k=top)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{model}: cannot be opened as a masked-language model: {str(error).splitlines()[0]}"
-        ) from None
+    folder = _masked_model(Path(model))
+    # A path as it was given: "./model" is no name on the hub, and "model" may be one.
+    origin = str(model if folder == Path(model) else folder)
+    tokenizer = open_pretrained(AutoTokenizer.from_pretrained, origin, "tokenizer", "fill")
+    opened = open_pretrained(AutoModelForMaskedLM.from_pretrained, origin, "masked-language model", "fill")
+    pipe = pipeline("fill-mask", model=opened, tokenizer=tokenizer, top_k=top)
     return [_fill_one(pipe, text) for text in texts]
 
 
@@ -75,7 +70,7 @@ def read_sentences(path: Path) -> list[str]:
 def _masked_model(folder: Path) -> Path:
     """Find the model with a vocabulary head: a discriminator has none, but may have its generator in its folder."""
     try:
-        classes = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or []
+        classes = read_json(folder / "config.json").get("architectures") or []
     except (OSError, ValueError, AttributeError):
         return folder
     if classes and all(name.endswith("Model") for name in classes):

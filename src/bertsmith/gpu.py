@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 from bertsmith.errors import InputError, see_doctor
 from bertsmith.objectives import Objective
 from bertsmith.run_settings import RunSettings
+from bertsmith.terminal import say
 from bertsmith.training import ranks
 from bertsmith.training.budget import BudgetSettings
 
@@ -134,7 +135,7 @@ def in_smaller_parts(run: RunSettings) -> RunSettings:
             f"{number}, and the same command goes on"
         )
         raise InputError(see_doctor(message))
-    print(
+    say(
         f"note: not enough memory on the GPU; going on with {number} micro-batches a step, for the same result "
         f"(training.gradient_accumulation: {number} would save the attempt)",
         file=sys.stderr,

@@ -221,8 +221,10 @@ def plot_arms(
             epochs = sorted(set.intersection(*map(set, curves)))
             table = np.asarray([[curve[epoch] for epoch in epochs] for curve in curves])
             style = "-" if by_line is None else _LINES[choices[by_line].index(arm[by_line]) % len(_LINES)]
-            name = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in arm.items())
-            axes.plot(epochs, table.mean(0), style, color=colors[values], marker="o", markersize=4, label=name)
+            name = _no_formula(", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in arm.items()))
+            axes.plot(
+                epochs, table.mean(0), style, color=colors[values], marker="o", markersize=4, label=_no_formula(name)
+            )
             if num_seeds > 1:
                 axes.fill_between(epochs, table.min(0), table.max(0), color=colors[values], alpha=0.12, linewidth=0)
         axes.set(xlabel="epoch", ylabel=label)
@@ -232,6 +234,11 @@ def plot_arms(
     title = f"mean and range of {num_seeds} seeds" if num_seeds > 1 else "1 seed"
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False, title=title)
     figure.savefig(path, dpi=130)
+
+
+def _no_formula(name: str) -> str:
+    """Keep a name with dollar signs from being drawn as a formula, or refused as a wrong one."""
+    return name.replace("$", r"\$")
 
 
 def plot_sweep(
@@ -264,7 +271,13 @@ def plot_sweep(
     for axes, key, name in zip(panels[1:], keys, names, strict=False):
         values = [values[key] for values, _ in tried]
         is_number = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-        axes.plot(values if is_number else list(map(str, values)), scores, "o", color="#1f4e79", alpha=0.6)
+        axes.plot(
+            values if is_number else [_no_formula(str(value)) for value in values],
+            scores,
+            "o",
+            color="#1f4e79",
+            alpha=0.6,
+        )
         if key in logarithmic:
             axes.set_xscale("log")
         axes.set(xlabel=name, ylabel=metric.replace("_", " "))

@@ -1,13 +1,20 @@
-"""Opening what others have trained: folders and hub ids, with one clear line for whatever is wrong with them."""
+"""Opening what others have trained: folders and hub ids, with one clear line for whatever is wrong with them.
 
-import json
+What is opened is weights, settings and vocabularies. Code that comes with a model is never run, and nobody is asked
+whether it may be; what is pickled is read as weights or not at all.
+"""
+
+import re
 import sys
 import unicodedata
 from functools import cache
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from bertsmith.errors import InputError
+from bertsmith.files import read_json
+from bertsmith.terminal import say
 
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json"),
@@ -20,6 +27,17 @@ GENERATOR = "generator"
 
 _FIELDS_OF_OTHERS = {"embedding_size", "task_type_vocab_size", "relative_attention", "bottleneck_size", "d_model"}
 """What configs of relatives of BERT have beside all that BERT's has."""
+
+
+_HUB_ID = re.compile(r"(?:\w[\w.-]*/)?\w[\w.-]*", re.ASCII)
+_ATTENTIONS = (None, "eager", "sdpa", "flex_attention")
+"""Those that transformers has itself; by any other name in a config it may fetch code from the hub and run it."""
+
+
+def may_be_hub_id(origin: str) -> bool:
+    """Say whether a name may be that of a model on the hub, NAME or ORGANISATION/NAME, and reads like no path."""
+    parent, slash, _ = origin.rpartition("/")
+    return _HUB_ID.fullmatch(origin) is not None and not (slash and Path(parent).is_dir())
 
 
 def open_pretrained(load: Any, origin: str, what: str, key: str = "encoder.from_pretrained", **options: Any) -> Any:
@@ -38,20 +56,31 @@ def open_pretrained(load: Any, origin: str, what: str, key: str = "encoder.from_
     is_folder = Path(origin).is_dir()
     if Path(origin).is_file():
         raise InputError(f"{key}: {origin} is a file; give the folder of a model")
-    if not is_folder and (origin.startswith((".", "/", "~")) or origin.count("/") > 1):
+    if not is_folder and not may_be_hub_id(origin):
         raise InputError(f"{key}: {origin}: no such folder; give the `model` folder of a run, or a hub id")
     if not is_folder:
         announce_hub(origin)
     try:
         return load_any(load, origin, **options)
+    except InputError as error:
+        raise InputError(f"{key}: {error}") from None
     except Exception as error:  # OSError, ValueError, RuntimeError and safetensors' own, by what is wrong in the folder
         if not is_folder:
             raise InputError(
                 f"{key}: {origin} is no folder here, and the hub did not give its {what} either; correct the path or "
                 "the hub id"
             ) from None
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(":")
-        raise InputError(f"{key}: cannot open the {what} of {origin}: {first_line}; is it whole?") from None
+        raise InputError(f"{key}: cannot open the {what} of {origin}: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    """Say in a line why something could not be opened, and what to do."""
+    text = str(error).strip() or type(error).__name__
+    if "trust_remote_code" in text:
+        return "it needs code that comes with it, which is not run; give one that transformers knows by itself"
+    if isinstance(error, UnpicklingError):
+        return "its .bin holds more than weights and was not unpickled; give one with model.safetensors"
+    return f"{text.splitlines()[0].rstrip(':')}; is it whole?"
 
 
 def load_any(load: Any, origin: str, **options: Any) -> Any:
@@ -63,13 +92,17 @@ def load_any(load: Any, origin: str, **options: Any) -> Any:
         load: A ``from_pretrained`` of one of transformers' Auto classes.
         origin: Folder or hub id.
         options: Passed to ``load``.
+
+    Raises:
+        InputError: It asks for code from elsewhere.
     """
     from transformers import AutoConfig, AutoTokenizer, BertTokenizerFast
 
     folder = Path(origin)
+    refuse_code(origin)
     config = _unnamed_bert(folder)
     if config is None:
-        return load(origin, local_files_only=folder.is_dir(), **options)
+        return load(origin, local_files_only=folder.is_dir(), trust_remote_code=False, **options)
     if load == AutoConfig.from_pretrained:
         return config
     if load != AutoTokenizer.from_pretrained:
@@ -89,6 +122,39 @@ def load_any(load: Any, origin: str, **options: Any) -> Any:
     )
 
 
+def refuse_code(origin: str) -> None:
+    """Refuse a config by which transformers would fetch code from the hub, such as a kernel, and run it.
+
+    Args:
+        origin: Folder or hub id.
+
+    Raises:
+        InputError: It has such a field.
+    """
+    from transformers import PreTrainedConfig
+
+    try:
+        values, _ = PreTrainedConfig.get_config_dict(origin, local_files_only=Path(origin).is_dir())
+    except (OSError, ValueError, RecursionError):
+        if may_be_hub_id(origin) and not Path(origin).is_dir():
+            # The hub would not answer another question either.
+            raise
+        # What is wrong with it is said where it is opened; a tokenizer's folder need not have a config.
+        return
+    rest: list[Any] = [values]
+    while rest:
+        part = rest.pop()
+        fields = list(part.items()) if isinstance(part, dict) else []
+        rest += [value for _, value in fields if isinstance(value, dict)]
+        for name, value in fields:
+            is_attention = name.lstrip("_").startswith(("attn_implementation", "experts_implementation"))
+            if (is_attention and value not in _ATTENTIONS) or (name == "quantization_config" and value):
+                raise InputError(
+                    f"{origin}: its config has {name}, for which code may be fetched from the hub; remove it from its "
+                    "config.json, or give weights that are not quantised"
+                )
+
+
 def _without_accents(word: str) -> str:
     return "".join(char for char in unicodedata.normalize("NFD", word) if unicodedata.category(char) != "Mn")
 
@@ -98,7 +164,7 @@ def _unnamed_bert(folder: Path) -> Any:
     from transformers import BertConfig
 
     try:
-        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        values = read_json(folder / "config.json")
         is_bert = "model_type" not in values and values["type_vocab_size"] == 2 and "intermediate_size" in values
         is_bert &= _FIELDS_OF_OTHERS.isdisjoint(values)
         is_bert &= all(name.startswith("Bert") for name in values.get("architectures") or ())
@@ -113,4 +179,4 @@ def announce_hub(origin: str) -> None:
     from huggingface_hub import logging as hub_logging
 
     hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    print(f"{origin} is no folder here: asking the hub for it", file=sys.stderr)
+    say(f"{origin} is no folder here: asking the hub for it", file=sys.stderr)

@@ -3,7 +3,6 @@
 Shapes: N examples, C classes.
 """
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bertsmith.files import write_text
+from bertsmith.markdown import plain
 from bertsmith.statistics import Summary, summarise
 from bertsmith.tasks.examples import Answers, Example, Predictions, TaskType
 from bertsmith.tasks.metrics import answer_f1, exact_match
@@ -129,8 +129,8 @@ def write_errors(path: Path, type: TaskType, mistakes: Sequence[Mistake]) -> Non
     for number, mistake in enumerate(mistakes, start=1):
         how = f"off by {mistake.weight:.3g}" if type == "regression" else f"{mistake.weight:.1%} sure"
         said, right = map(str if type == "regression" else _quoted, (mistake.said, mistake.right))
-        parts.append(f"## {number}. Said {said}, right is {right}\n\nExample {_markdown(mistake.example.id)}, {how}.\n")
-        parts += [f"> {_markdown(text)}\n" for text in _shown(mistake.example) if text]
+        parts.append(f"## {number}. Said {said}, right is {right}\n\nExample {plain(mistake.example.id)}, {how}.\n")
+        parts += [f"> {plain(text)}\n" for text in _shown(mistake.example) if text]
     write_text(path, "\n".join(parts))
 
 
@@ -148,11 +148,7 @@ def _excerpt(text: str, begin: int) -> str:
 
 
 def _quoted(text: str) -> str:
-    return f'"{_markdown(text)}"' if text else "no answer"
-
-
-def _markdown(text: str) -> str:
-    return re.sub(r"([\\`*_<\[])", r"\\\1", " ".join(text.split()))
+    return f'"{plain(text)}"' if text else "no answer"
 
 
 def confusion(num_labels: int, examples: Sequence[Example], predictions: Predictions) -> npt.NDArray[np.int64]:

@@ -1,7 +1,6 @@
 """The run folder: who may write to it, whose run it holds, and what of it goes when a run starts over."""
 
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +8,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from bertsmith.errors import InputError
-from bertsmith.files import LOCK, write_text
+from bertsmith.files import LOCK, remove, write_text
 from bertsmith.settings import read_yaml
 
 RUN_FILE = "run.yaml"
@@ -71,10 +70,7 @@ def prepare(folder: Path, run: Mapping[str, Any], overwrite: bool, layout: Layou
     if overwrite:
         own = re.compile("|".join((*layout.contents, f"{RUN_FILE}.part")))
         for path in [path for path in folder.iterdir() if own.fullmatch(path.name)]:
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+            remove(path)
     elif held is not None and any(True for pattern in layout.begun for _ in folder.glob(pattern)):
         _check_same(folder, held, run, layout.free)
     write_text(folder / RUN_FILE, _MARK + yaml.safe_dump(dict(run), sort_keys=False, allow_unicode=True))

@@ -13,10 +13,11 @@ from transformers.utils import logging
 
 from bertsmith.errors import InputError, missing_package
 from bertsmith.export import export_checkpoint
-from bertsmith.files import settle
+from bertsmith.files import remove, settle
 from bertsmith.finetuning.exported import open_bare
 from bertsmith.finetuning.models import longest_input, open_tokenizer, save_model
 from bertsmith.finetuning.own_pooling import own_pooling
+from bertsmith.markdown import code
 from bertsmith.pooling import Pooling
 from bertsmith.run_folder import read_run
 
@@ -62,7 +63,7 @@ def export_sentence(
     _library()
     logging.disable_progress_bar()
     staging = out.with_name(out.name + ".staging")
-    shutil.rmtree(staging, ignore_errors=True)
+    remove(staging)
     staging.mkdir(parents=True)
     try:
         made = _write(origin, staging, pooling, normalize)
@@ -148,7 +149,7 @@ tags: [bertsmith, sentence-transformers]
 ---
 # Sentence embeddings of an encoder
 
-The encoder of `{origin}`, written by `bertsmith export --sentence`.
+The encoder of {code(str(origin))}, written by `bertsmith export --sentence`.
 
 | embeddings | |
 |---|---|

@@ -1,14 +1,13 @@
 """The models that translate: found, checked and named by their content, before anything is translated."""
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bertsmith.augment.settings import AugmentSettings
 from bertsmith.corpus.sources import first_line
 from bertsmith.errors import InputError
-from bertsmith.files import sha256
+from bertsmith.files import read_json, sha256
 from bertsmith.pretrained import announce_hub, open_pretrained
 
 _HUB_DEFAULT = "Helsinki-NLP/opus-mt-{}"
@@ -130,7 +129,7 @@ def _read_config(folder: Path, key: str) -> Any:
 def _check_languages(folder: Path, direction: str, key: str, origin: str) -> None:
     """Refuse a model whose tokenizer says that it is of other languages; many do not say, or name a family."""
     try:
-        values = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        values = read_json(folder / "tokenizer_config.json")
     except (OSError, ValueError):
         return
     expected = [short_code(language) for language in direction.split("-")]

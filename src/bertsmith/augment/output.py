@@ -18,7 +18,7 @@ from bertsmith.augment.cache import FILE
 from bertsmith.augment.filters import Pair
 from bertsmith.corpus.staging import difference
 from bertsmith.errors import InputError
-from bertsmith.files import LOCK, synchronise, write_json
+from bertsmith.files import LOCK, read_json, synchronise, write_json
 
 PAIRS, TABLE, SUMMARY, SKIPPED = "pairs.jsonl", "pairs.csv", "summary.json", "skipped.jsonl"
 _PLAN = "plan.json"
@@ -81,7 +81,7 @@ def forget(folder: Path) -> None:
 
 def _read(file: Path) -> dict[str, Any] | None:
     try:
-        value = json.loads(file.read_bytes())
+        value = read_json(file)
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None

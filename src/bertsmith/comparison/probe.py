@@ -26,6 +26,7 @@ from bertsmith.objectives import Objective
 from bertsmith.pretraining import Parts, assemble, training_arguments
 from bertsmith.results import lay_out
 from bertsmith.run_settings import RunSettings
+from bertsmith.terminal import say_on
 from bertsmith.training.arguments import use_bf16
 from bertsmith.training.memory import kept_memory
 from bertsmith.training.monitors import duration, human
@@ -220,4 +221,4 @@ def disk_needed(plan: Plan, parameters: int) -> float:
 
 
 def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    say_on(console, text)

@@ -4,7 +4,6 @@ A unit's folder holds ``pretraining/`` (the run folder of its pre-training), ``c
 ``trained.json`` (what its training used, written when it is done) and ``tasks/TASK/SHARE/seed-N/result.json``.
 """
 
-import json
 import shutil
 import sys
 import time
@@ -23,7 +22,7 @@ from bertsmith.corpus import Corpus
 from bertsmith.encoder import build_encoder
 from bertsmith.errors import InputError, Interrupted
 from bertsmith.export import export_checkpoint, write_model
-from bertsmith.files import locked, write_json
+from bertsmith.files import locked, read_json, write_json
 from bertsmith.finetuning.material import fingerprint
 from bertsmith.finetuning.seed import RESULT, seed_folder, train_seed
 from bertsmith.objectives import MLM, Objective
@@ -31,6 +30,7 @@ from bertsmith.objectives.mlm import MLMSettings
 from bertsmith.pretraining import pretrain
 from bertsmith.results import points
 from bertsmith.run_settings import RunSettings
+from bertsmith.terminal import say_on
 from bertsmith.training import checkpoints
 from bertsmith.training.monitors import duration
 
@@ -172,7 +172,7 @@ def _judged(unit: Unit, task: Task, share: float) -> Path:
 
 def _read(file: Path) -> dict[str, Any] | None:
     try:
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        found: dict[str, Any] = read_json(file)
     except FileNotFoundError:
         return None
     return found
@@ -189,4 +189,4 @@ def _logged(unit: Unit, into_file: bool) -> Iterator[None]:
 
 
 def _say(text: str) -> None:
-    Console(file=sys.__stderr__).print(text, highlight=False, markup=False, soft_wrap=True)
+    say_on(Console(file=sys.__stderr__), text)

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from bertsmith.corpus.store import Corpus, Ints, read_manifest
+from bertsmith.corpus.store import MANIFEST, Corpus, Ints, read_manifest
 from bertsmith.errors import InputError
-from bertsmith.files import sha256
+from bertsmith.files import inside, sha256
 
 _NUM_EXAMPLES = 10
 _NUM_NAMES = 5
@@ -51,13 +51,17 @@ def check(path: str | Path, *, tokens: bool = True) -> None:
     """
     folder = Path(path)
     manifest = read_manifest(folder)
-    recorded = {folder / "tokenizer" / name: digest for name, digest in manifest["tokenizer"]["files"].items()}
+    recorded = {f"tokenizer/{name}": digest for name, digest in manifest["tokenizer"]["files"].items()}
     for shard in manifest["shards"]:
         for name, facts in shard["files"].items():
             if name == "tokens.npy" and not tokens:
                 continue
-            recorded[folder / "shards" / shard["name"] / name] = facts["sha256"]
-    for file, digest in recorded.items():
+            recorded[f"shards/{shard['name']}/{name}"] = facts["sha256"]
+    for name, digest in recorded.items():
+        try:
+            file = inside(folder, name)
+        except ValueError as error:
+            raise InputError(f"{folder / MANIFEST}: {error}; {_REMEDY}") from None
         try:
             is_whole = sha256(file) == digest
         except OSError as error:

@@ -7,6 +7,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from bertsmith.terminal import safe, say_on
+
 _SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -38,11 +40,11 @@ class ConsoleProgress(Silent):
         """Prepare the display; ``console`` is stderr unless given."""
         self._console = console or Console(stderr=True)
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TaskProgressColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[rate]}", markup=False),
             console=self._console,
             disable=not self._console.is_terminal,
         )
@@ -64,7 +66,7 @@ class ConsoleProgress(Silent):
 
     def note(self, message: str) -> None:
         """Say one line."""
-        self._console.print(message, highlight=False, markup=False, soft_wrap=True)
+        say_on(self._console, message)
 
     def update(self, stage: str, done_bytes: int, total_bytes: int, documents: int, tokens: int) -> None:
         """Show the stage, its share done, and its rate in MB of sources and tokens per second; see :class:`Silent`."""
@@ -83,7 +85,7 @@ class ConsoleProgress(Silent):
         if stage != self._stage:
             self._begin(stage, now, done, 0)
         if self._task is not None:
-            self._bar.update(self._task, completed=done, total=total or None, rate=rate)
+            self._bar.update(self._task, completed=done, total=total or None, rate=safe(rate))
         if not self._console.is_terminal and now - self._last_line >= _SECONDS_BETWEEN_LINES:
             share = f" {100 * done / total:.0f} %" if total else ""
             if left := int(self._bar.tasks[0].time_remaining or 0):
@@ -97,4 +99,4 @@ class ConsoleProgress(Silent):
         self._last_line = now
         if self._task is not None:
             self._bar.remove_task(self._task)
-        self._task = self._bar.add_task(stage, total=None, rate="")
+        self._task = self._bar.add_task(safe(stage), total=None, rate="")

@@ -28,6 +28,10 @@ from bertsmith.errors import InputError
 __all__ = ["Document", "Problem", "ReadOptions", "Reader", "Source", "list_sources"]
 
 _BATCH_ROWS = 64
+_BATCH_BYTES = 2**28
+"""More of a Parquet file is not asked for at once, should each of its texts be as long as all of its row group."""
+_MAX_NAMES = 1000
+"""So many names of columns are searched for the one that was meant."""
 _UNWRITABLE = re.compile("[\0\ud800-\udfff]")
 _SKIP = "or go on without such documents with --bad-documents skip"
 _UNQUOTED = f"pass --quotes none if fields are not quoted, {_SKIP}"
@@ -177,12 +181,13 @@ class Reader:
     def _read_csv(self, source: Source, lines: Iterator[Line], delimiter: str) -> Iterator[Document]:
         csv.field_size_limit(self._options.max_line_bytes)
         quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self._options.quotes == "csv" else csv.QUOTE_NONE
-        records = Records(lines, lambda line: self._decode(source, line))
+        records = Records(lines, 2 * self._options.max_line_bytes, lambda line: self._decode(source, line))
         reader = csv.reader(records, delimiter=delimiter, quoting=quoting, strict=True)
         columns: list[str] | None = None
         while True:
             first = records.number + 1
             where = f"{source.path}, line {first}"
+            records.begin_record()
             try:
                 fields = next(reader)
             except StopIteration:
@@ -222,7 +227,7 @@ class Reader:
         chosen = [(text_option, column) for column in self._options.columns]
         for option, column in [*chosen, ("--id-column", self._options.id_column)]:
             if column is not None and column not in names:
-                nearest = difflib.get_close_matches(column, names, 1)
+                nearest = difflib.get_close_matches(column, names[:_MAX_NAMES], 1)
                 hint = f" (the nearest is {nearest[0]!r})" if nearest else ""
                 message = f"no column {column!r}; there are {', '.join(map(repr, names[:20])) or 'none'}{hint}"
                 self._report(where, message, f"name one with {option}, {_SKIP}")
@@ -241,14 +246,31 @@ class Reader:
                 num_rows = max(1, file.metadata.num_rows)
                 if not self._has_columns(file.schema_arrow.names, str(source.path)):
                     return
-                for batch in file.iter_batches(_BATCH_ROWS, columns=columns):
-                    for record in batch.to_pylist():
-                        yield from self._documents(record, f"{source.path}, row {index}", f"{source.name}:{index}")
-                        index += 1
-                    self.bytes_read = before + source.bytes * index // num_rows
+                for group in range(file.metadata.num_row_groups):
+                    batch_rows = self._batch_rows(file.metadata.row_group(group), columns)
+                    if batch_rows is None:
+                        message = f"a text after row {index} is longer than {self._options.max_line_bytes:,} bytes"
+                        self._report(str(source.path), message, f"raise --max-line-bytes, {_SKIP}")
+                        index += file.metadata.row_group(group).num_rows
+                        continue
+                    for batch in file.iter_batches(batch_rows, row_groups=[group], columns=columns):
+                        for record in batch.to_pylist():
+                            yield from self._documents(record, f"{source.path}, row {index}", f"{source.name}:{index}")
+                            index += 1
+                        self.bytes_read = before + source.bytes * index // num_rows
         except (pyarrow.ArrowException, OSError) as error:
             message = f"damaged Parquet file after row {index} ({first_line(error)})"
             self._report(str(source.path), message, f"make it again, {_SKIP}")
+
+    def _batch_rows(self, group: Any, columns: Sequence[str]) -> int | None:
+        """Say how many rows of a row group to ask for at once; None if one of its texts must be too long."""
+        chunks = [group.column(index) for index in range(group.num_columns)]
+        sizes = [chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema in columns]
+        largest = max(sizes, default=0)
+        # A page has a header, and a text its length.
+        if largest > group.num_rows * (self._options.max_line_bytes + 4) + 2**20:
+            return None
+        return max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(1, largest)))
 
     def _read_hub(self, source: Source) -> Iterator[Document]:
         import datasets

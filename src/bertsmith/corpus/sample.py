@@ -3,7 +3,6 @@
 Of its own, because the library cannot be interrupted while it trains, and so that its memory goes when it is done.
 """
 
-import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection
@@ -16,7 +15,7 @@ from bertsmith.corpus.progress import Silent
 from bertsmith.corpus.readers import Document, Reader, ReadOptions
 from bertsmith.corpus.tokenizer import SavedTokenizer, TokenizerSettings, open_pretrained, save, train
 from bertsmith.errors import InputError
-from bertsmith.files import synchronise
+from bertsmith.files import remove, synchronise
 
 _SECONDS_BETWEEN_REPORTS = 0.2
 
@@ -120,7 +119,7 @@ def take_tokenizer(origin: str, folder: Path) -> None:
 def _save_whole(tokenizer: SavedTokenizer, folder: Path) -> None:
     """Save a tokenizer, whole or not at all."""
     part = folder.with_suffix(".part")
-    shutil.rmtree(part, ignore_errors=True)
+    remove(part)
     part.mkdir()
     save(tokenizer, part)
     for path in [*part.iterdir(), part]:

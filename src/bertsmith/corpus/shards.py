@@ -18,7 +18,7 @@ import numpy as np
 from bertsmith.corpus.encode import Encoded, count_tokens
 from bertsmith.corpus.progress import Silent
 from bertsmith.corpus.tokenizer import TokenizerFacts
-from bertsmith.files import sha256, synchronise
+from bertsmith.files import inside, read_json, remove, sha256, synchronise
 
 RECORD = "shard.json"
 LENGTH_BINS = 16
@@ -90,7 +90,7 @@ class ShardWriter:
         self.folder = folder
         self.num_documents = 0
         self.part = folder.with_suffix(".part")
-        shutil.rmtree(self.part, ignore_errors=True)
+        remove(self.part)
         self.part.mkdir()
         self._tokens = _GrowingArray(self.part / "tokens.npy", dtype)
         self._sentences = _GrowingArray(self.part / "sentences.npy", "int64")
@@ -198,7 +198,7 @@ def whole_shards(folder: Path) -> list[dict[str, Any]]:
     keep = {f"{index:05d}" for index in range(len(records))}
     for path in folder.iterdir():
         if path.name not in keep:
-            shutil.rmtree(path)
+            remove(path)
     return records
 
 
@@ -218,8 +218,8 @@ def versions() -> dict[str, str]:
 def _read_record(shard: Path) -> dict[str, Any] | None:
     """Return a shard's record, or None unless all its files are as recorded."""
     try:
-        record: dict[str, Any] = json.loads((shard / RECORD).read_bytes())
-        whole = all(sha256(shard / name) == facts["sha256"] for name, facts in record["files"].items())
+        record: dict[str, Any] = read_json(shard / RECORD)
+        whole = all(sha256(inside(shard, name)) == facts["sha256"] for name, facts in record["files"].items())
     except (FileNotFoundError, ValueError, KeyError):
         return None
     return record if whole else None

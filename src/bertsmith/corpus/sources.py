@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import stat
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -106,6 +107,7 @@ def _list_folder(folder: Path) -> list[Source]:
     found = []
     for path in _walk(folder):
         if format_of(path):
+            _refuse_way_out(path, folder)
             name = Path(folder.resolve().name, path.relative_to(folder)).as_posix()
             found.append(_stat(path, name))
     if not any(source.bytes for source in found):
@@ -114,7 +116,7 @@ def _list_folder(folder: Path) -> list[Source]:
 
 
 def _walk(folder: Path) -> list[Path]:
-    """Every visible file below a folder in sorted order, links followed, each folder once."""
+    """Every visible file below a folder in sorted order, each folder once; links are followed that stay in it."""
 
     def refuse(error: OSError) -> None:
         raise InputError(f"{error.filename}: the folder cannot be read ({error.strerror}); check its permissions")
@@ -127,10 +129,21 @@ def _walk(folder: Path) -> list[Path]:
             # A corpus, perhaps the very one that is built from this folder: what it holds is no source.
             folders[:], names[:] = [], []
         folders[:] = [] if real in visited else sorted(name for name in folders if not name.startswith("."))
+        for name in folders:
+            _refuse_way_out(Path(parent, name), folder)
         if real not in visited:
             files += [Path(parent, name) for name in sorted(names) if not name.startswith(".")]
         visited.add(real)
     return files
+
+
+def _refuse_way_out(path: Path, folder: Path) -> None:
+    """Refuse a link that leads out of the folder that a user has named."""
+    if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+        raise InputError(
+            f"{path}: a link out of the folder, to {path.resolve()}; name that as a source itself if you want its "
+            "text, or take the link away"
+        )
 
 
 def _stat(path: Path, name: str) -> Source:
@@ -140,6 +153,12 @@ def _stat(path: Path, name: str) -> Source:
         status = path.stat()
     except OSError as error:
         raise InputError(f"{path}: the file cannot be read ({error.strerror})") from None
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{path}: its name is not UTF-8, and could stand in no list of sources; rename it") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{path}: is a pipe or a device, and sources are read twice; save its text in a file")
     if not os.access(path, os.R_OK):
         raise InputError(f"{path}: the file cannot be read (no permission); check its permissions")
     return Source(name, str(path), status.st_size, status.st_mtime_ns)

@@ -13,7 +13,7 @@ from typing import Any
 from bertsmith.corpus.readers import Source
 from bertsmith.corpus.store import MANIFEST, STAGING, VERSION
 from bertsmith.errors import InputError
-from bertsmith.files import LOCK, synchronise, write_json
+from bertsmith.files import LOCK, read_json, remove, synchronise, write_json
 
 PLAN = "build.json"
 _PARTS = ("shards", "tokenizer", "skipped.jsonl")
@@ -39,6 +39,9 @@ def prepare(folder: Path, plan: dict[str, Any], overwrite: bool) -> bool:
         InputError: The folder holds something else and ``overwrite`` is false, or something that is no corpus.
     """
     staging = folder / STAGING
+    if staging.is_symlink():
+        # Nothing of ours: what is built would lie elsewhere.
+        remove(staging)
     begun, finished = _read(staging / PLAN), _read(folder / MANIFEST)
     has_manifest = (folder / MANIFEST).exists()
     if has_manifest and finished is None and not overwrite:
@@ -61,7 +64,7 @@ def prepare(folder: Path, plan: dict[str, Any], overwrite: bool) -> bool:
     foreign = {path.name for path in folder.iterdir()} - {LOCK, STAGING}
     if foreign and not is_corpus:
         raise InputError(f"{folder}: holds no corpus but {min(foreign)}; choose an empty folder for --out")
-    shutil.rmtree(staging, ignore_errors=True)
+    remove(staging)
     (staging / "shards").mkdir(parents=True)
     write_json(staging / PLAN, plan)
     return True
@@ -73,8 +76,7 @@ def install(folder: Path) -> None:
     (folder / MANIFEST).unlink(missing_ok=True)
     for name in _PARTS:
         if (staging / name).exists():
-            if (folder / name).is_dir():
-                shutil.rmtree(folder / name)
+            remove(folder / name)
             (staging / name).rename(folder / name)
     synchronise(folder)
     (staging / MANIFEST).rename(folder / MANIFEST)
@@ -85,7 +87,7 @@ def install(folder: Path) -> None:
 def _read(file: Path) -> dict[str, Any] | None:
     """Return a JSON object, or None where there is none that can be read."""
     try:
-        value = json.loads(file.read_bytes())
+        value = read_json(file)
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None

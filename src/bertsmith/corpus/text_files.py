@@ -9,6 +9,7 @@ text, either a paragraph a line, or hard-wrapped with blank lines between paragr
    if 9 of 10 lines hold no more than one sentence (titles, questions, reviews without a stop). Else it is *paragraph*.
 """
 
+import csv
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, Literal, NamedTuple
 
@@ -171,10 +172,15 @@ def _ends_document(layout: Layout, is_blank: bool, num_chars: int) -> bool:
 
 
 class Records:
-    """Lines as text for the csv module, which asks for as many as a record has."""
+    """Lines as text for the csv module, which asks for as many as a record has, up to a bound.
 
-    def __init__(self, lines: Iterator[Line], decode: Callable[[Line], str | None]) -> None:
+    Quoted fields may hold line ends: without the bound, some quotation marks make all that follows one record.
+    """
+
+    def __init__(self, lines: Iterator[Line], max_bytes: int, decode: Callable[[Line], str | None]) -> None:
         self.number = 0
+        self._max_bytes = max_bytes
+        self._num_bytes = 0
         self._lines = lines
         self._decode = decode
         self._has_fault = False
@@ -187,9 +193,16 @@ class Records:
         """Return the next line, empty if it was reported."""
         line = next(self._lines)
         self.number = line.number
+        self._num_bytes += len(line.data or b"") + 1
+        if self._num_bytes > self._max_bytes:
+            raise csv.Error(f"the record is longer than {self._max_bytes:,} bytes")
         text = self._decode(line)
         self._has_fault |= text is None
         return f"{text or ''}\n"
+
+    def begin_record(self) -> None:
+        """Say that the next line begins a record."""
+        self._num_bytes = 0
 
     def take_fault(self) -> bool:
         """Whether a line since the last call was reported: it spoils the whole record."""

@@ -31,8 +31,8 @@ from tokenizers import (
     trainers,
 )
 
+from bertsmith import pretrained
 from bertsmith.errors import InputError
-from bertsmith.pretrained import load_any
 from bertsmith.settings import settings
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -280,14 +280,7 @@ def open_pretrained(name: str) -> SavedTokenizer:
     """
     from transformers import AutoTokenizer
 
-    is_folder = Path(name).is_dir()
-    if not is_folder and (Path(name).exists() or name.startswith((".", "/", "~")) or name.count("/") > 1):
-        raise InputError(f"tokenizer.from_pretrained: {name} is not a folder; give a checkpoint's folder or a hub id")
-    try:
-        original = load_any(AutoTokenizer.from_pretrained, name)
-    except Exception as error:  # OSError, ValueError, ImportError and the library's own, by what is wrong in the folder
-        reason = str(error).strip().split("\n")[0]
-        raise InputError(f"tokenizer.from_pretrained: {name}: no tokenizer could be opened ({reason})") from None
+    original = pretrained.open_pretrained(AutoTokenizer.from_pretrained, name, "tokenizer", "tokenizer.from_pretrained")
     if not original.is_fast:
         raise InputError(
             f"tokenizer.from_pretrained: {name}: has no fast tokenizer; convert it to tokenizer.json first"

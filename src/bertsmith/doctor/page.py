@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bertsmith.doctor.lines import Section
+from bertsmith.terminal import safe
 
 _WIDTH = 100
 
@@ -20,10 +21,10 @@ def print_page(sections: Sequence[Section], console: Console) -> None:
         table.add_column(min_width=widest)
         table.add_column()
         for line in section.lines:
-            found = Text(line.found)
+            found = Text(safe(line.found))
             if line.remedy is not None:
-                found.append(f"\nmissing: {line.remedy}", style="bold red")
-            table.add_row(Text(line.what), found)
-        console.print(Text(section.title, style="bold"))
+                found.append(f"\nmissing: {safe(line.remedy)}", style="bold red")
+            table.add_row(Text(safe(line.what)), found)
+        console.print(Text(safe(section.title), style="bold"))
         console.print(table)
         console.print()

@@ -70,7 +70,7 @@ def arms_of(run: FinetuningSettings) -> list[Arm]:
                 nested = {part: nested}
             values = merge(values, nested)
         texts = {key: _text(value) for key, value in zip(varied, combination, strict=True)}
-        folder = ",".join(f"{key.rpartition('.')[2]}={_plain(text)}" for key, text in texts.items())
+        folder = ",".join(f"{_plain(key.rpartition('.')[2])}={_plain(text)}" for key, text in texts.items())
         if len(folder) > _LONGEST_NAME:
             folder = f"{folder[: _LONGEST_NAME - 8]}{zlib.crc32(folder.encode()):08x}"
         if folder in arms:

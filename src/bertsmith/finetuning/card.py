@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from bertsmith.finetuning.material import Material
 from bertsmith.finetuning.settings import FinetuningSettings
+from bertsmith.markdown import code, plain
 
 
 def model_card(
@@ -12,36 +13,38 @@ def model_card(
     """Write the text of the model card."""
     task = material.task
     lines = "\n".join(
-        f"| {split} | {name} | {value:.4f} |" for split, figures in scores.items() for name, value in figures.items()
+        f"| {plain(split)} | {plain(name)} | {value:.4f} |"
+        for split, figures in scores.items()
+        for name, value in figures.items()
     )
     if task.type == "question_answering":
-        tag, code = (
+        tag, usage = (
             "question-answering",
             """from transformers import AutoModelForQuestionAnswering
 model = AutoModelForQuestionAnswering.from_pretrained("path/to/this/folder")""",
         )
     else:
-        tag, code = (
+        tag, usage = (
             "text-classification",
             """from transformers import pipeline
 model = pipeline("text-classification", "path/to/this/folder")""",
         )
     if run.ssa is not None or run.pooling != "cls":
-        code = f"import bertsmith.finetuning.models  # knows this architecture\n{code}"
-    origin = f"the architecture of `{run.model}` with new weights" if run.from_scratch else f"`{run.model}`"
+        usage = f"import bertsmith.finetuning.models  # knows this architecture\n{usage}"
+    origin = f"the architecture of {code(run.model)} with new weights" if run.from_scratch else code(run.model)
     attention = "" if run.ssa is None else " with self-supervised attention (arXiv 2004.03808)"
     return f"""---
 library_name: transformers
 pipeline_tag: {tag}
 tags: [bertsmith]
 ---
-# {task.name}, fine-tuned with bertsmith
+# {plain(task.name)}, fine-tuned with bertsmith
 
-{origin[0].upper()}{origin[1:]}, fine-tuned for {task.type.replace("_", " ")} on `{task.name}`{attention},
+{origin[0].upper()}{origin[1:]}, fine-tuned for {task.type.replace("_", " ")} on {code(task.name)}{attention},
 seed {seed}, best epoch.
 
 ```python
-{code}
+{usage}
 ```
 
 | split | measure | |

@@ -33,6 +33,7 @@ from bertsmith.tasks import load_task
 from bertsmith.tasks.examples import Answers, Example, Predictions, TaskData
 from bertsmith.tasks.metrics import score, scorer
 from bertsmith.tasks.settings import TaskSettings
+from bertsmith.terminal import say
 from bertsmith.training.arguments import use_bf16
 
 _RESAMPLES = 500
@@ -165,7 +166,7 @@ def _read(name: str, examples: list[Example], reading: Reading) -> Split:
     """Tokenise a split, and say how much of it is cut."""
     split = read_split(name, examples, reading)
     if split.num_cut:
-        print(f"{name}: {split.num_cut:,} of {len(examples):,} texts or questions are cut", file=sys.stderr)
+        say(f"{name}: {split.num_cut:,} of {len(examples):,} texts or questions are cut", file=sys.stderr)
     return split
 
 

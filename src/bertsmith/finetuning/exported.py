@@ -8,6 +8,7 @@ from transformers.utils import logging
 
 from bertsmith.errors import InputError
 from bertsmith.finetuning.models import open_encoder, open_tokenizer, save_model
+from bertsmith.markdown import code
 
 _POOLER_SEED = 0
 
@@ -51,7 +52,7 @@ def export_encoder(origin: str | Path, out: str | Path) -> Path:
     logging.disable_progress_bar()
     tokenizer, encoder = open_tokenizer(str(origin)), open_bare(str(origin))
     out.parent.mkdir(parents=True, exist_ok=True)
-    save_model(encoder, tokenizer, out, _CARD.format(origin=origin))
+    save_model(encoder, tokenizer, out, _CARD.format(origin=code(str(origin))))
     return out
 
 
@@ -62,7 +63,7 @@ tags: [bertsmith]
 ---
 # The encoder of a fine-tuned model
 
-The encoder of `{origin}` alone, without the layers that predict, written by `bertsmith export`.
+The encoder of {origin} alone, without the layers that predict, written by `bertsmith export`.
 
 ```python
 from transformers import AutoModel

@@ -1,12 +1,12 @@
 """How a model folder itself pools: what a fine-tuned model's config says, or a folder of sentence-transformers."""
 
-import json
 from pathlib import Path
 from typing import Any, get_args
 
 from transformers import AutoConfig
 
 from bertsmith.errors import InputError
+from bertsmith.files import inside, read_json
 from bertsmith.finetuning.models import PooledConfig, inner_config
 from bertsmith.pooling import Pooling
 from bertsmith.pretrained import open_pretrained
@@ -42,9 +42,9 @@ def own_pooling(origin: str) -> Pooling | None:
 
 def _of_modules(folder: Path) -> Pooling:
     try:
-        modules = json.loads((folder / MODULES).read_text(encoding="utf-8"))
+        modules = read_json(folder / MODULES)
         paths = {module["type"].rpartition(".")[2]: module["path"] for module in modules}
-        values = json.loads((folder / paths["Pooling"] / "config.json").read_text(encoding="utf-8"))
+        values = read_json(inside(folder, paths["Pooling"]) / "config.json")
         modes = _modes(values)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{folder / MODULES}: says nothing of a pooling; give --pooling") from None

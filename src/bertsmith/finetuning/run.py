@@ -38,6 +38,7 @@ from bertsmith.pretrained import open_pretrained
 from bertsmith.run_folder import RUN_FILE, Layout, flat, prepare
 from bertsmith.settings import read_yaml, to_dict
 from bertsmith.tasks import check_submission, load_task, subset
+from bertsmith.terminal import say_on
 from bertsmith.training import ranks
 from bertsmith.training.arguments import versions
 from bertsmith.training.trainer import Watch
@@ -107,7 +108,7 @@ def _finetune(run: FinetuningSettings, overwrite: bool, watch: Watch | None, hel
             prepare(folder, to_dict(run), overwrite, ARMS)
     summaries = []
     for number, arm in enumerate(arms, start=1):
-        console.print(f"{number} of {len(arms)}: {arm.name}", highlight=False, markup=False, soft_wrap=True)
+        say_on(console, f"{number} of {len(arms)}: {arm.name}")
         summaries.append(_train(arm.run, materials[_reading(arm.run)], overwrite))
     return summarise_arms(run, arms, summaries) if ranks.rank() == 0 else {}
 
@@ -189,7 +190,7 @@ def load_material(
     material, num_cut = read_material(task, reading, run.model, bool(run.training.swap_pairs))
 
     def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        say_on(console, text)
 
     for note in task.notes:
         say(note)

@@ -1,6 +1,5 @@
 """One seed of a fine-tuning: trained from its start or its last checkpoint, scored at its best epoch, written."""
 
-import json
 import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -16,7 +15,7 @@ from transformers import TrainingArguments
 from bertsmith.attention import choose_batching
 from bertsmith.encoder import parameter_count
 from bertsmith.errors import InputError
-from bertsmith.files import synchronise, write_json
+from bertsmith.files import read_json, remove, synchronise, write_json
 from bertsmith.finetuning.card import model_card
 from bertsmith.finetuning.judge import Judge
 from bertsmith.finetuning.layers import freeze, layerwise_optimizer
@@ -113,10 +112,10 @@ def read_result(folder: Path, facts: Mapping[str, str] | None = None) -> dict[st
     if not (folder / RESULT).exists():
         return None
     try:
-        result: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        result: dict[str, Any] = read_json(folder / RESULT)
         if facts is not None:
             _check_facts(folder, result["facts"], facts)
-    except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError):
+    except (KeyError, TypeError, ValueError):
         raise _damaged(folder, RESULT) from None
     if not (folder / "model" / "config.json").exists():
         raise _damaged(folder, "model")
@@ -327,7 +326,7 @@ def _newest_with_best(folder: Path, facts: Mapping[str, str]) -> tuple[Found | N
             best = None if sealed["best_step"] is None else path.with_name(f"checkpoint-{sealed['best_step']}")
             if best is None or best == path or checkpoints.read_seal(best) is not None:
                 return Found(path, sealed, []), num_damaged
-        shutil.rmtree(path)
+        remove(path)
     return None, len(paths)
 
 

@@ -54,6 +54,7 @@ from bertsmith.pretrained import GENERATOR
 from bertsmith.randomness import RowGenerator
 from bertsmith.rows import NUM_SPECIAL, Ints, TextRow, TextRows
 from bertsmith.settings import settings, to_dict
+from bertsmith.terminal import say
 
 # What the paper trains each size with (its table 6, and the authors' code), below whatever a run file says.
 _COMMON = {"schedule": "linear_throughout", "bias_correction": False, "weight_decay": 0.01}
@@ -449,11 +450,11 @@ def _make_generator(encoder: PreTrainedModel, objective: ElectraSettings, tokeni
     origin = objective.generator
     if origin is None and inside is not None and inside.is_dir():
         origin = str(inside)
-        print(f"note: the generator of {inside} is taken up", file=sys.stderr)
+        say(f"note: the generator of {inside} is taken up", file=sys.stderr)
     if origin is None:
         config = generator_config(encoder.config, objective.generator_size)
         if config.hidden_size >= encoder.config.hidden_size:
-            print(
+            say(
                 f"note: the generator is as wide as the discriminator ({config.hidden_size}), which costs time and "
                 "usually quality; a quarter is usual",
                 file=sys.stderr,

@@ -55,6 +55,7 @@ from bertsmith.randomness import RowGenerator
 from bertsmith.rows import NUM_SPECIAL, Ints, TextRow, TextRows
 from bertsmith.settings import settings
 from bertsmith.spans import Law, choose_spans, geometric, harmonic
+from bertsmith.terminal import say
 
 NO_TARGET = -100
 _LONGEST = 100
@@ -235,7 +236,7 @@ class Span(Objective):
         if fits:
             self.load_state_dict(weights, strict=False)
         what = "is taken up" if fits else "is not that of these settings; a new one is trained"
-        print(f"note: the boundary head of {path} {what}", file=sys.stderr)
+        say(f"note: the boundary head of {path} {what}", file=sys.stderr)
 
     @staticmethod
     def make_rows(

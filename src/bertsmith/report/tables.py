@@ -2,11 +2,11 @@
 
 import csv
 import io
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+from bertsmith.markdown import block, plain
 from bertsmith.report.charts import looks_of
 from bertsmith.report.comparison import Comparison, Crossing, Difference, Estimate, Score
 from bertsmith.report.content import (
@@ -19,8 +19,6 @@ from bertsmith.report.content import (
     settings_of,
 )
 from bertsmith.report.curves import learning_curves, say_crossing
-
-_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~&$!])")
 
 
 def csv_files(comparison: Comparison) -> dict[str, str]:
@@ -64,8 +62,8 @@ def markdown(comparison: Comparison) -> str:
     arms = [arm.kind for arm in comparison.arms]
     looks = {arm.name: look for arm, look in zip(comparison.arms, looks_of(arms), strict=True)}
     parts = [
-        f"# {_text(comparison.sentence)}",
-        " · ".join(_text(words) for words in (comparison.title, comparison.created) if words),
+        f"# {plain(comparison.sentence)}",
+        " · ".join(plain(words) for words in (comparison.title, comparison.created) if words),
         _list(comparison.words),
         _list(f"{name}: {figure}{f' ({word})' if word else ''}" for name, figure, word in facts(comparison)),
     ]
@@ -81,7 +79,7 @@ def markdown(comparison: Comparison) -> str:
             [f"{row.first} less {row.second}", row.text, row.interval, row.p, row.detectable] for row in forest.rows
         ]
         head = ["difference", forest.unit, "95 % interval", "p (Holm)", "would show (80 % power)"]
-        parts += [f"## Differences on {_text(forest.task)}", _table(head, rows)]
+        parts += [f"## Differences on {plain(forest.task)}", _table(head, rows)]
     if comparison.crossings:
         curves = learning_curves(comparison)
         parts += ["## Crossings", _list(f"{row.task}: {say_crossing(row, curves)}" for row in comparison.crossings)]
@@ -121,29 +119,18 @@ def _settings(comparison: Comparison) -> list[str]:
 
 def _repeat(comparison: Comparison) -> list[str]:
     parts = ["## How to repeat it"]
-    parts += [_code(text, kind) for text, kind in ((comparison.command, "bash"), (comparison.run_file, "yaml")) if text]
+    parts += [block(text, kind) for text, kind in ((comparison.command, "bash"), (comparison.run_file, "yaml")) if text]
     material = {"corpus": comparison.corpus, "tokenizer": comparison.tokenizer, "encoder": comparison.encoder,
                 "environment": comparison.environment}  # fmt: skip
     return [*parts, _table(["what", "is"], [list(item) for item in flatten(material).items()])]
 
 
-def _text(value: str) -> str:
-    return _SPECIAL.sub(r"\\\1", " ".join(value.split()))
-
-
 def _list(lines: Iterable[str]) -> str:
-    return "\n".join(f"- {_text(line)}" for line in lines)
+    return "\n".join(f"- {plain(line)}" for line in lines)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(
-        "| " + " | ".join(cell if cell == "---" else _text(cell) for cell in line) + " |" for line in lines
+        "| " + " | ".join(cell if cell == "---" else plain(cell) for cell in line) + " |" for line in lines
     )
-
-
-def _code(text: str, kind: str) -> str:
-    """Fence code with more backticks than it holds in a row."""
-    longest = max(map(len, re.findall("`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}{kind}\n{text.rstrip()}\n{fence}"

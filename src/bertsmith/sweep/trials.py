@@ -22,6 +22,7 @@ from bertsmith.finetuning.seed import RESULT
 from bertsmith.finetuning.settings import FinetuningSettings
 from bertsmith.pretraining import pretrain
 from bertsmith.sweep.plan import RUN, STUDY, Distribution, Plan, load, load_judge, plain, short
+from bertsmith.terminal import say_on
 from bertsmith.training.monitors import duration
 
 _LEAST_FAILURES = 3
@@ -92,10 +93,10 @@ def work(plan: Plan) -> None:
         best = best_of(study, study.get_trials(deepcopy=False))
         known = f" · best so far {best.value:.5g}, trial {best.number}" if best is not None else ""
         shown = ", ".join(f"{short(key)} {plain(value)}" for key, value in values.items())
-        console.print(
+        say_on(
+            console,
             f"trial {trial.number} · {shown} · {outcome} · {duration(time.monotonic() - began)}{known}",
-            highlight=False, markup=False, soft_wrap=True,
-        )  # fmt: skip
+        )
 
 
 def _take(plan: Plan, study: Any, stack: ExitStack) -> Trial | None:

@@ -1,6 +1,7 @@
 """From rows to examples: texts, labels and ids, each checked where it stands."""
 
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeGuard, TypeVar
 
@@ -11,6 +12,9 @@ from bertsmith.tasks.records import Record, Table
 from bertsmith.tasks.squad import check_answers, check_unicode
 
 T = TypeVar("T")
+
+_CHARS_OF_ROW = 200
+"""About what an example takes beside its texts."""
 
 Label = int | float | Answers | None
 ReadLabel = Callable[[Any], Label]
@@ -48,11 +52,18 @@ def to_examples(
     examples: list[Example] = []
     ids: list[str] = []
     name = ""
+    num_chars, most = 0, _most_chars()
     for table in tables:
         name = table.name
         _check_columns(table, columns)
         for record in table.records:
+            if num_chars > most:
+                raise InputError(
+                    f"{table.where(record)}: more text before it than a quarter of this machine's memory, in which a "
+                    "task is held; give a part of it"
+                )
             examples.append(_to_example(table, record, columns, read_label, str(len(examples)), labelled, keep_empty))
+            num_chars += len(examples[-1].text) + len(examples[-1].text_pair or "") + _CHARS_OF_ROW
             if record.values.get(columns.id) is not None:
                 ids.append(str(record.values[columns.id]))
                 check_unicode(ids[-1], f"{table.where(record)}: column {columns.id!r}")
@@ -61,6 +72,11 @@ def to_examples(
     if len(set(ids)) == len(examples):
         return [example._replace(id=id) for example, id in zip(examples, ids, strict=True)]
     return examples
+
+
+def _most_chars() -> int:
+    """Say how much text a task may have: a file of megabytes may be packed text of terabytes."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
 
 
 def _check_columns(table: Table, columns: Columns) -> None:

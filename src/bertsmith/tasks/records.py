@@ -6,7 +6,6 @@ Lines end with ``\n`` or ``\r\n`` and nothing else: texts may hold other line en
 import csv
 import gzip
 import importlib.util
-import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,13 +17,18 @@ from typing import Any, BinaryIO, Literal, NamedTuple, TypeVar, cast
 from bertsmith.corpus.sources import first_line
 from bertsmith.corpus.text_files import read_lines
 from bertsmith.errors import InputError, missing_package
+from bertsmith.files import parse_json
 
 FORMATS = ".csv, .tsv, .jsonl (each also .gz), .json or .parquet"
 
 T = TypeVar("T")
 
-_MAX_BYTES = 2**31 - 1
+_MAX_LINE_BYTES = 2**24
+"""A longer line, or record, is no example of a task; a corpus has the same bound."""
+_MAX_JSON_BYTES = 2**29
+"""A larger array of JSON, which is read as a whole, would take many times its size in memory."""
 _BATCH_ROWS = 1000
+_BEGIN_BYTES = 2**16
 _CORRECT = "correct the line (of your own files task.quotes says whether they quote fields)"
 
 
@@ -137,7 +141,7 @@ def _read_parquet(path: Path) -> Table:
     except (pyarrow.ArrowException, OSError) as error:
         raise InputError(f"{path}: damaged Parquet file ({first_line(error)}); make it again") from None
     schema = file.schema_arrow
-    features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+    features = _parse((schema.metadata or {}).get(b"huggingface", b"{}"), str(path)).get("info", {}).get("features", {})
     class_names = {
         column: tuple(value["names"])
         for column, value in features.items()
@@ -156,14 +160,26 @@ def _read_parquet(path: Path) -> Table:
 
 def _read_json(path: Path) -> Table:
     """Read JSON lines, or an array of objects, which a file is that begins with a bracket."""
+    with opened(path) as stream:
+        begin = stream.read(_BEGIN_BYTES).lstrip(b"\xef\xbb\xbf \t\r\n")
+    if begin.startswith(b"["):
+        return _table_of_objects(path, "row", enumerate(_parse(read_whole(path), str(path))))
     lines = ((number, line) for number, line in _lines(path) if line.strip())
-    number, line = _first(path, lines)
-    if line.lstrip().startswith("["):
-        rest = "\n".join([line, *(line for _, line in lines)])
-        records = enumerate(_parse(rest, str(path)))
-        return _table_of_objects(path, "row", records)
-    parsed = ((number, _parse(line, f"{path}, line {number}")) for number, line in chain([(number, line)], lines))
+    parsed = ((number, _parse(line, f"{path}, line {number}")) for number, line in lines)
     return _table_of_objects(path, "line", parsed)
+
+
+def read_whole(path: Path) -> bytes:
+    """Read a file of which all is one JSON value, gzipped or not.
+
+    Raises:
+        InputError: It cannot be read, or is larger than any that is read as a whole.
+    """
+    with opened(path) as stream:
+        content = stream.read(_MAX_JSON_BYTES + 1)
+    if len(content) > _MAX_JSON_BYTES:
+        raise InputError(f"{path}: holds more than {_MAX_JSON_BYTES:,} bytes; make it JSON lines, or give a part of it")
+    return content.removeprefix(b"\xef\xbb\xbf")
 
 
 def _table_of_objects(path: Path, unit: Literal["line", "row"], values: Iterator[tuple[int, Any]]) -> Table:
@@ -184,10 +200,10 @@ def _first(path: Path, items: Iterator[T]) -> T:
     raise InputError(f"{path}: the file is empty; put rows into it or name another")
 
 
-def _parse(text: str, where: str) -> Any:
+def _parse(text: str | bytes, where: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
+        return parse_json(text)
+    except ValueError as error:
         raise InputError(f"{where}: malformed JSON ({first_line(error)}); correct it") from None
 
 
@@ -220,9 +236,20 @@ def _plain_fields(lines: Iterator[tuple[int, str]], delimiter: str) -> Iterator[
 def _quoted_fields(
     path: Path, lines: Iterator[tuple[int, str]], delimiter: str
 ) -> Iterator[tuple[int, list[str | None]]]:
-    csv.field_size_limit(_MAX_BYTES)
-    reader = csv.reader((f"{line}\n" for _, line in lines), delimiter=delimiter, strict=True)
+    csv.field_size_limit(_MAX_LINE_BYTES)
+    num_bytes = 0
+
+    def bounded() -> Iterator[str]:
+        nonlocal num_bytes
+        for _, line in lines:
+            num_bytes += len(line)
+            if num_bytes > _MAX_LINE_BYTES:
+                raise csv.Error(f"the record is longer than {_MAX_LINE_BYTES:,} characters")
+            yield f"{line}\n"
+
+    reader = csv.reader(bounded(), delimiter=delimiter, strict=True)
     while True:
+        num_bytes = 0
         number = reader.line_num + 1
         try:
             fields = next(reader)
@@ -236,9 +263,12 @@ def _quoted_fields(
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield the decoded lines of a file with their numbers from 1."""
-    with _opened(path) as stream:
-        for number, _, data in read_lines(stream, _MAX_BYTES):
-            assert data is not None
+    with opened(path) as stream:
+        for number, _, data in read_lines(stream, _MAX_LINE_BYTES):
+            if data is None:
+                raise InputError(
+                    f"{path}, line {number}: longer than {_MAX_LINE_BYTES:,} bytes; break the line, or take it out"
+                )
             try:
                 yield number, data.decode()
             except UnicodeDecodeError as error:
@@ -247,7 +277,12 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a file, gzipped if its name ends in .gz, and say in a line what is wrong with it.
+
+    Raises:
+        InputError: It cannot be read.
+    """
     try:
         with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as stream:
             yield cast(BinaryIO, stream)

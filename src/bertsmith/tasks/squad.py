@@ -3,17 +3,17 @@
 data > paragraphs > context, qas > id, question, [is_impossible], [answers > text, answer_start]
 """
 
-import gzip
 import json
 import re
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from reprlib import repr as shortened
 from typing import Any
 
 from bertsmith.errors import InputError
+from bertsmith.files import parse_json
 from bertsmith.tasks.examples import Answers, Example
+from bertsmith.tasks.records import read_whole
 
 _LAYOUT = "the layout is SQuAD's: data > paragraphs > context, qas > id, question, answers > text, answer_start"
 _KINDS = {list: "a list", str: "a text", int: "a whole number", str | int: "a text or a number"}
@@ -91,21 +91,20 @@ def check_unicode(text: str, what: str) -> None:
 
 
 def _load_json(path: str | Path) -> Any:
+    if not Path(path).exists():
+        raise InputError(f"{path}: no such file; give a JSON file in SQuAD's layout")
     try:
-        content = Path(path).read_bytes()
-        return json.loads(gzip.decompress(content) if str(path).endswith(".gz") else content)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; give a JSON file in SQuAD's layout") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"{path}: damaged or cut short gzip ({error}); make it again") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+        return parse_json(read_whole(Path(path)))
+    except InputError:
+        raise
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 at byte {error.start:,}; save it as UTF-8") from None
     except json.JSONDecodeError as error:
         raise InputError(
             f"{path}: not valid JSON: {error.msg} in line {error.lineno}, column {error.colno}; {_LAYOUT}"
         ) from None
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON: {error}; {_LAYOUT}") from None
 
 
 def _get(node: Any, key: str, kind: Any, where: str) -> Any:

@@ -13,6 +13,9 @@ from bertsmith.files import synchronise
 from bertsmith.tasks.examples import Predictions, TaskData
 from bertsmith.tasks.table import TASKS
 
+_MAX_TABLE_BYTES = 2**25
+"""The largest table, that of QQP, takes a fifth."""
+
 
 class _Table(NamedTuple):
     """A file of a submission."""
@@ -114,6 +117,8 @@ def _read_zip(path: Path) -> dict[str, bytes]:
                 raise InputError(
                     f"{path}: holds {foreign[0]!r}, which is no table of a GLUE submission; give another zip"
                 )
+            if large := [info.filename for info in file.infolist() if info.file_size > _MAX_TABLE_BYTES]:
+                raise InputError(f"{path}: {large[0]} in it is too large for a table; delete the zip or give another")
             return {name: file.read(name) for name in file.namelist()}
     # The last two are of encrypted and of damaged content.
     except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, zlib.error) as error:

@@ -7,13 +7,12 @@ carries a seal, a file with the hash of every other file, which is written last 
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from bertsmith.errors import InputError
-from bertsmith.files import sha256, synchronise
+from bertsmith.files import inside, read_json, remove, sha256, synchronise, use_umask
 
 SEAL = "seal.json"
 STAGING = "staging"
@@ -29,7 +28,7 @@ def seal(folder: Path, facts: dict[str, Any]) -> None:
     """
     hashes = {}
     for file in _files(folder):
-        file.chmod(0o644)
+        use_umask(file)
         hashes[file.relative_to(folder).as_posix()] = sha256(file)
         synchronise(file)
     (folder / SEAL).write_text(json.dumps({"files": hashes, **facts}, indent=1), encoding="utf-8")
@@ -39,8 +38,7 @@ def seal(folder: Path, facts: dict[str, Any]) -> None:
 
 def publish(staged: Path, final: Path) -> None:
     """Move a sealed folder to its final name, so that it appears there in one instant."""
-    if final.exists():
-        shutil.rmtree(final)
+    remove(final)
     os.replace(staged, final)
     synchronise(final.parent)
 
@@ -48,8 +46,8 @@ def publish(staged: Path, final: Path) -> None:
 def read_seal(folder: Path) -> dict[str, Any] | None:
     """Return what :func:`seal` wrote, or None if the folder is not a whole checkpoint: files missing or changed."""
     try:
-        facts: dict[str, Any] = json.loads((folder / SEAL).read_text(encoding="utf-8"))
-        whole = all(sha256(folder / name) == expected for name, expected in facts["files"].items())
+        facts: dict[str, Any] = read_json(folder / SEAL)
+        whole = all(sha256(inside(folder, name)) == expected for name, expected in facts["files"].items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return facts if whole else None
@@ -89,7 +87,7 @@ def in_order(folder: Path) -> list[Path]:
 def _is_kept(checkpoint: Path) -> bool:
     """Say whether a checkpoint is to be kept for good, without a look at the rest of it."""
     try:
-        return bool(json.loads((checkpoint / SEAL).read_text(encoding="utf-8")).get("kept"))
+        return bool(read_json(checkpoint / SEAL).get("kept"))
     except (OSError, ValueError, AttributeError):
         return False
 
@@ -112,8 +110,8 @@ def remove_old(folder: Path, keep: int, best_step: int | None = None) -> None:
     """
     for path in in_order(folder)[:-keep]:
         if step_of(path) != best_step and not _is_kept(path):
-            shutil.rmtree(path)
-    shutil.rmtree(folder / STAGING, ignore_errors=True)
+            remove(path)
+    remove(folder / STAGING)
 
 
 def _files(folder: Path) -> Iterator[Path]:

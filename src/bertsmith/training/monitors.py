@@ -9,7 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from bertsmith.files import write_text
+from bertsmith.files import parse_json, write_text
+from bertsmith.terminal import safe, say_on
 from bertsmith.training.budget import Budget
 
 METRICS = "metrics.jsonl"
@@ -55,7 +56,8 @@ class Monitor:
         self._console = Console(stderr=True, quiet=not active)
         self._has_bar = bar and self._console.is_terminal
         self._bar = Progress(
-            TextColumn("{task.percentage:5.1f} %"), BarColumn(bar_width=20), TextColumn("{task.fields[text]}"),
+            TextColumn("{task.percentage:5.1f} %"), BarColumn(bar_width=20),
+            TextColumn("{task.fields[text]}", markup=False),
             console=self._console, refresh_per_second=4, disable=not active or not self._has_bar,
         )  # fmt: skip
         self._task = self._bar.add_task("", total=1.0, text="first step")
@@ -78,7 +80,7 @@ class Monitor:
 
     def say(self, text: str) -> None:
         """Print a line above the progress line."""
-        self._console.print(self._prefix + text, highlight=False, markup=False, soft_wrap=True)
+        say_on(self._console, self._prefix + text)
 
     def write(self, row: Mapping[str, float]) -> None:
         """Append a row to metrics.jsonl and TensorBoard, and show its losses."""
@@ -119,7 +121,7 @@ class Monitor:
         self._left = f" · {duration(left)} left" if gained > 0 else ""
         used = {"step": budget.used["steps"], **budget.used}
         self._bar.update(
-            self._task, completed=budget.share, text=f"{self._prefix}step {used['step']:.0f} · {self._text(used)}"
+            self._task, completed=budget.share, text=safe(f"{self._prefix}step {used['step']:.0f} · {self._text(used)}")
         )
 
     def _text(self, used: Mapping[str, float]) -> str:
@@ -142,7 +144,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            rows.append(json.loads(line))
+            rows.append(parse_json(line))
         except ValueError:
             break
     return rows

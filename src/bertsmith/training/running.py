@@ -8,10 +8,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 
 from bertsmith.errors import Failed, InputError, Interrupted
+from bertsmith.terminal import say
 from bertsmith.training import checkpoints, ranks
 from bertsmith.training.memory import kept_memory
 from bertsmith.training.monitors import Monitor
@@ -33,10 +35,16 @@ def train(
     Raises:
         Interrupted: The process was asked to stop; a checkpoint is saved.
         Failed: The loss diverged.
+        InputError: The checkpoint holds what only unpickling would open.
     """
     try:
         with _stops_gently(pace, monitor.say) if heeds_signals else nullcontext(), kept_memory():
             trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    except UnpicklingError:
+        raise InputError(
+            f"{resumed}: a .pt or .pth in it holds more than the state of a training, and was not unpickled; delete "
+            "the folder, and the same command goes on from the checkpoint before"
+        ) from None
     except Diverged as error:
         proven = [
             path
@@ -103,7 +111,7 @@ def _begin_process(work: Callable[[], None], number: int, num_threads: int) -> N
         work()
     except (InputError, Failed, Interrupted, KeyboardInterrupt) as error:
         if not isinstance(error, Interrupted | KeyboardInterrupt):
-            print(f"bertsmith: {' '.join(str(error).split())}", file=sys.__stderr__)
+            say(f"bertsmith: {' '.join(str(error).split())}", sys.__stderr__)
         sys.exit(1)
 
 

@@ -22,6 +22,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from bertsmith.errors import InputError, see_doctor
+from bertsmith.files import remove
 from bertsmith.objectives import Objective
 from bertsmith.rows import VALIDATION_SEED, ValidationRows
 from bertsmith.training import checkpoints, copies, ranks, sharding
@@ -272,7 +273,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         staging = folder / checkpoints.STAGING
         if self.is_world_process_zero():
-            shutil.rmtree(staging, ignore_errors=True)
+            remove(staging)
         self.accelerator.wait_for_everyone()
         try:
             super()._save_checkpoint(model, trial)
