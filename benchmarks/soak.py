@@ -264,7 +264,8 @@ def report(folders: Sequence[Path], result: Path | None, machine: list[str]) -> 
         soaks[facts["kind"]] = samples
         lines += [
             f"## {facts['kind'].capitalize()}: {samples['seconds'][-1] / 60:.0f} minutes, "
-            f"{len(samples['seconds'])} samples",
+            f"{len(samples['seconds'])} samples, {np.ptp(samples['cpu_seconds']):,.0f} CPU seconds, "
+            f"{np.ptp(samples['work']):,.0f} {UNITS[facts['kind']]}",
             "",
             *table(samples, UNITS[facts["kind"]]),
             "",

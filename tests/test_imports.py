@@ -11,7 +11,7 @@ PIPE = [
     "spans", "masking", "rows", "pairs", "views", "batching", "contrast", "ssa", "pooling", "attention", "positions",
     "encoder", "objectives", "training", "run_settings", "gpu", "closing", "run_folder", "statistics", "plots",
     "results", "export", "pretraining", "finetuning", "sentence", "sweep", "report", "comparison", "fill", "show",
-    "demo", "command_words", "commands", "command_parser", "cli", "__main__",
+    "demo", "doctor", "command_words", "commands", "command_parser", "cli", "__main__",
 ]  # fmt: skip
 
 

@@ -72,6 +72,11 @@ def test_the_commands_and_the_script(workplace: Path) -> None:
         printed = run(shlex.split(line), workplace)
     assert printed.count("%") == 5  # the last command fills one mask
 
+    (examined,) = (block for block in blocks("bash") if block.startswith("bertsmith doctor"))
+    for line in examined.strip().splitlines():
+        printed = run(shlex.split(line), workplace)
+    assert "runs/mlm-mini.yaml" in printed and "all that is needed is here" in printed
+
     # One after the other, as the imports take most of the time.
     opened, script = (block for block in blocks("python"))
     code = f'{opened}\nprint(fill("A [MASK] ."))\n{script}'
@@ -210,6 +215,7 @@ def test_every_command_of_the_readme_exists() -> None:
         "sweep",
         "augment",
         "compare",
+        "doctor",
     }
     assert {name for name in named if name.split()[0] in {word.split()[0] for word in known}} == known
     for name in known:

@@ -284,5 +284,5 @@ def test_library_that_is_not_installed(
 ) -> None:
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     line = fails(["export", "--sentence", str(models["bert"]), "--out", str(tmp_path / "out")], capsys)
-    assert line.endswith("install it with: pip install '.[sentence]'")
+    assert line.endswith("run pip install 'bertsmith[sentence]' (`bertsmith doctor` says what this machine has)")
     assert list(tmp_path.iterdir()) == []

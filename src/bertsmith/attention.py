@@ -82,6 +82,15 @@ def choose_batching(wanted: BatchingChoice, model: PreTrainedModel, half: bool) 
     return "packed", None
 
 
+def describe(batching: str, model: PreTrainedModel) -> str:
+    """Say what attends in a model, with batches that are packed or not."""
+    if batching != "packed":
+        return f"{model.base_model.config._attn_implementation} attention of transformers"
+    if torch.cuda.is_available():
+        return "attention of variable length (FlashAttention) of torch"
+    return "sdpa attention, examples below each other"
+
+
 def use_packed_attention(model: PreTrainedModel) -> None:
     """Let a model take packed batches from now on, and no others, until it is saved and loaded anew.
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from bertsmith import commands
 from bertsmith.command_parser import make_parser
 from bertsmith.command_words import join_settings
-from bertsmith.errors import Failed, InputError, Interrupted
+from bertsmith.errors import Failed, InputError, Interrupted, lack_of_machine
 from bertsmith.terminal import say
 
 EXIT_FAILED = 1
@@ -56,17 +56,23 @@ def _run(arguments: Sequence[str] | None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except OSError as error:
-        if error.filename is None and error.strerror is None:
+        lack = lack_of_machine(error)
+        if lack is None and error.filename is None and error.strerror is None:
             raise
-        return _report(error, EXIT_BAD_INPUT, options.debug)
+        return _report(error, EXIT_BAD_INPUT, options.debug, lack)
+    except (MemoryError, RuntimeError) as error:
+        lack = lack_of_machine(error)
+        if lack is None:
+            raise
+        return _report(error, EXIT_FAILED, options.debug, lack)
     return 0
 
 
-def _report(error: Exception | str, code: int, debug: bool = False) -> int:
-    """Print an error as one line on standard error."""
+def _report(error: Exception | str, code: int, debug: bool = False, words: str | None = None) -> int:
+    """Print an error as one line on standard error, in better words where there are some."""
     if debug and isinstance(error, Exception):
         raise error
-    text = f"bertsmith: {' '.join(str(error).split())}"
+    text = f"bertsmith: {' '.join((words or str(error)).split())}"
     if _has_ranks():
         from bertsmith.training.ranks import speaks_for_all
 

@@ -30,6 +30,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_show(known)
     _add_fill(known)
     _add_export(known)
+    _add_doctor(known)
     _add(known, "schema", commands.schema, "print the JSON schema of run files, for editors")
     return parser
 
@@ -139,6 +140,14 @@ def _add_export(known: Any) -> None:
     command.add_argument("--sentence", action="store_true", help="as a folder for sentence-transformers")
     command.add_argument("--pooling", choices=("cls", "mean", "max"), help="of --sentence (the model's own, or mean)")
     command.add_argument("--normalize", action="store_true", help="with --sentence: embeddings of length 1")
+
+
+def _add_doctor(known: Any) -> None:
+    meaning = "say what this machine has, and whether a run has all it needs"
+    command = _add(known, "doctor", commands.doctor, meaning)
+    command.usage = f"{command.prog} [-h] [RUN.yaml [--key value ...]]"
+    command.add_argument("run_file", nargs="?", metavar="RUN.yaml", help="of pretrain, finetune, sweep or compare")
+    command.set_defaults(takes_settings=True)
 
 
 def _add(

@@ -5,7 +5,7 @@ import json
 import signal
 from pathlib import Path
 
-from bertsmith.errors import InputError
+from bertsmith.errors import Failed, InputError
 from bertsmith.terminal import say, say_on
 
 QUICK_SECONDS = 180.0
@@ -227,6 +227,21 @@ def _export_sentence(options: argparse.Namespace) -> None:
     of_length = ", length 1" if made.is_normalized else ""
     say(f"model: {made.folder} · embeddings: {made.pooling} of at most {made.max_length} tokens{of_length}")
     say(usage(made.folder))
+
+
+def doctor(options: argparse.Namespace) -> None:
+    """Print what this machine has, and whether that is enough."""
+    from rich.console import Console
+
+    from bertsmith.doctor import count_missing, examine, print_page
+
+    if options.settings and options.run_file is None:
+        raise InputError(f"doctor: {options.settings[0]} is of a run file, and none is given; add one")
+    sections = examine(options.run_file, options.settings)
+    print_page(sections, Console())
+    if num_missing := count_missing(sections):
+        raise Failed(f"{num_missing} {'thing is' if num_missing == 1 else 'things are'} missing, each marked above")
+    say("all that is needed is here")
 
 
 def schema(options: argparse.Namespace) -> None:

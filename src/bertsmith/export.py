@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, PreTrainedModel
 from transformers.utils import logging
 
-from bertsmith.errors import InputError
+from bertsmith.errors import InputError, see_doctor
 from bertsmith.files import make_parents, remove, settle
 from bertsmith.markdown import code, plain
 from bertsmith.objectives import OBJECTIVES, Objective
@@ -94,8 +94,10 @@ def write_folder(
     except (OSError, SafetensorError) as error:
         shutil.rmtree(staging, ignore_errors=True)
         raise InputError(
-            f"{folder}: the model could not be written ({str(error).splitlines()[0]}); nothing is lost: make room, and "
-            "the same command goes on"
+            see_doctor(
+                f"{folder}: the model could not be written ({str(error).splitlines()[0]}); nothing is lost: make room, "
+                "and the same command goes on"
+            )
         ) from None
     settle(staging)
     remove(folder)

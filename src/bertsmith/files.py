@@ -93,6 +93,11 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False))
 
 
+def existing(folder: Path) -> Path:
+    """Return a folder if it exists, and otherwise the nearest one above it that does."""
+    return next(path for path in (folder, *folder.resolve().parents) if path.exists())
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file.
 

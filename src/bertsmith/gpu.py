@@ -9,17 +9,20 @@ Shapes: M chosen positions, E embedding size, V vocabulary size.
 """
 
 import gc
+import importlib.util
+import os
+import shutil
 import sys
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, pad
 from transformers import PreTrainedModel
 
-from bertsmith.errors import InputError
+from bertsmith.errors import InputError, see_doctor
 from bertsmith.objectives import Objective
 from bertsmith.run_settings import RunSettings
 from bertsmith.terminal import say
@@ -36,33 +39,72 @@ _USUAL_RATE = 1e14
 """Floating-point operations a second that a GPU does before anything is compiled, about."""
 
 
-def speed_up(objective: Objective, *, half: bool, wanted: bool | Literal["auto"], seconds: float) -> str | None:
+class Compilation(NamedTuple):
+    """Whether layers are compiled, and what a user should know of it."""
+
+    compiles: bool
+    note: str | None
+
+
+def speed_up(objective: Objective, half: bool, wanted: bool | Literal["auto"], seconds: float) -> str | None:
     """Let an objective run faster, for the same losses but for rounding.
 
     Args:
         objective: What is trained.
         half: Whether in bf16.
-        wanted: Whether to compile its layers; "auto" to do so on a GPU if that pays.
+        wanted: As for :func:`should_compile`.
         seconds: How long the run should take.
 
     Returns:
         What a user should know of it.
     """
-    on_gpu = torch.cuda.is_available()
-    if on_gpu and half:
+    compilation = should_compile(wanted, seconds)
+    if torch.cuda.is_available() and half:
         for model in objective.children():
             if isinstance(model, PreTrainedModel):
                 keep_norms_half(model)
                 align_vocabulary(model)
-    if wanted is True or (wanted == "auto" and on_gpu and seconds > _WORTH_COMPILING):
+    if compilation.compiles:
         objective.compile_layers()
-        return "layers are compiled: the first steps take up to a minute"
-    if wanted == "auto" and on_gpu:
-        return (
-            f"layers are not compiled: the run should take some {seconds:.0f} seconds, and that pays from "
-            f"{_WORTH_COMPILING} on; training.compile: true does it all the same"
-        )
-    return None
+    return compilation.note
+
+
+def should_compile(wanted: bool | Literal["auto"], seconds: float) -> Compilation:
+    """Decide whether to compile the layers of a run.
+
+    Args:
+        wanted: The setting; "auto" to do so on a GPU if that pays.
+        seconds: How long the run should take.
+
+    Raises:
+        InputError: They should be compiled, and this machine lacks what that takes.
+    """
+    on_gpu = torch.cuda.is_available()
+    if not wanted or (wanted == "auto" and not on_gpu):
+        return Compilation(False, None)
+    lack = lack_of_compiler()
+    if lack is not None and wanted == "auto":
+        return Compilation(False, see_doctor(f"layers are not compiled: there is no {lack}"))
+    if lack is not None:
+        raise InputError(see_doctor(f"training.compile: true needs a {lack}; install one, or leave it out"))
+    if wanted is True or seconds > _WORTH_COMPILING:
+        return Compilation(True, "layers are compiled: the first steps take up to a minute")
+    note = (
+        f"layers are not compiled: the run should take some {seconds:.0f} seconds, and that pays from "
+        f"{_WORTH_COMPILING} on; training.compile: true does it all the same"
+    )
+    return Compilation(False, note)
+
+
+def lack_of_compiler() -> str | None:
+    """Say what torch.compile lacks on this machine; None if it is all there."""
+    variable, names, what = "CXX", ("g++", "clang++"), "C++ compiler"
+    if torch.cuda.is_available():
+        if importlib.util.find_spec("triton") is None:
+            return "package triton"
+        variable, names, what = "CC", ("gcc", "clang"), "C compiler"
+    named = os.environ.get(variable)
+    return None if any(map(shutil.which, [named] if named else names)) else what
 
 
 def expected_seconds(budget: BudgetSettings, *, tokens: float, flops: float) -> float:
@@ -88,10 +130,11 @@ def in_smaller_parts(run: RunSettings) -> RunSettings:
     """
     number = 2 * run.training.gradient_accumulation
     if ranks.num_ranks() > 1:
-        raise InputError(
+        message = (
             f"rank {ranks.rank()}: not enough memory on the GPU; set training.gradient_accumulation to "
             f"{number}, and the same command goes on"
         )
+        raise InputError(see_doctor(message))
     say(
         f"note: not enough memory on the GPU; going on with {number} micro-batches a step, for the same result "
         f"(training.gradient_accumulation: {number} would save the attempt)",

@@ -3,7 +3,7 @@
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,10 +16,10 @@ from bertsmith.batching import Batching, TrainingStream, rows_per_step
 from bertsmith.corpus import Corpus, check
 from bertsmith.corpus.build import available_cores
 from bertsmith.encoder import build_encoder, parameter_count, training_flops
-from bertsmith.errors import InputError
+from bertsmith.errors import InputError, see_doctor
 from bertsmith.export import model_card, objective_of, write_model
 from bertsmith.files import write_json
-from bertsmith.gpu import expected_seconds, free_memory, in_smaller_parts, speed_up
+from bertsmith.gpu import expected_seconds, free_memory, in_smaller_parts, should_compile, speed_up
 from bertsmith.masking import Floats, Ints
 from bertsmith.objectives import OBJECTIVES, Objective
 from bertsmith.plots import plot_losses
@@ -93,6 +93,7 @@ def _pretrain(run: RunSettings, overwrite: bool, watch: Watch | None, held: Exit
     with ranks.together():
         parts = assemble(run)
         args, num_steps = training_arguments(run, parts)
+        should_compile(*compilation(run, parts))
     same = {**flat(to_dict(run)), "the corpus": parts.corpus.hash, **versions()}
     ranks.refuse_differences(same, but=("output", "data.corpus"))
     keeps = ranks.keep(folder, "`output`", held)
@@ -111,10 +112,11 @@ def _pretrain(run: RunSettings, overwrite: bool, watch: Watch | None, held: Exit
         try:
             parts = assemble(run)
         except InputError as error:
-            raise InputError(
+            message = (
                 f"not enough memory on the GPU, and steps cannot be divided any further ({error}); lower "
                 "training.tokens_per_step or data.row_length, or take a smaller encoder"
-            ) from None
+            )
+            raise InputError(see_doctor(message)) from None
         args, num_steps = training_arguments(run, parts)
 
 
@@ -132,7 +134,7 @@ def _attempt(
         if batching == "packed":
             parts.objective.pack()
         _greet(run, parts, batching, monitor)
-        for line in (_speed_up(run, parts, half), note):
+        for line in (speed_up(parts.objective, half, *compilation(run, parts)), note):
             if line:
                 monitor.say(f"note: {line}")
         for path in found.damaged if found else ():
@@ -156,13 +158,12 @@ def _attempt(
     return _finish(run, parts, trainer, folder) if is_main else {}
 
 
-def _speed_up(run: RunSettings, parts: Parts, half: bool) -> str | None:
-    """Do what :func:`bertsmith.gpu.speed_up` does, for as long as this run should take."""
+def compilation(run: RunSettings, parts: Parts) -> tuple[bool | Literal["auto"], float]:
+    """Return whether a run's layers are to be compiled, and how many seconds it should take."""
     lengths = np.full(parts.rows_per_step, round(parts.rows.mean_length))
     flops = parts.objective.flops(lengths)
     seconds = expected_seconds(run.training.budget, tokens=float(lengths.sum()), flops=flops)
-    wanted = not run.training.trainer.get("fsdp") and run.training.compile
-    return speed_up(parts.objective, half=half, wanted=wanted, seconds=seconds)
+    return not run.training.trainer.get("fsdp") and run.training.compile, seconds
 
 
 def validated_figures(run: RunSettings) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError
 from transformers.utils import logging
 
-from bertsmith.errors import InputError
+from bertsmith.errors import InputError, missing_package
 from bertsmith.export import export_checkpoint
 from bertsmith.files import remove, settle
 from bertsmith.finetuning.exported import open_bare
@@ -137,9 +137,7 @@ def _library() -> Any:
     try:
         import sentence_transformers.sentence_transformer.modules
     except ImportError:
-        raise InputError(
-            "export --sentence needs sentence-transformers, 5.4 or newer; install it with: pip install '.[sentence]'"
-        ) from None
+        raise missing_package("export --sentence needs sentence-transformers, 5.4 or newer", "sentence") from None
     return sentence_transformers
 
 

@@ -143,7 +143,7 @@ def test_the_extra_is_missing(
     find = util.find_spec
     monkeypatch.setattr(util, "find_spec", lambda name: None if name == module else find(name))
     line = fails(words(sentence_file, out=tmp_path / "out"))
-    assert f"needs the package {module}; run pip install '.[augment]'" in line
+    assert f"needs the package {module}; run pip install 'bertsmith[augment]'" in line
 
 
 def test_folders(words: Words, fails: Fails, sentence_file: Path, tmp_path: Path) -> None:

@@ -191,7 +191,8 @@ def test_without_ray_and_with_processes_beside_it(
     monkeypatch.setitem(sys.modules, "ray", None)
     assert main(command) == 2
     assert (
-        capsys.readouterr().err == "bertsmith: --on ray: Ray is not installed; run pip install 'bertsmith[cluster]'\n"
+        capsys.readouterr().err == "bertsmith: --on ray: Ray is not installed; run pip install 'bertsmith[cluster]' "
+        "(`bertsmith doctor` says what this machine has)\n"
     )
     assert main([*command, "--processes", "2"]) == 2
     assert "--processes 2 has no effect beside --on ray; remove one" in capsys.readouterr().err

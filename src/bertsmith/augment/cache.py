@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from bertsmith.errors import InputError
+from bertsmith.errors import InputError, see_doctor
 
 FILE = "translations.sqlite"
 
@@ -96,7 +96,8 @@ def open_cache(folder: Path) -> Iterator[Cache]:
         connection.executescript(_TABLES)
         yield Cache(connection)
     except sqlite3.OperationalError as error:
-        raise InputError(f"{file}: cannot be written ({error}); make room, then the same command goes on") from None
+        message = f"{file}: cannot be written ({error}); make room, then the same command goes on"
+        raise InputError(see_doctor(message)) from None
     except sqlite3.DatabaseError as error:
         raise InputError(f"{file}: is damaged ({error}); remove it to translate everything anew") from None
     finally:

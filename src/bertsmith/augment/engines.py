@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 from bertsmith.augment.models import Model
 from bertsmith.augment.settings import AugmentSettings
 from bertsmith.corpus.build import available_cores
-from bertsmith.errors import InputError
+from bertsmith.errors import InputError, missing_package, see_doctor
 from bertsmith.pretrained import open_pretrained
 
 MARIAN = "marian"
@@ -88,7 +88,7 @@ def plan(settings: AugmentSettings, models: Sequence[Model]) -> Plan:
 
 def _require(module: str) -> None:
     if importlib.util.find_spec(module) is None:
-        raise InputError(f"back-translation needs the package {module}; run pip install '.[augment]'")
+        raise missing_package(f"back-translation needs the package {module}", "augment")
 
 
 def _device(settings: AugmentSettings, engine: str) -> str:
@@ -101,7 +101,7 @@ def _device(settings: AugmentSettings, engine: str) -> str:
 
         has_gpu = torch.cuda.is_available()
     if settings.device == "cuda" and not has_gpu:
-        raise InputError("device is cuda, and there is no GPU here that can be used; give --device cpu")
+        raise InputError(see_doctor("device is cuda, and there is no GPU here that can be used; give --device cpu"))
     return "cuda" if has_gpu and settings.device != "cpu" else "cpu"
 
 
@@ -111,8 +111,10 @@ def _check_compute_type(compute_type: str, device: str) -> None:
     known = ctranslate2.get_supported_compute_types(device)
     if compute_type not in known:
         raise InputError(
-            f"compute_type is {compute_type!r}, which CTranslate2 cannot do on this {device}; there are: "
-            f"{', '.join(sorted(known))}"
+            see_doctor(
+                f"compute_type is {compute_type!r}, which CTranslate2 cannot do on this {device}; there are: "
+                f"{', '.join(sorted(known))}"
+            )
         )
 
 

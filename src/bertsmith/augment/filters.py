@@ -122,7 +122,7 @@ def _loops(text: str) -> bool:
 def language_check(language: str) -> str | None:
     """Say why the check for the language is off; None if it is not."""
     if importlib.util.find_spec("py3langid") is None:
-        return "py3langid is not installed (pip install '.[augment]')"
+        return "py3langid is not installed (pip install 'bertsmith[augment]')"
     if language not in _identifier().labels:
         return f"py3langid does not know the language {language!r}"
     return None

@@ -23,7 +23,7 @@ from bertsmith.augment.sources import Survey, UnitStream, survey
 from bertsmith.augment.translate import Chain, Direction
 from bertsmith.corpus.progress import Silent
 from bertsmith.corpus.readers import Problem
-from bertsmith.errors import InputError
+from bertsmith.errors import InputError, see_doctor
 from bertsmith.files import locked, write_json
 from bertsmith.settings import to_dict
 
@@ -241,9 +241,9 @@ def _explained(folder: Path) -> Iterator[None]:
         raise KeyboardInterrupt(f"{folder}: stopped; {_AGAIN}") from None
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise InputError(f"{folder}: the disk is full; make room, then {_AGAIN}") from None
+            raise InputError(see_doctor(f"{folder}: the disk is full; make room, then {_AGAIN}")) from None
         raise
     except RuntimeError as error:  # CTranslate2's and torch's, which share nothing else
         if "out of memory" in str(error):
-            raise InputError(f"the device is out of memory; lower --batch-tokens, and {_AGAIN}") from None
+            raise InputError(see_doctor(f"the device is out of memory; lower --batch-tokens, and {_AGAIN}")) from None
         raise

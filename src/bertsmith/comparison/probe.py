@@ -18,8 +18,9 @@ from bertsmith.batching import TrainingStream
 from bertsmith.comparison.plan import Plan, Task, Unit
 from bertsmith.comparison.work import has_judged, is_trained, untrained
 from bertsmith.encoder import parameter_count, training_flops
-from bertsmith.errors import InputError
+from bertsmith.errors import InputError, see_doctor
 from bertsmith.export import write_model
+from bertsmith.files import existing
 from bertsmith.finetuning.run import check_trainable
 from bertsmith.objectives import Objective
 from bertsmith.pretraining import Parts, assemble, training_arguments
@@ -195,19 +196,28 @@ def shares(curve: int) -> list[float]:
 
 def _check_disk(plan: Plan, probes: dict[str, Probe], console: Console) -> None:
     """Compare what the models will take with what is free."""
-    largest = max(probe.parameters for probe in probes.values()) * _BYTES
-    todo = [unit for unit in plan.units if not is_trained(unit)]
-    num_models = sum(1 + plan.settings.curve if unit.kind == "objective" else 1 for unit in todo)
-    passing = plan.settings.parallel * (3 + plan.settings.curve) * _COPIES
-    needed = largest * (num_models + passing)
-    near = next(folder for folder in (plan.folder, *plan.folder.resolve().parents) if folder.exists())
-    free = shutil.disk_usage(near).free
+    needed = disk_needed(plan, max(probe.parameters for probe in probes.values()))
+    free = shutil.disk_usage(existing(plan.folder)).free
     _say(console, f"disk: about {human(needed)}B, of {human(free)}B that are free")
     if needed > free:
-        raise InputError(
+        message = (
             f"{plan.folder}: needs about {human(needed)}B, and {human(free)}B are free there; make room, or give "
             "another `output`"
         )
+        raise InputError(see_doctor(message))
+
+
+def disk_needed(plan: Plan, parameters: int) -> float:
+    """Say how many bytes the models that are still to be made take, and the checkpoints on the way to them.
+
+    Args:
+        plan: The comparison.
+        parameters: Of the largest of its encoders.
+    """
+    todo = [unit for unit in plan.units if not is_trained(unit)]
+    num_models = sum(1 + plan.settings.curve if unit.kind == "objective" else 1 for unit in todo)
+    passing = plan.settings.parallel * (3 + plan.settings.curve) * _COPIES
+    return float(parameters * _BYTES * (num_models + passing))
 
 
 def _say(console: Console, text: str) -> None:

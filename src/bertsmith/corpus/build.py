@@ -34,7 +34,7 @@ from bertsmith.corpus.shards import Made, ShardWriter, Totals, begun_shards, dis
 from bertsmith.corpus.staging import install, make_plan, prepare
 from bertsmith.corpus.store import MANIFEST, STAGING, VERSION, Corpus
 from bertsmith.corpus.tokenizer import TokenizerFacts, TokenizerSettings, describe_tokenizer
-from bertsmith.errors import InputError
+from bertsmith.errors import InputError, see_doctor
 from bertsmith.files import locked, sha256, write_json
 from bertsmith.settings import settings, to_dict
 
@@ -161,7 +161,7 @@ def _explained(folder: Path) -> Iterator[None]:
         raise KeyboardInterrupt(f"{folder}: stopped; {_AGAIN}") from None
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise InputError(f"{folder}: the disk is full; make room, then {_AGAIN}") from None
+            raise InputError(see_doctor(f"{folder}: the disk is full; make room, then {_AGAIN}")) from None
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise InputError(f"{folder}: no permission to write ({error.strerror}); choose another --out") from None
         if error.errno in (errno.ENOTDIR, errno.EEXIST):

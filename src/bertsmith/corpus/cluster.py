@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from bertsmith.corpus.sources import first_line
-from bertsmith.errors import InputError
+from bertsmith.errors import InputError, missing_package
 
 Result = TypeVar("Result")
 
@@ -34,7 +34,7 @@ def connected() -> Iterator[Callable[..., Any]]:
     try:
         import ray
     except ImportError:
-        raise InputError("--on ray: Ray is not installed; run pip install 'bertsmith[cluster]'") from None
+        raise missing_package("--on ray: Ray is not installed", "cluster") from None
     if ray.is_initialized():
         yield run
         return

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Any
 
-from bertsmith.errors import InputError
+from bertsmith.errors import InputError, see_doctor
 
 _START = "import sys; from bertsmith.corpus.processes import run_child; run_child(int(sys.argv[1]))"
 _GONE = (EOFError, BrokenPipeError, ConnectionResetError)
@@ -92,10 +92,11 @@ class Child:
         code = self._process.wait()
         if code >= 0:
             return RuntimeError(f"a worker process ended with exit code {code}; its own message is above")
-        return InputError(
+        message = (
             f"a worker process was killed ({signal.Signals(-code).name}), perhaps because memory ran out; "
             "run the same command again, with fewer worker processes, to continue"
         )
+        return InputError(see_doctor(message))
 
 
 def run_child(handle: int) -> None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import huggingface_hub
 
 from bertsmith.corpus import python_docs
-from bertsmith.errors import InputError
+from bertsmith.errors import InputError, missing_package
 
 PYTHON_DOCS = "python-docs"
 FORMATS = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")
@@ -185,7 +185,7 @@ def _list_hub(source: str) -> Source:
 def _require(module: str, source: str | Path) -> None:
     """Refuse a source that needs a package of the extra ``data`` where that is not installed."""
     if importlib.util.find_spec(module) is None:
-        raise InputError(f"{source}: reading it needs the package {module}; run pip install 'bertsmith[data]'")
+        raise missing_package(f"{source}: reading it needs the package {module}", "data")
 
 
 def json_fault(error: ValueError | RecursionError) -> str:

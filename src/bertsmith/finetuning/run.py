@@ -17,7 +17,7 @@ from transformers import AutoConfig
 from transformers.utils import logging
 
 from bertsmith.corpus.build import available_cores
-from bertsmith.errors import Failed, InputError, Interrupted
+from bertsmith.errors import Failed, InputError, Interrupted, see_doctor
 from bertsmith.files import locked
 from bertsmith.finetuning.arms import Arm, arms_of, summarise_arms
 from bertsmith.finetuning.layers import layer_depths
@@ -274,10 +274,11 @@ def _train_side_by_side(run: FinetuningSettings, material: Material) -> None:
     except BrokenProcessPool:
         if stop.is_set():
             raise Interrupted("stopped; the same command goes on from what is saved") from None
-        raise Failed(
+        message = (
             "a process died, perhaps for lack of memory; the same command goes on from what is saved, with a smaller "
             "`parallel` in less memory"
-        ) from None
+        )
+        raise Failed(see_doctor(message)) from None
 
 
 _worker: dict[str, Any] = {}

@@ -5,12 +5,12 @@ been tried is in an SQLite file there, which all processes share; a trial that a
 checkpoint. Unpromising trials end early: those that are worse at a validation than half of the others at that point.
 """
 
-from bertsmith.errors import InputError
+from bertsmith.errors import missing_package
 
 try:
     import optuna as _optuna  # noqa: F401  # asked for here, once, for all modules of the folder
 except ImportError as error:
-    raise InputError("bertsmith sweep needs Optuna; install it with: pip install 'bertsmith[sweep]'") from error
+    raise missing_package("bertsmith sweep needs Optuna", "sweep") from error
 
 from bertsmith.sweep.search import sweep
 from bertsmith.sweep.settings import SweepSettings, load_sweep

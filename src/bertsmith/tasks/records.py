@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple, TypeVar, cast
 
 from bertsmith.corpus.sources import first_line, json_fault, unique_keys
 from bertsmith.corpus.text_files import read_lines
-from bertsmith.errors import InputError
+from bertsmith.errors import InputError, missing_package
 
 FORMATS = ".csv, .tsv, .jsonl (each also .gz), .json or .parquet"
 
@@ -114,7 +114,7 @@ def require(module: str, source: object) -> None:
         InputError: It is not.
     """
     if importlib.util.find_spec(module) is None:
-        raise InputError(f"{source}: reading it needs the package {module}; run pip install 'bertsmith[data]'")
+        raise missing_package(f"{source}: reading it needs the package {module}", "data")
 
 
 def _numbered(rows: Iterable[dict[str, Any]]) -> Iterator[Record]:

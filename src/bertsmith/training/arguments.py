@@ -97,8 +97,9 @@ def use_bf16(precision: str) -> bool:
     if precision != "auto":
         return precision == "bf16"
     if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported())
-    # Without these instructions bf16 is emulated, and slower than fp32.
+        # Emulated, it is slower than fp32 here too.
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    # Without these instructions it is emulated.
     return torch.backends.cpu.get_cpu_capability() == "AVX512" and bool(torch.cpu._is_avx512_bf16_supported())
 
 

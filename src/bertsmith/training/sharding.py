@@ -10,7 +10,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from bertsmith.errors import InputError
+from bertsmith.errors import InputError, see_doctor
 from bertsmith.training import ranks
 
 
@@ -27,7 +27,7 @@ def refuse_unfit(given: Mapping[str, Any], compiles: bool) -> None:
     if not given.get("fsdp"):
         return
     if not torch.cuda.is_available():
-        raise InputError("training.trainer.fsdp: needs a GPU; on a CPU it would silently run as plain DDP")
+        raise InputError(see_doctor("training.trainer.fsdp: needs a GPU; on a CPU it would silently run as plain DDP"))
     if "RANK" not in os.environ:
         raise InputError("training.trainer.fsdp: needs torchrun, a process for each GPU; see docs/devices.md")
     if compiles:

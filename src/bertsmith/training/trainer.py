@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from bertsmith.errors import InputError
+from bertsmith.errors import InputError, see_doctor
 from bertsmith.files import remove
 from bertsmith.objectives import Objective
 from bertsmith.rows import VALIDATION_SEED, ValidationRows
@@ -289,10 +289,11 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
             shutil.rmtree(staging, ignore_errors=True)
             reason = str(error).splitlines()[0]
             free = shutil.disk_usage(folder).free / 2**20
-            raise InputError(
+            message = (
                 f"{folder}: the checkpoint of step {self.state.global_step} could not be written ({reason}; "
                 f"{free:.0f} MiB free on this disk); nothing older is lost: make room, and the same command goes on"
-            ) from error
+            )
+            raise InputError(see_doctor(message)) from error
         self.accelerator.wait_for_everyone()
         # What a rank wrote on a machine that does not see the first one's disk.
         shutil.rmtree(staging, ignore_errors=True)
