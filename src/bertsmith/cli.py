@@ -1,8 +1,10 @@
 """The commands: parse, call one function, print. Everything heavy is imported when a command needs it."""
 
 import argparse
+import errno
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -51,8 +53,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         options.run(options)
         sys.stdout.flush()
     except (InputError, Failed, Interrupted) as error:
-        codes = {InputError: EXIT_BAD_INPUT, Failed: EXIT_FAILED, Interrupted: EXIT_INTERRUPTED}
-        return _report(error, codes[type(error)], options.debug)
+        codes: dict[type[Exception], int] = {Failed: EXIT_FAILED, Interrupted: EXIT_INTERRUPTED}
+        return _report(error, codes.get(type(error), EXIT_BAD_INPUT), options.debug)
     except KeyboardInterrupt as error:
         return _report(str(error) or "interrupted; the same command goes on from what is saved", EXIT_INTERRUPTED)
     except BrokenPipeError:
@@ -62,8 +64,31 @@ def _run(arguments: Sequence[str] | None) -> int:
     except OSError as error:
         if error.filename is None and error.strerror is None:
             raise
-        return _report(error, EXIT_BAD_INPUT, options.debug)
+        return _report(error if options.debug else _explained(error), EXIT_BAD_INPUT, options.debug)
+    except (MemoryError, RuntimeError) as error:
+        if options.debug or not (isinstance(error, MemoryError) or _WITHOUT_MEMORY.search(str(error))):
+            raise
+        return _report(
+            "there is not enough memory; nothing that was saved is lost: free some, or let the run take less (smaller "
+            "batches, fewer processes), and the same command goes on",
+            EXIT_FAILED,
+        )
     return 0
+
+
+_WITHOUT_MEMORY = re.compile("out of memory|(can't|cannot) allocate memory|bad_alloc", re.IGNORECASE)
+
+
+def _explained(error: OSError) -> str:
+    """Say what is wrong with the disk, or a file, and what to do."""
+    where = "" if error.filename is None else f"{error.filename}: "
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{where}the disk is full; make room, and the same command goes on from what is saved"
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return f"{where}no permission ({error.strerror}); give it, and the same command goes on from what is saved"
+    if error.errno == errno.ENOMEM:
+        return f"{where}there is not enough memory; free some, and the same command goes on from what is saved"
+    return str(error)
 
 
 def _report(error: Exception | str, code: int, debug: bool = False) -> int:

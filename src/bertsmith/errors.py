@@ -8,6 +8,14 @@ class InputError(ValueError):
     """
 
 
+class Hindered(InputError):
+    """Something outside of the run hinders it, such as a full disk or a corpus that has been replaced.
+
+    Every trial of a search and every arm of a comparison would fail alike: they end, instead of taking it for the
+    result of one. When it is mended, the same command goes on.
+    """
+
+
 class Interrupted(RuntimeError):
     """The run was asked to stop, and saved what it had; exit code 130."""
 

@@ -6,18 +6,31 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from bertsmith.errors import InputError
 
 LOCK = ".lock"
+_SELF = "sha256_of_the_rest"
 
 
 def sha256(file: Path) -> str:
     """Return the hash of a file's content."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_once(file: Path) -> str:
+    """Return the hash of a file's content; in one process it is read once, and again only if it has been written to."""
+    facts = file.stat()
+    return _sha256_of(file, (facts.st_ino, facts.st_size, facts.st_mtime_ns))
+
+
+@cache
+def _sha256_of(file: Path, facts: tuple[int, ...]) -> str:
+    return sha256(file)
 
 
 def synchronise(path: Path) -> None:
@@ -48,6 +61,33 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file, whole or not at all."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def write_record(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON file, whole or not at all, that tells :func:`read_record` whether it is still what was written."""
+    write_json(path, {**value, _SELF: _hash_of(value)})
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read what :func:`write_record` wrote.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is damaged.
+    """
+    value = json.loads(path.read_bytes())
+    if not isinstance(value, dict):
+        raise ValueError("no JSON object")
+    # Older versions wrote none.
+    if value.pop(_SELF, None) not in (None, _hash_of(value)):
+        raise ValueError("changed since it was written")
+    return value
+
+
+def _hash_of(value: Any) -> str:
+    # As JSON gives it back: keys are text, tuples are lists.
+    same = json.loads(json.dumps(value))
+    return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 from bertsmith.corpus.readers import Source
 from bertsmith.corpus.store import MANIFEST, STAGING, VERSION
 from bertsmith.errors import InputError
-from bertsmith.files import LOCK, synchronise, write_json
+from bertsmith.files import LOCK, read_record, synchronise, write_record
 
 PLAN = "build.json"
 _PARTS = ("shards", "tokenizer", "skipped.jsonl")
@@ -63,7 +63,7 @@ def prepare(folder: Path, plan: dict[str, Any], overwrite: bool) -> bool:
         raise InputError(f"{folder}: holds no corpus but {min(foreign)}; choose an empty folder for --out")
     shutil.rmtree(staging, ignore_errors=True)
     (staging / "shards").mkdir(parents=True)
-    write_json(staging / PLAN, plan)
+    write_record(staging / PLAN, plan)
     return True
 
 
@@ -85,10 +85,9 @@ def install(folder: Path) -> None:
 def _read(file: Path) -> dict[str, Any] | None:
     """Return a JSON object, or None where there is none that can be read."""
     try:
-        value = json.loads(file.read_bytes())
+        return read_record(file)
     except (OSError, ValueError):
         return None
-    return value if isinstance(value, dict) else None
 
 
 def difference(old: dict[str, Any], plan: dict[str, Any]) -> str:

@@ -14,7 +14,6 @@ Offsets are int64 and not unsigned because numpy turns uint64 with int64 into fl
 T tokens, S sentences, D documents of one shard; V the vocabulary's size.
 """
 
-import json
 from bisect import bisect_right
 from collections.abc import Iterator
 from functools import cached_property
@@ -25,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bertsmith.errors import InputError
+from bertsmith.files import read_record
 
 VERSION = 1
 """The version of the layout above; a corpus of another version must be built again."""
@@ -260,7 +260,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """
     file = path / MANIFEST
     try:
-        manifest: dict[str, Any] = json.loads(file.read_bytes())
+        manifest = read_record(file)
         version = manifest["version"]
     except (FileNotFoundError, NotADirectoryError):
         if (path / STAGING).is_dir():

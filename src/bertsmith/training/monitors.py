@@ -1,6 +1,7 @@
 """What a user sees of a run while it goes on: the progress line, metrics.jsonl and TensorBoard."""
 
 import json
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,19 +39,22 @@ class Monitor:
 
     Args:
         folder: The run folder.
-        resumed_step: Rows after this step are dropped from an earlier metrics.jsonl: they are about to come again.
+        resumed: The checkpoint to go on from; the rows are those that it keeps, for what came after it comes again.
         active: False on all ranks but the first: nothing is written or shown.
         prefix: Stands before every line.
         bar: False for lines even on a terminal, where several processes write at once.
     """
 
     def __init__(
-        self, folder: Path, resumed_step: int = 0, active: bool = True, prefix: str = "", bar: bool = True
+        self, folder: Path, resumed: Path | None = None, active: bool = True, prefix: str = "", bar: bool = True
     ) -> None:
         self._prefix = prefix
         self._path = folder / METRICS
+        resumed_step = int(resumed.name.rpartition("-")[2]) if resumed else 0
         if active:
-            kept = [row for row in read_metrics(folder) if row["step"] <= resumed_step]
+            # Checkpoints of older versions keep none.
+            rows = read_metrics(resumed if resumed and (resumed / METRICS).exists() else folder)
+            kept = [row for row in rows if row["step"] <= resumed_step]
             write_text(self._path, "".join(json.dumps(row) + "\n" for row in kept))
         self._console = Console(stderr=True, quiet=not active)
         self._has_bar = bar and self._console.is_terminal
@@ -79,6 +83,10 @@ class Monitor:
     def say(self, text: str) -> None:
         """Print a line above the progress line."""
         self._console.print(self._prefix + text, highlight=False, markup=False, soft_wrap=True)
+
+    def keep_rows(self, checkpoint: Path) -> None:
+        """Copy the rows into a checkpoint, where its seal protects them."""
+        shutil.copyfile(self._path, checkpoint / METRICS)
 
     def write(self, row: Mapping[str, float]) -> None:
         """Append a row to metrics.jsonl and TensorBoard, and show its losses."""
