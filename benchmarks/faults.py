@@ -33,8 +33,9 @@ sys.path[:0] = [str(_TESTS), *(str(_TESTS / name) for name in ("augment", "compa
 
 import multiprocessing  # noqa: E402
 
+from faults_case import Baseline, Case, Lost, Missed  # noqa: E402
 from faults_commands import COMMANDS, CONVERTED, make_inputs, result_of  # noqa: E402
-from faults_kinds import FAULTS, Baseline, Case, Lost, Missed, end_ranks, pairs, start_ranks  # noqa: E402
+from faults_kinds import FAULTS, end_ranks, pairs, start_ranks  # noqa: E402
 from report import machine_and_command  # noqa: E402
 
 VERDICTS = ("identical", "refused", "lost")

@@ -2,177 +2,26 @@
 
 import errno
 import os
-import random
 import re
 import resource
 import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from faults_commands import COMMANDS, OUT, Command, copy, difference, has_begun, result_of
+from faults_case import PATIENCE, Case, Lost, Missed, judge, state_of, wait_for
+from faults_commands import COMMANDS, OUT, copy, difference, has_begun, result_of
 from faults_process import Injection, run
 
-from commands import Command as Process
 from launching import Ranks
 
-_SECONDS = 400
-"""A process that takes longer is taken for one that hangs."""
 _DISK = "256m"
 _OUT_OF_MEMORY = (-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS, -signal.SIGTRAP)
 """Libraries in C++ and Rust end a process so when they get no memory, which nothing can catch."""
-
-
-class Lost(Exception):
-    """Something was lost, or not said as it must be."""
-
-
-class Missed(Exception):
-    """The fault came too late to do anything."""
-
-
-class Baseline(NamedTuple):
-    """The undisturbed command."""
-
-    result: dict[str, Any]
-    seconds: float
-    operations: int
-    passes: int
-
-
-class Ending(NamedTuple):
-    """How a process ended."""
-
-    code: int
-    line: str
-    """What it said last of itself; empty if nothing went wrong."""
-
-
-@dataclass
-class Case:
-    """One command with one fault, in a folder of its own."""
-
-    command: Command
-    folder: Path
-    baseline: Baseline
-    draw: random.Random
-    mounts: bool
-    """Whether this process may mount file systems."""
-    refusals: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def out(self) -> Path:
-        """What the command writes."""
-        return self.folder / OUT
-
-    def start(self, *more: str, **injected: Any) -> Process:
-        """Start the command."""
-        injection = Injection(out=OUT, **injected)
-        return Process([*self.command.words, *more], self.folder, partial(run, injection))
-
-    def start_until(self, earliest: float = 0.0) -> Process:
-        """Start it and wait for a random moment: of the clock, or before a file operation, where it then stands."""
-        if self.draw.random() < 0.7:
-            operation = self.draw.randint(max(1, round(earliest * self.baseline.operations)), self.baseline.operations)
-            self.notes.append(f"at operation {operation} of {self.baseline.operations}")
-            process = self.start(stop_at=operation)
-            _wait(lambda: process.poll() is not None or _state(process.pid) == "T")
-        else:
-            seconds = self.draw.uniform(earliest, 1) * self.baseline.seconds
-            self.notes.append(f"after {seconds:.2f} s of {self.baseline.seconds:.2f}")
-            process = self.start()
-            deadline = time.monotonic() + seconds
-            _wait(lambda: process.poll() is not None or time.monotonic() > deadline)
-        if process.poll() is not None:
-            self.end(process)
-            raise Missed
-        return process
-
-    def end(self, process: Process, allowed: tuple[int, ...] = ()) -> Ending:
-        """Wait for the end of a process, which must be one that says why.
-
-        Args:
-            process: The process.
-            allowed: Codes with which it may end without a word.
-
-        Raises:
-            Lost: It hangs, shows a traceback, or ends without a line of its own.
-        """
-        if _state(process.pid) == "T":
-            process.send_signal(signal.SIGCONT)
-        try:
-            _, errors = process.communicate(_SECONDS)
-        except TimeoutError as error:
-            raise Lost(f"hangs: {str(error)[-300:]}") from None
-        return judge(process.returncode or 0, errors, allowed)
-
-    def complete(self, *more: str, remedy: Callable[[str], tuple[str, ...]] | None = None) -> None:
-        """Give the command again until it is done, and compare what it leaves with what it should.
-
-        Args:
-            more: More words, the first time.
-            remedy: Does what a line asks for, and returns the words to add; None where none may be needed.
-        """
-        for _ in range(4):
-            ending = self.end(self.start(*more))
-            if ending.code == 0:
-                break
-            if remedy is None or ending.code not in (1, 2):
-                raise Lost(f"does not go on: {ending.code}, {ending.line}")
-            self.refusals.append(ending.line)
-            more = remedy(ending.line)
-        else:
-            raise Lost(f"refuses again and again: {ending.line}")
-        if differing := difference(result_of(self.out), self.baseline.result):
-            raise Lost(f"another result: {differing}")
-
-    def refused(self, ending: Ending) -> None:
-        """Take note of a run that ended with a line.
-
-        Raises:
-            Missed: It did not.
-        """
-        if ending.code == 0:
-            if not difference(result_of(self.out), self.baseline.result):
-                raise Missed
-            # Only a part failed, which is said, and tried again.
-            self.refusals.append("goes on without what failed")
-        if ending.code > 0:
-            self.refusals.append(ending.line)
-
-
-def judge(code: int, errors: str, allowed: tuple[int, ...] = ()) -> Ending:
-    """Look at how a process ended; see :meth:`Case.end`."""
-    lines = [line for line in errors.splitlines() if line.startswith("bertsmith: ")]
-    if code in allowed:
-        return Ending(code, lines[-1] if lines else "")
-    if "Traceback" in errors:
-        raise Lost(f"a traceback: {code}, {errors[-1500:]}")
-    if code == 0:
-        return Ending(0, "")
-    if code not in (1, 2, 130) or len(lines) != 1:
-        raise Lost(f"ends with {code} and {len(lines)} lines of its own: {errors[-1500:]}")
-    return Ending(code, lines[0])
-
-
-def _wait(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _SECONDS
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.002)
-
-
-def _state(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
 
 
 def _signalled(number: int, case: Case) -> None:
@@ -184,12 +33,11 @@ def _signalled(number: int, case: Case) -> None:
 
 
 @contextmanager
-def _small_disk(folder: Path):  # type: ignore[no-untyped-def]
+def _small_disk(folder: Path) -> Iterator[None]:
     folder.mkdir(exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={_DISK}", "tmpfs", folder], check=True)
     try:
         yield
-        # What is compared must outlive the disk.
     finally:
         subprocess.run(["umount", "-l", folder], check=True)
 
@@ -200,13 +48,11 @@ def full(case: Case) -> None:
         return _failing(case, errno.ENOSPC)
     with _small_disk(case.out):
         process = case.start_until()
-        used = sum(path.stat().st_size for path in case.out.rglob("*") if path.is_file())
         left = case.draw.choice((0, 2**14, 2**17, 2**19))
         case.notes.append(f"{left} bytes left")
         _remount(case.out, f"size={_blocks(case.out) + left}")
         ending = case.end(process)
         _remount(case.out, f"size={_DISK}")
-        assert used >= 0
         case.refused(ending)
         case.complete()
 
@@ -386,7 +232,7 @@ def deleted(case: Case, file: Path) -> None:
 def two(case: Case) -> None:
     """Start the same command once more while it runs."""
     first = case.start_until()
-    if _state(first.pid) == "T":
+    if state_of(first.pid) == "T":
         first.send_signal(signal.SIGCONT)
     ending = case.end(case.start())
     if ending.code == 2 and "in use by a living run" in ending.line:
@@ -436,7 +282,7 @@ def rank(case: Case) -> None:
     case.notes.append(f"process {number} at operation {operation}")
     ranks = start_ranks(case, stop_at=operation, rank=0)
     first, killed = ranks.processes[0], ranks.processes[number]
-    _wait(lambda: not first.is_alive() or _state(first.pid or 0) == "T")
+    wait_for(lambda: not first.is_alive() or state_of(first.pid or 0) == "T")
     if not first.is_alive() or not killed.is_alive():
         ranks.wait()
         raise Missed
@@ -464,7 +310,7 @@ def end_ranks(ranks: Ranks, killed: int | None = None) -> list[int | None]:
         Lost: They hang, show a traceback, or do not say in one line why they end.
     """
     for process in ranks.processes:
-        process.join(_SECONDS)
+        process.join(PATIENCE)
         if process.exitcode is None:
             for other in ranks.processes:
                 other.kill()
@@ -506,6 +352,3 @@ def pairs() -> list[tuple[str, str]]:
         for fault in FAULTS
         if (fault != "nan" or command.trains) and (fault != "rank" or command.ranks)
     ]
-
-
-_ = replace

@@ -45,11 +45,22 @@ def prepare(folder: Path, plan: dict[str, Any], overwrite: bool) -> bool:
         raise InputError(
             f"{folder / MANIFEST}: cannot be read; bring the file back, or add --overwrite to build the corpus anew"
         )
+    # Killed in between, an exchange has neither; a folder of shards that is no corpus may be another's.
+    has_shards = any((folder / "shards").glob("?????/tokens.npy"))
+    if has_shards and not has_manifest and begun is None and not overwrite:
+        raise InputError(
+            f"{folder / MANIFEST}: is gone; bring the file back, or add --overwrite to build the corpus anew"
+        )
+    if begun is None and not overwrite and any((staging / "shards").glob("?????")):
+        raise InputError(
+            f"{staging / PLAN}: is damaged or gone; bring the file back, or add --overwrite to build the corpus anew"
+        )
     if finished is not None and not overwrite:
         if changed := difference(finished, plan):
             raise InputError(f"{folder}: holds a corpus built with {changed}; add --overwrite to build it anew")
         return False
     if begun is not None and not difference(begun, plan):
+        (staging / "shards").mkdir(exist_ok=True)
         return True
     if begun is not None and not overwrite:
         raise InputError(
@@ -57,7 +68,9 @@ def prepare(folder: Path, plan: dict[str, Any], overwrite: bool) -> bool:
         )
 
     # Folders of these names are ours only beside a manifest or a plan of ours: a model folder has a tokenizer too.
-    is_corpus = finished is not None or begun is not None or (has_manifest and (folder / "shards").is_dir())
+    is_corpus = (
+        finished is not None or begun is not None or (has_manifest and (folder / "shards").is_dir()) or has_shards
+    )
     foreign = {path.name for path in folder.iterdir()} - {LOCK, STAGING}
     if foreign and not is_corpus:
         raise InputError(f"{folder}: holds no corpus but {min(foreign)}; choose an empty folder for --out")

@@ -10,7 +10,7 @@ from bertsmith.settings import to_dict
 from bertsmith.sweep.plan import SWEEP, Plan, make_plan
 from bertsmith.sweep.report import report
 from bertsmith.sweep.settings import SweepSettings
-from bertsmith.sweep.trials import explained, open_study, patiently_locked, refuse_changes, work
+from bertsmith.sweep.trials import explained, open_study, patiently_locked, refuse_changes, refuse_damage, work
 from bertsmith.training.running import work_side_by_side
 
 
@@ -43,9 +43,12 @@ def _sweep(plan: Plan, overwrite: bool) -> dict[str, Any]:
                 with locked(folder, "`output`"):
                     pass
         prepare(plan.folder, to_dict(given), overwrite, SWEEP)
-        refuse_changes(plan, open_study(plan), begins=True)
+        study = open_study(plan)
+        refuse_changes(plan, study, begins=True)
+        refuse_damage(plan, study)
     if given.parallel == 1:
         work(plan)
     else:
         work_side_by_side(partial(work, plan), plan.settings.parallel, available_cores())
+    refuse_damage(plan, open_study(plan))
     return report(plan)

@@ -139,6 +139,23 @@ def work(plan: Plan) -> None:
         )  # fmt: skip
 
 
+def refuse_damage(plan: Plan, study: Any) -> None:
+    """Compare the study, whose file does not notice a changed figure, with what its trials themselves wrote."""
+    for trial in study.get_trials(deepcopy=False):
+        try:
+            held = read_record(plan.trial_folder(trial.number) / OUTCOME)
+        except (OSError, ValueError):
+            continue
+        if not trial.state.is_finished() or "outcome" not in held:
+            continue
+        score = trial.values[0] if trial.state == TrialState.COMPLETE else None
+        if held["values"] != trial.params or held["outcome"].get("score") != score:
+            raise Hindered(
+                f"{plan.folder / STUDY}: is damaged (trial {trial.number} is not what is in its folder); remove it, "
+                "and the same command finds the finished trials again"
+            )
+
+
 def _attempt(plan: Plan, study: Any, trial: Trial, values: Mapping[str, Any]) -> dict[str, Any]:
     """Do one trial, or read what came of it where the study has lost that.
 

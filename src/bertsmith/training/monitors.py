@@ -143,16 +143,19 @@ _NOT_A_PART = ("step", "tokens", "seconds", "flops", "learning_rate", "tokens_pe
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Read the rows of metrics.jsonl; a last line that a kill left unfinished is dropped."""
+    """Read the rows of metrics.jsonl; what a kill left unfinished, or what comes after damage, is dropped."""
     path = folder / METRICS
     if not path.exists():
         return []
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except ValueError:
             break
+        if not isinstance(row, dict) or "step" not in row:
+            break
+        rows.append(row)
     return rows
 
 
