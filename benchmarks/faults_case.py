@@ -154,7 +154,7 @@ def judge(code: int, errors: str, allowed: tuple[int, ...] = ()) -> Ending:
 def wait_for(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE
     while not condition() and time.monotonic() < deadline:
-        time.sleep(0.002)
+        time.sleep(0.01)
 
 
 def state_of(pid: int) -> str:

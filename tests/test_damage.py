@@ -23,6 +23,7 @@ from bertsmith.corpus.tokenizer import TokenizerSettings
 from bertsmith.errors import Hindered, InputError
 from bertsmith.files import read_record, write_record
 from bertsmith.pretraining import assemble, pretrain
+from bertsmith.run_folder import prepare, read_run
 from bertsmith.run_settings import RunSettings, load_run
 from bertsmith.sweep import load_sweep, sweep, trials
 from bertsmith.sweep import report as sweep_report
@@ -100,10 +101,33 @@ def test_a_damaged_log_comes_back_from_the_checkpoint(tmp_path: Path) -> None:
             if row["step"] == 2:
                 monitor.keep_rows(checkpoint)
     log = (tmp_path / METRICS).read_text()
-    for damaged in (log[:30], log.replace("20", "21"), None):
+    for damaged in (log[:30], log.replace("20", "21"), log.replace("step", "stfp"), "7\n" + log, None):
         (tmp_path / METRICS).unlink() if damaged is None else (tmp_path / METRICS).write_text(damaged)
         with Monitor(tmp_path, checkpoint):
             assert read_metrics(tmp_path) == rows[:2]
+    (tmp_path / METRICS).write_bytes(log.encode().replace(b"5.0", b"5\xff0", 1))
+    assert read_metrics(tmp_path) == []
+
+
+def test_a_run_file_that_is_damaged_or_gone(tmp_path: Path) -> None:
+    run = {"objective": {"name": "mlm"}, "training": {"seed": 100}}
+    prepare(tmp_path, run, overwrite=False)
+    assert read_run(tmp_path) == run
+    (tmp_path / "checkpoints" / "checkpoint-3").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "checkpoint-3" / "seal.json").touch()
+    text = (tmp_path / "run.yaml").read_text()
+    for damaged in (text.replace("100", "101"), text.replace("objective:", "objective"), text[1:], text[:9], None):
+        (tmp_path / "run.yaml").unlink() if damaged is None else (tmp_path / "run.yaml").write_text(damaged)
+        for overwrite in (False, True):
+            with pytest.raises(Hindered, match=r"its run.yaml is damaged or gone; bring it back, or delete"):
+                prepare(tmp_path, run, overwrite=overwrite)
+    (tmp_path / "run.yaml").write_text(text)
+    prepare(tmp_path, run, overwrite=False)
+    # What is not ours alone is never to be deleted.
+    (tmp_path / "run.yaml").unlink()
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(InputError, match="holds other files"):
+        prepare(tmp_path, run, overwrite=True)
 
 
 def test_a_bit_that_flips_in_a_corpus_is_noticed(run: RunSettings, own_corpus: Path) -> None:
@@ -150,6 +174,39 @@ def test_a_source_that_changes_under_a_build(text_file: Path, tmp_path: Path, mo
     assert sorted(path.name for path in shards.iterdir()) == ["00000", "00001"]
     shutil.copy2(kept, source)
     assert build([str(source)], tmp_path / "out", SETTINGS, workers=1).hash == whole.hash
+
+
+def test_what_an_unfinished_build_has_lost(text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def build_it(**more: Any) -> Corpus:
+        return build([str(text_file)], tmp_path / "out", SETTINGS, workers=1, **more)
+
+    append = ShardWriter.append
+
+    def fill(writer: ShardWriter, encoded: Any) -> None:
+        if writer.folder.name == "00002":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        append(writer, encoded)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardWriter, "append", fill)
+        with pytest.raises(InputError, match="the disk is full"):
+            build_it()
+    staging = tmp_path / "out" / ".building"
+    plan = (staging / "build.json").read_text()
+    for damaged in (plan.replace("4096", "4097"), None):
+        (staging / "build.json").unlink() if damaged is None else (staging / "build.json").write_text(damaged)
+        with pytest.raises(InputError, match=r"build.json: is damaged or gone; bring the file back, or add"):
+            build_it()
+    (staging / "build.json").write_text(plan)
+    tokenizer = (staging / "tokenizer" / "tokenizer.json").read_bytes()
+    flip(staging / "tokenizer" / "tokenizer.json", len(tokenizer) // 2)
+    whole = build_it()
+    assert (tmp_path / "out" / "tokenizer" / "tokenizer.json").read_bytes() == tokenizer
+
+    (tmp_path / "out" / "manifest.json").unlink()
+    with pytest.raises(InputError, match=r"manifest.json: is gone; bring the file back, or add --overwrite"):
+        build_it()
+    assert build_it(overwrite=True).hash == whole.hash
 
 
 def test_text_that_changes_while_it_is_translated() -> None:
@@ -280,6 +337,17 @@ def test_the_file_of_trials_damaged_and_removed(searched: Sweep, tmp_path: Path)
         for row in summary["trials"]:
             del row["seconds"]
     assert before == after
+
+
+def test_a_changed_score_in_the_file_of_trials(searched: Sweep, tmp_path: Path) -> None:
+    before = searched(rate)["best"]
+    study = tmp_path / "sweep" / "study.db"
+    with closing(sqlite3.connect(study)) as connection, connection:
+        connection.execute("UPDATE trial_values SET value = value / 2 WHERE trial_value_id = 2")
+    with pytest.raises(InputError, match=r"study.db: is damaged .trial 1 is not what is in its folder.; remove it"):
+        searched(rate)
+    study.unlink()
+    assert searched(rate)["best"] == before
 
 
 def test_trials_of_another_corpus_are_not_mixed_in(
