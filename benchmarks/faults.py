@@ -155,7 +155,8 @@ class Campaign:
                 case.end(case.start())
                 shutil.rmtree(case.out)
                 began = time.monotonic()
-            codes = [case.end(case.start(counts=str(counts))).code]
+            ending = case.end(case.start(counts=str(counts)))
+            codes = [ending.code] if ending.code == 0 else [ending]
         if any(codes):
             raise SystemExit(f"{name} does not run undisturbed: {codes}")
         seconds = time.monotonic() - began

@@ -74,7 +74,8 @@ def make_inputs(folder: Path) -> None:
     others = folder / "others"
     others.mkdir(parents=True)
     for place, seed in ((folder, 0), (others, 1)):
-        lines = [json.dumps({"text": text}) for text in made_up_documents(90, seed)]
+        # A sentence a line, as no capital letter says where one begins.
+        lines = [json.dumps({"text": text.replace(". ", ".\n")}) for text in made_up_documents(90, seed)]
         (place / "text.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
         settings = BuildSettings(tokenizer=TokenizerSettings(vocab_size=300), shard_bytes=16_384)
         build([str(place / "text.jsonl")], place / "corpus", settings, workers=1)

@@ -146,7 +146,8 @@ def read_predictions(folder: Path, split: str) -> Predictions:
 
 def _kept_files(folder: Path) -> list[Path]:
     """List what a finished seed must still have when the same command comes again."""
-    model = [path for path in (folder / "model").rglob("*") if path.is_file()]
+    # A model card is there to be written on.
+    model = [path for path in (folder / "model").rglob("*") if path.is_file() and path.name != "README.md"]
     return [folder / METRICS, folder / _PREDICTIONS, *sorted(model)]
 
 
