@@ -18,6 +18,7 @@ from finetuning_helpers import save_encoder, sentences, write_table
 
 from bertsmith.corpus import Corpus
 from bertsmith.corpus.build import BuildSettings, build
+from bertsmith.corpus.read_options import ReadOptions
 from bertsmith.corpus.tokenizer import TokenizerSettings
 from bertsmith.files import sha256
 from conftest import made_up_documents
@@ -50,9 +51,9 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "corpus": Command(
-        ("corpus", "build", "text.jsonl", "--out", OUT, "--processes", "1", "--shard-bytes", "8192")
-        + ("--tokenizer.vocab-size", "300"),
-        "text.jsonl",
+        ("corpus", "build", "text.txt", "--out", OUT, "--processes", "1", "--shard-bytes", "8192")
+        + ("--tokenizer.vocab-size", "300", "--read.txt-lines", "sentence", "--read.txt-documents", "blank_line"),
+        "text.txt",
         trains=False,
     ),
     "augment": Command(
@@ -75,10 +76,11 @@ def make_inputs(folder: Path) -> None:
     others.mkdir(parents=True)
     for place, seed in ((folder, 0), (others, 1)):
         # A sentence a line, as no capital letter says where one begins.
-        lines = [json.dumps({"text": text.replace(". ", ".\n")}) for text in made_up_documents(90, seed)]
-        (place / "text.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        settings = BuildSettings(tokenizer=TokenizerSettings(vocab_size=300), shard_bytes=16_384)
-        build([str(place / "text.jsonl")], place / "corpus", settings, workers=1)
+        text = "\n\n".join(text.replace(". ", ".\n") for text in made_up_documents(90, seed))
+        (place / "text.txt").write_text(text + "\n", encoding="utf-8")
+        read = ReadOptions(txt_lines="sentence", txt_documents="blank_line")
+        settings = BuildSettings(tokenizer=TokenizerSettings(vocab_size=300), shard_bytes=16_384, read=read)
+        build([str(place / "text.txt")], place / "corpus", settings, workers=1)
         (place / "corpus" / ".lock").unlink()
         (place / "sentences.txt").write_text("\n".join(made_up_sentences(250, seed)) + "\n", encoding="utf-8")
         write_table(place / "train.csv", ("text", "label"), sentences(40, seed))
