@@ -1,13 +1,19 @@
 import gc
 import json
+import os
+import signal
+import subprocess
 import sys
-from collections.abc import Iterator
+import traceback
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from bertsmith.corpus import Corpus
+from bertsmith.corpus import Corpus, processes
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -22,6 +28,65 @@ def quick_ends(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     pretraining = sys.modules.get("bertsmith.pretraining")
     if pretraining and not request.node.get_closest_marker("pictures"):
         monkeypatch.setattr(pretraining, "plot_losses", lambda *args: None)
+
+
+class Forked:
+    """A child process of a corpus build, forked: as a new interpreter it would first import for 0.3 seconds."""
+
+    def __init__(
+        self, command: Sequence[str], *, pass_fds: Sequence[int], env: Mapping[str, str], **others: object
+    ) -> None:
+        with warnings.catch_warnings(action="ignore"):  # newer Pythons warn of threads, of which the child uses none
+            self._pid = os.fork()
+        if self._pid:
+            return
+        try:
+            os.setpgid(0, 0)
+            # Threads of the tokenizers library do not come along.
+            os.environ.update(env, TOKENIZERS_PARALLELISM="false")
+            # The parent's end of the pipe too: else the child would not see it closed.
+            first, last = pass_fds[0], os.sysconf("SC_OPEN_MAX")
+            os.closerange(3, first)
+            os.closerange(first + 1, last)
+            processes.run_child(first)
+        except BaseException:
+            os.write(2, traceback.format_exc().encode())
+            os._exit(1)
+        os._exit(0)
+
+    def kill(self) -> None:
+        """Kill it, if it has not been waited for: process 0 would be all of this one's group."""
+        if self._pid:
+            os.kill(self._pid, signal.SIGKILL)
+
+    def wait(self) -> int:
+        """Wait for the end, once, and return the exit code."""
+        if self._pid:
+            self._code = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+            self._pid = 0
+        return self._code
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_children() -> Iterator[None]:
+    """Builds in this process fork their children; those in processes of their own, and in a few tests, do not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processes, "subprocess", SimpleNamespace(Popen=Forked, DEVNULL=subprocess.DEVNULL))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_disk() -> Iterator[None]:
+    """No power fails in a test: a training flushes fifty files to the disk, which other processes keep busy."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
+
+
+@pytest.fixture
+def whole_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The children of builds are interpreters of their own, as users have them."""
+    monkeypatch.setattr(processes, "subprocess", subprocess)
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ def run_file(corpus_folder: Path, tmp_path: Path) -> Path:
         "encoder": {"preset": "tiny"},
         "objective": {"name": "mlm"},
         "training": {"budget": {"steps": 3}, "tokens_per_step": 256},
+        "evaluation": {"every": 0.5, "rows": 32},
         "output": str(tmp_path / "out"),
     }
     path.write_text(yaml.safe_dump(values))

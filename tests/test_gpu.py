@@ -159,6 +159,7 @@ def run_settings(corpus_folder: Path, output: Path, **changes: Any) -> RunSettin
         "encoder": {"preset": "tiny"},
         "objective": {"name": "mlm"},
         "training": {"budget": {"steps": 6}, "tokens_per_step": 512, "precision": "fp32"},
+        "evaluation": {"every": 0.5, "rows": 32},
         "output": str(output),
     }
     return validate(RunSettings, merge(values, changes), "test")

@@ -123,7 +123,7 @@ def test_validation_loss_is_the_mean_over_all_predicted_tokens(finished: Finishe
         logits = model(input_ids=batch["input_ids"]).logits[0, batch["positions"]]
         total += torch.nn.functional.cross_entropy(logits, batch["targets"], reduction="sum").item()
         count += batch["targets"].numel()
-    assert summary["validation_loss"] == pytest.approx(total / count, abs=1e-5)
+    assert summary["validation_loss"] == pytest.approx(total / count, rel=1e-5)
 
 
 def test_a_crashed_run_goes_on_byte_for_byte(

@@ -155,6 +155,7 @@ def pretrained(corpus: Path, tmp_path: Path, objective: str) -> Path:
         "encoder": {"preset": "tiny", "architecture": "electra" if objective == "electra" else "bert"},
         "objective": {"name": objective},
         "training": {"budget": {"steps": 2}, "tokens_per_step": 256},
+        "evaluation": {"every": 1.0, "rows": 16},
         "output": str(tmp_path / "run"),
     }
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))

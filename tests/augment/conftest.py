@@ -33,7 +33,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def sentence_file(tmp_path: Path) -> Path:
     path = tmp_path / "sentences.txt"
-    path.write_text("\n".join(made_up_sentences(60)) + "\n", encoding="utf-8")
+    path.write_text("\n".join(made_up_sentences(30)) + "\n", encoding="utf-8")
     return path
 
 

@@ -132,6 +132,13 @@ def test_a_checkpoint_has_no_seeds_of_pre_training() -> None:
     assert against["p_holm"] < 0.05
     assert against["detectable"] is None
     assert "span is the best of 2 objectives" in found["sentence"]
+    assert f"; the existing model old reaches {100 * of(found, 'old')['mean']:.2f}." in found["sentence"]
+
+
+def test_an_existing_model_that_is_better_is_said_to_be() -> None:
+    sentence = answer(record_of({"mlm": 0.5, "span": 0.6, "none": 0.3, "old": 0.8}, old="checkpoint"))["sentence"]
+    assert "; without pre-training it is" in sentence
+    assert "; the existing model old reaches" in sentence and sentence.endswith(", which is better.")
 
 
 def test_a_missing_run_leaves_the_others() -> None:
@@ -142,6 +149,18 @@ def test_a_missing_run_leaves_the_others() -> None:
     assert (of(found, "mlm")["num_seeds"], of(found, "span")["num_seeds"]) == (4, 5)
     assert found["differences"][0]["num_seeds"] == 4
     assert "mlm, seed 2 failed and is left out: no memory" in found["words"]
+
+
+def test_what_a_run_reached_before_it_failed_counts_and_is_said_to() -> None:
+    record = record_of({"mlm": 0.5, "span": 0.7}, {"easy": "accuracy", "hard": "accuracy"})
+    record["scores"] = [
+        one for one in record["scores"] if (one["arm"], one["pretrain_seed"], one["task"]) != ("mlm", 2, "hard")
+    ]
+    record["arms"][0]["runs"][2] |= {"status": "failed", "error": "no memory"}
+    found = answer(record)
+    assert [of(found, "mlm", task)["num_seeds"] for task in ("easy", "hard", "average")] == [5, 4, 4]
+    said = "mlm, seed 2 failed and is left out but for the scores that it had reached: no memory"
+    assert said in found["words"]
 
 
 def test_a_run_with_half_of_its_fine_tunings_does_not_count() -> None:

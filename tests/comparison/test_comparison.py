@@ -1,10 +1,6 @@
 """Comparisons from end to end: killed, repeated, extended, with an arm that fails, in one process and in several."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +11,7 @@ from comparison_helpers import make_values, write
 
 from bertsmith.comparison import compare, load_comparison
 from bertsmith.corpus import Corpus
+from commands import Command
 
 HTML = "<b onload='x'>mlm</b>"
 
@@ -40,14 +37,13 @@ def test_killed_gone_on_and_repeated_from_its_saved_file(corpus: Corpus, tmp_pat
         {"objective": {"name": "ssp"}},
     ]
     given = write(make_values(corpus, tmp_path, objectives=arms), tmp_path / "run.yaml")
-    command = [sys.executable, "-m", "bertsmith.cli", "compare", str(tmp_path / "run.yaml")]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    process = Command(["compare", str(tmp_path / "run.yaml")])
     deadline = time.monotonic() + 300
     while not list((tmp_path / "out" / "units").glob("ssp-0-*/pretraining/checkpoints/checkpoint-*")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.communicate()
     (first_trained,) = (tmp_path / "out" / "units").glob("mlm-0-*/trained.json")
     before = first_trained.stat().st_mtime_ns
 

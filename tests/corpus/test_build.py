@@ -39,6 +39,7 @@ def test_the_corpus_is_the_tokenised_text(source: Path, whole: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("whole_children")
 def test_neither_workers_nor_place_nor_time_leave_a_trace(source: Path, whole: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     shutil.copy(source, tmp_path / "elsewhere" / source.name)

@@ -36,6 +36,7 @@ def test_results_come_in_order_and_jobs_are_not_read_far_ahead() -> None:
     assert count == 29
 
 
+@pytest.mark.usefixtures("whole_children")
 def test_a_worker_that_is_killed_is_an_input_error_and_does_not_hang() -> None:
     jobs = iter([(0, 0.0), (1, 0.0), (-1, 0.0), (3, 0.0)])
     with (

@@ -467,6 +467,9 @@ def test_records_without_two_views_are_bad_ones(tmp_path: Path, text: str, colum
     (tmp_path / "a.csv").write_text(text)
     with pytest.raises(InputError, match=message):
         read(str(tmp_path / "a.csv"), view_columns=columns)
+
+
+def test_sources_without_columns_have_no_views(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("No columns.\n")
     for source in (str(tmp_path / "a.txt"), "python-docs"):
         with pytest.raises(InputError, match="no columns for --view-columns"):

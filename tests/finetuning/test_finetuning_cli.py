@@ -44,10 +44,10 @@ def test_finetune_and_evaluate(
     assert (tmp_path / "out" / "predictions-validation.tsv").read_bytes() == said
 
 
-@pytest.fixture
-def broken(tmp_path: Path, encoder_folder: Path, tokenizer: Any) -> Path:
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory, encoder_folder: Path, tokenizer: Any) -> Path:
     """A folder with what can be wrong with models and data."""
-    folder = tmp_path / "broken"
+    folder = tmp_path_factory.mktemp("broken")
     shutil.copytree(encoder_folder, folder / "no-tokenizer", ignore=shutil.ignore_patterns("tokenizer*"))
     shutil.copytree(encoder_folder, folder / "pretraining" / "model")
     shutil.copytree(encoder_folder, folder / "finetuning" / "seed-3" / "model")

@@ -19,6 +19,8 @@ from bertsmith import plots
 from bertsmith.errors import InputError
 from bertsmith.finetuning import summary as summary_module
 from bertsmith.finetuning.evaluate import EvaluationSettings, evaluate
+from bertsmith.finetuning.judge import Judge
+from bertsmith.finetuning.material import Split
 from bertsmith.finetuning.run import finetune
 from bertsmith.finetuning.settings import FinetuningSettings
 from bertsmith.settings import to_dict, validate
@@ -98,6 +100,29 @@ def test_the_best_epoch_counts(finished: Finished, task: str, metric: str) -> No
     assert scored[best]["step"] == (best + 1) * result["steps_per_epoch"]
     for name, value in result["scores"]["validation"].items():
         assert value == scored[best][f"validation_{name}"], name
+
+
+def test_the_last_epoch_alone_is_validated(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    num_scored = []
+    score = Judge.score
+
+    def count(judge: Judge, split: Split, *others: Any) -> Any:
+        num_scored.append(split.name)
+        return score(judge, split, *others)
+
+    monkeypatch.setattr(Judge, "score", count)
+    run = make_run(training={"epochs": 3, "selection": "last"})
+    finetune(run)
+    rows = [row for row in read_metrics(Path(run.output) / "seed-0") if "validation_loss" in row]
+    result = result_of(run)
+    assert [row["step"] for row in rows] == [3 * result["steps_per_epoch"]]
+    assert result["best_epoch"] == 3
+    assert num_scored == ["validation", "test"]
+    assert result["scores"]["validation"]["accuracy"] == rows[0]["validation_accuracy"]
+    found = evaluate(str(model_folder(run)), evaluation(run))
+    assert found["validation"]["accuracy"]["value"] == rows[0]["validation_accuracy"]
+    with pytest.raises(InputError, match="leave it out, or selection: last"):
+        make_run(training={"selection": "last", "early_stopping": 2})
 
 
 def test_classification_is_reproduced_by_transformers(finished: Finished) -> None:

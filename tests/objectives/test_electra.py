@@ -399,6 +399,7 @@ def write_run(path: Path, corpus: Corpus, **changes: Any) -> Path:
         "encoder": {"preset": "tiny", "architecture": "electra"},
         "objective": {"name": "electra"},
         "training": {"budget": {"steps": 6}, "tokens_per_step": 1024, "schedule": "constant", "bias_correction": False},
+        "evaluation": {"every": 0.5, "rows": 128},
         "output": str(path / "whole"),
     }
     (path / "run.yaml").write_text(json.dumps({**run, **changes}))

@@ -280,7 +280,7 @@ def test_a_run_and_its_continuation(
             **{"budget": {"steps": 6}, "tokens_per_step": 512, "learning_rate": 1e-3, "schedule": "constant"},
             **{"batching": batching, "checkpoint_every": 0.5},
         },
-        "evaluation": {"every": 0.5},
+        "evaluation": {"every": 0.5, "rows": 128},
         "output": str(tmp_path / "whole"),
     }
     (tmp_path / "run.yaml").write_text(json.dumps(run))

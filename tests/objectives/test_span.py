@@ -344,6 +344,7 @@ def test_a_run_its_continuation_and_its_model(sentences: Corpus, tmp_path: Path,
             **{"budget": {"steps": 6}, "tokens_per_step": 1024, "learning_rate": 1e-3, "schedule": "constant"},
             **{"batching": batching, "checkpoint_every": 0.5},
         },
+        "evaluation": {"every": 0.5, "rows": 128},
         "output": str(tmp_path / "whole"),
     }
     (tmp_path / "run.yaml").write_text(json.dumps(run))

@@ -15,7 +15,6 @@ from test_report_page import hostile
 from bertsmith.report import write_report
 
 pytestmark = pytest.mark.slow
-playwright = pytest.importorskip("playwright.sync_api")
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 COMPARISONS: dict[str, Callable[[], dict[str, Any]]] = {
@@ -34,6 +33,8 @@ def browser() -> Iterator[Any]:
     if program is None:
         pytest.skip("no Chromium here")
     sandbox = ["--no-sandbox"] if os.getuid() == 0 else []
+    # Here, as the fast tests would wait for it too.
+    playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as driver:
         started = driver.chromium.launch(executable_path=program, args=sandbox)
         yield started

@@ -265,6 +265,7 @@ def test_what_diverged_is_missing_not_drawn(report: Write) -> None:
     assert "electra" in shown and not re.search(r"\b(nan|inf)\b", shown, re.IGNORECASE)
 
 
+@pytest.mark.slow
 def test_many_arms_tasks_and_long_runs_stay_under_two_megabytes(report: Write) -> None:
     arms = {f"arm {number}": 0.02 * number for number in range(9)}
     tasks = {f"task {number}": 0.3 + 0.04 * number for number in range(12)}

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from sklearn.metrics import f1_score
 
 from bertsmith.errors import Failed, InputError
 from bertsmith.tasks.examples import Answers, Example, Predictions
@@ -42,6 +43,17 @@ def test_macro_f1_is_over_all_classes_of_the_task() -> None:
     # Class 0: F1 1; class 1: F1 0; class 2: precision 1/2, recall 1; class 3 is neither there nor predicted.
     scores = score("classification", ["macro_f1"], labelled([0, 0, 1, 2]), one_hot([0, 0, 2, 2], 4))
     assert scores["macro_f1"] == pytest.approx((1 + 0 + 2 / 3 + 0) / 4)
+
+
+@pytest.mark.parametrize(("metric", "num_labels"), [("f1", 2), ("macro_f1", 2), ("macro_f1", 6)])
+def test_f1_is_that_of_scikit_learn(metric: str, num_labels: int) -> None:
+    rng = np.random.default_rng(0)
+    for size in (*range(1, 20), 500):
+        gold, chosen = rng.integers(num_labels, size=(2, size))
+        labels = [1] if metric == "f1" else range(num_labels)
+        expected = f1_score(gold, chosen, labels=labels, average="macro", zero_division=0.0)
+        found = score("classification", [metric], labelled(gold), one_hot(chosen, num_labels))
+        assert found[metric] == pytest.approx(expected, abs=1e-12)
 
 
 def test_matthews_of_three_classes() -> None:

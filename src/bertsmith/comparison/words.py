@@ -62,26 +62,22 @@ def sentence_of(record: Record) -> str:
         text = f"{best['arm']} is the best of {len(objectives)} objectives {where}: {judged}, {gap} ahead of {rest[0]}"
     else:
         text = f"{best['arm']} reaches {judged} {where}"
-    return f"{text}{_beside_none(record, task, best, kinds, ranked)}."
+    first = {kind: next((one for one in ranked if kinds[one["arm"]] == kind), None) for kind in ("none", "checkpoint")}
+    text += _beside(record, best, first["none"], "without pre-training it is")
+    text += _beside(record, best, first["checkpoint"], "the existing model {} reaches")
+    return f"{text}."
 
 
-def _beside_none(
-    record: Record,
-    task: str,
-    best: Mapping[str, Any],
-    kinds: Mapping[str, str],
-    ranked: Sequence[Mapping[str, Any]],
-) -> str:
-    """Say what the best is worth beside no pre-training."""
-    none = next((one for one in ranked if kinds[one["arm"]] == "none"), None)
-    if none is None:
+def _beside(record: Record, best: Mapping[str, Any], other: Mapping[str, Any] | None, text: str) -> str:
+    """Say what the best objective is worth beside what costs no pre-training."""
+    if other is None:
         return ""
-    metric = _metric(record, task)
-    reached = f"; without pre-training it is {points(metric, none['mean'])}"
+    metric = _metric(record, best["task"])
+    reached = f"; {text.format(other['arm'])} {points(metric, other['mean'])}"
     if best["low"] is None:
         return reached
-    if _is_apart(record, task, best["arm"], none["arm"]):
-        return f"{reached}, which is better" if is_better(metric, none["mean"], best["mean"]) else reached
+    if _is_apart(record, best["task"], best["arm"], other["arm"]):
+        return f"{reached}, which is better" if is_better(metric, other["mean"], best["mean"]) else reached
     return f"{reached}, which cannot be told from it"
 
 
@@ -95,7 +91,8 @@ def _sentences(record: Record) -> Iterator[str]:
         for run in arm["runs"]:
             if run["status"] != "done":
                 which = arm["name"] if run["seed"] is None else f"{arm['name']}, seed {run['seed']}"
-                yield f"{which} failed and is left out: {run['error'] or 'it was not trained'}"
+                reached = " but for the scores that it had reached" if _has_scores(record, arm, run) else ""
+                yield f"{which} failed and is left out{reached}: {run['error'] or 'it was not trained'}"
     yield from _unequal(record)
     task = headline_task(record)
     for difference in record["differences"]:
@@ -115,6 +112,10 @@ def _sentences(record: Record) -> Iterator[str]:
             if (arm["name"], warning.partition(":")[0]) not in seen:
                 seen.add((arm["name"], warning.partition(":")[0]))
                 yield f"{arm['name']}: {warning}."
+
+
+def _has_scores(record: Record, arm: Mapping[str, Any], run: Mapping[str, Any]) -> bool:
+    return any(one["arm"] == arm["name"] and one["pretrain_seed"] == run["seed"] for one in record["scores"])
 
 
 def _unequal(record: Record) -> Iterator[str]:

@@ -1,5 +1,6 @@
-"""Scoring after every epoch: which is the best, and when there is no hope of a better one."""
+"""Scoring after the epochs: which is the best, and when there is no hope of a better one."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from bertsmith.finetuning.material import Material, Split, to_predictions
@@ -29,6 +30,7 @@ class Judge:
         self.material = material
         self._objective = objective
         self._bf16 = bf16
+        self._of_best: dict[str, tuple[Predictions, dict[str, float]]] = {}
 
     @property
     def is_patience_over(self) -> bool:
@@ -42,23 +44,32 @@ class Judge:
 
     def figures(self) -> dict[str, float]:
         """Score all validation sets; figures of those behind the first carry their names."""
+        return self._figures_of({split.name: self.score(split) for split in self.material.validation})
+
+    def _figures_of(self, scored: Mapping[str, tuple[Predictions, dict[str, float]]]) -> dict[str, float]:
         figures: dict[str, float] = {}
         for split in self.material.validation:
-            _, scores = self.score(split)
+            _, scores = scored[split.name]
             is_first = split is self.material.validation[0]
             figures |= scores if is_first else {f"{split.name}_{name}": value for name, value in scores.items()}
         return figures
 
     def __call__(self) -> dict[str, float]:
         """Score all validation sets after an epoch, and note whether it is the best."""
-        figures = self.figures()
+        scored = {split.name: self.score(split) for split in self.material.validation}
+        figures = self._figures_of(scored)
         metric = self.material.task.metrics[0]
         if self.facts["best"] is None or is_better(metric, figures[metric], self.facts["best"]):
             self.facts |= {"best_step": self.trainer.state.global_step, "best": figures[metric], "epochs_since": 0}
+            self._of_best = scored
         else:
             self.facts["epochs_since"] += 1
             self.trainer.control.should_training_stop |= self.is_patience_over
         return figures
+
+    def score_best(self, split: Split) -> tuple[Predictions, dict[str, float]]:
+        """Score a validation set with the best model, which is loaded again; after a resume that is done anew."""
+        return self._of_best.get(split.name) or self.score(split)
 
     def score(self, split: Split, null_threshold: float = 0.0) -> tuple[Predictions, dict[str, float]]:
         """Predict a split, and score it if it is labelled: loss first, then the metrics of the task."""

@@ -105,7 +105,8 @@ def train_seed(
                 trainer._load_from_checkpoint(str(Path(args.output_dir) / f"checkpoint-{judge.facts['best_step']}"))
             ranks.copy_from_first(objective.state_dict().values())
             _finish(run, material, objective, judge, budget, batches, seed, folder, machine(args))
-            monitor.say(f"best epoch {judge.facts['best_step'] / batches.steps_per_epoch:.0f}, {judge.best}")
+            epoch = judge.facts["best_step"] // batches.steps_per_epoch
+            monitor.say(f"{run.training.selection} epoch {epoch}, {judge.best}")
 
 
 def read_result(folder: Path, facts: Mapping[str, str] | None = None) -> dict[str, Any] | None:
@@ -259,11 +260,11 @@ def _make_trainer(
 ) -> tuple[ObjectiveTrainer, Pace]:
     training = run.training
     assert training.epochs is not None and training.layer_decay is not None
-    epoch = 1 / training.epochs
+    validated = 1 / training.epochs if training.selection == "best" else 1.0
     pace = Pace(
         log_every=training.log_every,
-        evaluate_every=epoch,
-        save_every=epoch,
+        evaluate_every=validated,
+        save_every=validated,
         save_minutes=training.checkpoint_minutes,
         monitor=monitor,
         stop=stop,
@@ -395,7 +396,8 @@ def _finish(
         for split in (*material.validation, *material.test):
             # Chosen on the validation set, the threshold would flatter its scores.
             is_test = split in material.test
-            predictions, scores[split.name] = judge.score(split, null_threshold if is_test else 0.0)
+            scored = judge.score(split, null_threshold) if is_test else judge.score_best(split)
+            predictions, scores[split.name] = scored
             arrays[f"{split.name}.values"] = predictions.values
             arrays[f"{split.name}.answers"] = np.array(predictions.answers, str)
     if ranks.rank() > 0:

@@ -54,7 +54,10 @@ class FinetuningTrainingSettings:
     """Whose defaults: bert (3 epochs, rate 3e-5) or electra (rate 3e-4, less for lower layers, more epochs on small
     tasks)."""
     epochs: int | None = None
-    """How often to run through the training examples; the best epoch by the task's first metric counts."""
+    """How often to run through the training examples."""
+    selection: Literal["best", "last"] = "best"
+    """Which epoch counts: the best in validation by the task's first metric, or the last, which alone is then validated
+    and whose score no choice has flattered."""
     early_stopping: int | None = None
     """Stop after so many epochs that were no better than the best; null for never."""
     batch_size: int | None = None
@@ -103,6 +106,8 @@ class FinetuningTrainingSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; expected at least 1")
+        if self.selection == "last" and self.early_stopping is not None:
+            raise ValueError("early_stopping goes by the validation of every epoch; leave it out, or selection: last")
         for name in ("learning_rate", "log_every", "checkpoint_minutes"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
