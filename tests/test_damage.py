@@ -14,6 +14,7 @@ import yaml
 
 from bertsmith import cli
 from bertsmith.augment.cache import FILE, open_cache
+from bertsmith.augment.output import look_at
 from bertsmith.augment.run import _the_same
 from bertsmith.augment.sources import Survey, Unit
 from bertsmith.corpus import Corpus
@@ -216,6 +217,19 @@ def test_text_that_changes_while_it_is_translated() -> None:
     assert next(given) == units[0]
     with pytest.raises(InputError, match="has changed while it was translated; bring the old one back"):
         next(given)
+
+
+def test_pairs_whose_plan_is_gone(tmp_path: Path) -> None:
+    for name in (FILE, "pairs.jsonl.part"):
+        (tmp_path / name).touch()
+    assert look_at(tmp_path, {}, overwrite=False) == (None, None)
+    (tmp_path / "pairs.jsonl").touch()
+    with pytest.raises(InputError, match=r"plan.json: is damaged or gone; bring it back, or add --overwrite"):
+        look_at(tmp_path, {}, overwrite=False)
+    assert look_at(tmp_path, {}, overwrite=True) == (None, None)
+    (tmp_path / FILE).unlink()
+    with pytest.raises(InputError, match="holds no pairs but pairs.jsonl; choose an empty folder"):
+        look_at(tmp_path, {}, overwrite=True)
 
 
 def test_a_damaged_translation_is_made_again(tmp_path: Path) -> None:

@@ -59,7 +59,9 @@ def look_at(folder: Path, plan: dict[str, Any], overwrite: bool) -> State:
             )
         return State(None, None)
     if held is None:
-        foreign = {path.name for path in folder.iterdir()} - {LOCK, FILE, f"{FILE}-wal", f"{FILE}-shm", SKIPPED}
+        parts = {f"{name}.part" for name in own}  # of a killed run, whose plan is gone
+        known = {LOCK, FILE, f"{FILE}-wal", f"{FILE}-shm", SKIPPED} | parts
+        foreign = {path.name for path in folder.iterdir()} - known
         if foreign:
             raise InputError(f"{folder}: holds no pairs but {min(foreign)}; choose an empty folder for --out")
         return State(None, None)
