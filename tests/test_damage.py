@@ -112,6 +112,7 @@ def test_a_damaged_log_comes_back_from_the_checkpoint(tmp_path: Path) -> None:
 
 def test_a_run_file_that_is_damaged_or_gone(tmp_path: Path) -> None:
     run = {"objective": {"name": "mlm"}, "training": {"seed": 100}}
+    (tmp_path / "run.yaml.part").write_text("# Written")
     prepare(tmp_path, run, overwrite=False)
     assert read_run(tmp_path) == run
     (tmp_path / "checkpoints" / "checkpoint-3").mkdir(parents=True)

@@ -75,7 +75,8 @@ def prepare(folder: Path, run: Mapping[str, Any], overwrite: bool, layout: Layou
     except InputError:
         held = None
     own = re.compile("|".join((*layout.contents, re.escape(RUN_FILE), rf"{RUN_FILE}\.part")))
-    strangers = sorted(path.name for path in folder.iterdir() if path.name != LOCK)
+    # A kill may have come while the run file was written.
+    strangers = sorted({path.name for path in folder.iterdir()} - {LOCK, f"{RUN_FILE}.part"})
     is_ours = all(map(own.fullmatch, strangers)) and any(True for mark in _MARKS for _ in folder.glob(mark))
     if held is None and is_ours:
         raise Hindered(
