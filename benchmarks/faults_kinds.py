@@ -20,8 +20,8 @@ from faults_process import Injection, run
 from launching import Ranks
 
 _DISK = "256m"
-_OUT_OF_MEMORY = (-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS, -signal.SIGTRAP)
-"""Libraries in C++ and Rust end a process so when they get no memory, which nothing can catch."""
+_OUT_OF_MEMORY = (-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS, -signal.SIGTRAP, 127)
+"""Libraries in C++ and Rust, and with 127 the loader, end a process so without memory, which nothing can catch."""
 
 
 def _signalled(number: int, case: Case) -> None:
