@@ -10,7 +10,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bertsmith.cli import main
@@ -28,13 +28,21 @@ _CONTEXT.set_forkserver_preload(
 
 
 class Command:
-    """``bertsmith`` with some words, begun; to be used like a ``subprocess.Popen`` whose output is text."""
+    """``bertsmith`` with some words, begun; to be used like a ``subprocess.Popen`` whose output is text.
 
-    def __init__(self, words: Sequence[str], folder: Path | None = None) -> None:
+    Args:
+        words: What stands behind ``bertsmith``.
+        folder: Where; here if not given.
+        run: What the process does with the words; it can be pickled.
+    """
+
+    def __init__(
+        self, words: Sequence[str], folder: Path | None = None, run: Callable[[list[str]], int] = main
+    ) -> None:
         self._output = Path(tempfile.mkdtemp())
         for name in ("output", "errors"):
             (self._output / name).touch()
-        arguments = (list(words), str(folder or Path.cwd()), str(self._output))
+        arguments = (run, list(words), str(folder or Path.cwd()), str(self._output))
         self._process = _CONTEXT.Process(target=_run, args=arguments)
         self._process.start()
         assert self._process.pid is not None
@@ -67,7 +75,7 @@ class Command:
         return (self._output / name).read_text(encoding="utf-8")
 
 
-def _run(words: list[str], folder: str, output: str) -> None:
+def _run(run: Callable[[list[str]], int], words: list[str], folder: str, output: str) -> None:
     """Be the process."""
     os.setsid()
     # Where the tests run in the background of a shell, Ctrl-C is ignored, and would be here too.
@@ -75,4 +83,4 @@ def _run(words: list[str], folder: str, output: str) -> None:
     for handle, name in ((1, "output"), (2, "errors")):
         os.dup2(os.open(os.path.join(output, name), os.O_WRONLY | os.O_APPEND), handle)
     os.chdir(folder)
-    sys.exit(main(words))
+    sys.exit(run(words))

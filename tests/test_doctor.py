@@ -247,8 +247,8 @@ def test_without_a_compiler(runs: Path, tmp_path: Path, monkeypatch: pytest.Monk
         (torch.OutOfMemoryError("CUDA out of memory."), 1, "not enough memory on the GPU"),
         (MemoryError(), 1, "not enough memory; take smaller steps"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 1, "not enough memory; take smaller"),
-        (OSError(errno.ENOSPC, "No space left on device", "out/x"), 2, "No space left on device: 'out/x'"),
-        (OSError(errno.EMFILE, "Too many open files"), 2, "Too many open files"),
+        (OSError(errno.ENOSPC, "No space left on device", "out/x"), 2, "out/x: the disk is full; make room"),
+        (OSError(errno.EMFILE, "Too many open files"), 2, "too many open files"),
     ],
 )
 def test_what_the_machine_has_run_out_of(

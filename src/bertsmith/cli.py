@@ -47,8 +47,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         options.run(options)
         sys.stdout.flush()
     except (InputError, Failed, Interrupted) as error:
-        codes = {InputError: EXIT_BAD_INPUT, Failed: EXIT_FAILED, Interrupted: EXIT_INTERRUPTED}
-        return _report(error, codes[type(error)], options.debug)
+        codes: dict[type[Exception], int] = {Failed: EXIT_FAILED, Interrupted: EXIT_INTERRUPTED}
+        return _report(error, codes.get(type(error), EXIT_BAD_INPUT), options.debug)
     except KeyboardInterrupt as error:
         return _report(str(error) or "interrupted; the same command goes on from what is saved", EXIT_INTERRUPTED)
     except BrokenPipeError:

@@ -1,6 +1,7 @@
 """The ways in which a command ends early, each with a message of one line."""
 
 import errno
+import re
 
 _LONGEST, _HEAD, _TAIL = 1200, 800, 390
 
@@ -14,6 +15,14 @@ class InputError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message if len(message) <= _LONGEST else f"{message[:_HEAD]} ... {message[-_TAIL:]}")
+
+
+class Hindered(InputError):
+    """Something outside of the run hinders it, such as a full disk or a corpus that has been replaced.
+
+    Every trial of a search and every arm of a comparison would fail alike: they end, instead of taking it for the
+    result of one. When it is mended, the same command goes on.
+    """
 
 
 class Interrupted(RuntimeError):
@@ -39,16 +48,28 @@ def missing_package(need: str, extra: str) -> InputError:
     return InputError(see_doctor(f"{need}; run pip install 'bertsmith[{extra}]'"))
 
 
+_WITHOUT_MEMORY = re.compile("out of memory|(can't|cannot) allocate memory|bad_alloc", re.IGNORECASE)
+_AGAIN = "and the same command goes on from what is saved"
+
+
 def lack_of_machine(error: Exception) -> str | None:
-    """Say what the machine has run out of, if that is what a library's error is about."""
+    """Say what the machine has run out of, or does not allow, if that is what a library's error is about."""
+    where = ""
+    if isinstance(error, OSError) and error.filename is not None:
+        where = f"{error.filename}: "
+    number = error.errno if isinstance(error, OSError) else None
     if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported for this
         what = "not enough memory on the GPU; raise training.gradient_accumulation, or take shorter rows or a smaller "
-        what += "model, and the same command goes on from what is saved"
-    elif isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
-        what = "not enough memory; take smaller steps or a smaller model, and the same command goes on from what is "
-        what += "saved"
-    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE):
-        what = f"{' '.join(str(error).split())}; the same command goes on from what is saved"
+        what += "model"
+    elif isinstance(error, MemoryError) or number == errno.ENOMEM or _WITHOUT_MEMORY.search(str(error)):
+        what = "not enough memory; take smaller steps, a smaller model or fewer processes"
+    elif number in (errno.ENOSPC, errno.EDQUOT):
+        what = f"{where}the disk is full; make room"
+    elif number == errno.EMFILE:
+        what = f"{where}too many open files; raise the limit (ulimit -n)"
+    elif number in (errno.EROFS, errno.EACCES, errno.EPERM):
+        # Nothing of the machine as a whole.
+        return f"{where}no permission ({error.strerror}); give it, {_AGAIN}"  # type: ignore[attr-defined]
     else:
         return None
-    return see_doctor(what)
+    return see_doctor(f"{what}, {_AGAIN}")

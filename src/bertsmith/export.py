@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, PreTrainedModel
 from transformers.utils import logging
 
-from bertsmith.errors import InputError, see_doctor
+from bertsmith.errors import Hindered, InputError, see_doctor
 from bertsmith.files import make_parents, remove, settle
 from bertsmith.markdown import code, plain
 from bertsmith.objectives import OBJECTIVES, Objective
@@ -93,7 +93,7 @@ def write_folder(
         (staging / "README.md").write_text(card, encoding="utf-8")
     except (OSError, SafetensorError) as error:
         shutil.rmtree(staging, ignore_errors=True)
-        raise InputError(
+        raise Hindered(
             see_doctor(
                 f"{folder}: the model could not be written ({str(error).splitlines()[0]}); nothing is lost: make room, "
                 "and the same command goes on"

@@ -12,12 +12,14 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from bertsmith.errors import InputError
 
 LOCK = ".lock"
+_SELF = "sha256_of_the_rest"
 
 _MAX_JSON_BYTES = 2**28
 """More than any manifest, seal or config has: a shard of 64 MiB takes 800 bytes of a manifest."""
@@ -44,6 +46,17 @@ def inside(folder: Path, name: str) -> Path:
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise ValueError(f"{name!r} is no name of a file in {folder}")
     return folder / name
+
+
+def sha256_once(file: Path) -> str:
+    """Return the hash of a file's content; in one process it is read once, and again only if it has been written to."""
+    facts = file.stat()
+    return _sha256_of(file, (facts.st_ino, facts.st_size, facts.st_mtime_ns))
+
+
+@cache
+def _sha256_of(file: Path, facts: tuple[int, ...]) -> str:
+    return sha256(file)
 
 
 def synchronise(path: Path) -> None:
@@ -134,6 +147,33 @@ def make_parents(path: Path, option: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}); give another {option}") from None
+
+
+def write_record(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON file, whole or not at all, that tells :func:`read_record` whether it is still what was written."""
+    write_json(path, {**value, _SELF: _hash_of(value)})
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read what :func:`write_record` wrote.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is damaged.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise ValueError("no JSON object")
+    # Older versions wrote none.
+    if value.pop(_SELF, None) not in (None, _hash_of(value)):
+        raise ValueError("changed since it was written")
+    return value
+
+
+def _hash_of(value: Any) -> str:
+    # As JSON gives it back: keys are text, tuples are lists.
+    same = json.loads(json.dumps(value))
+    return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager

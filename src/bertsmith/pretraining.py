@@ -16,7 +16,7 @@ from bertsmith.batching import Batching, TrainingStream, rows_per_step
 from bertsmith.corpus import Corpus, check
 from bertsmith.corpus.build import available_cores
 from bertsmith.encoder import build_encoder, parameter_count, training_flops
-from bertsmith.errors import InputError, see_doctor
+from bertsmith.errors import Hindered, InputError, see_doctor
 from bertsmith.export import model_card, objective_of, write_model
 from bertsmith.files import write_json
 from bertsmith.gpu import expected_seconds, free_memory, in_smaller_parts, should_compile, speed_up
@@ -128,7 +128,7 @@ def _attempt(
     budget = Budget(run.training.budget)
     found = _find_checkpoint(folder, keeps, parts.corpus, budget)
     begun = found.facts.get("batching") if found else None
-    with Monitor(folder, int(budget.used["steps"]), active=is_main) as monitor:
+    with Monitor(folder, found.path if found else None, active=is_main) as monitor:
         half = use_bf16(run.training.precision)
         batching, note = choose_batching(begun or run.training.batching, parts.objective.encoder, half)
         if batching == "packed":
@@ -182,7 +182,7 @@ def validated_figures(run: RunSettings) -> list[str]:
 def assemble(run: RunSettings) -> Parts:
     """Open the corpus and build the model; everything that can be wrong with them is found here."""
     corpus = Corpus(run.data.corpus)
-    check(corpus.path, tokens=False)
+    check(corpus.path)
     training, held_out = split_documents(corpus, run.data.validation)
     kind = OBJECTIVES[run.objective.name]
     row_length = run.data.row_length
@@ -244,7 +244,7 @@ def _find_checkpoint(folder: Path, keeps: bool, corpus: Corpus, budget: Budget) 
     """Find the checkpoint to resume, on whatever machine it is, and set the budget to what it had used."""
     found = newest_of_all(folder / "checkpoints", keeps)
     if found is not None and found.facts["corpus"] != corpus.hash:
-        raise InputError(
+        raise Hindered(
             f"{corpus.path}: this corpus has changed since the checkpoint {found.path} was trained on it; "
             "bring the old one back, or start over with --overwrite"
         )

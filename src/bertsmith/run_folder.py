@@ -1,5 +1,6 @@
 """The run folder: who may write to it, whose run it holds, and what of it goes when a run starts over."""
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,12 +8,19 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from bertsmith.errors import InputError
+from bertsmith.errors import Hindered, InputError
 from bertsmith.files import LOCK, remove, write_text
 from bertsmith.settings import read_yaml
 
 RUN_FILE = "run.yaml"
 _MARK = "# Written by bertsmith: every setting of the run in this folder.\n"
+_HASH = "# sha256 of the lines above: "
+_MARKS = (
+    *("checkpoints/checkpoint-*/seal.json", "seed-*/checkpoints/checkpoint-*/seal.json", "seed-*/result.json"),
+    *("*=*/seed-*/result.json", "units/*/trained.json", "units/*/pretraining/checkpoints/checkpoint-*/seal.json"),
+    "study.db",
+)
+"""What only work of ours leaves in a folder."""
 
 
 class Layout(NamedTuple):
@@ -59,28 +67,48 @@ def prepare(folder: Path, run: Mapping[str, Any], overwrite: bool, layout: Layou
         layout: Which kind of run it is.
 
     Raises:
-        InputError: It holds a run with other settings, or something that is not a run.
+        InputError: It holds a run with other settings, or something that is not a run, or its run file is damaged.
     """
-    held = read_run(folder)
-    strangers = sorted(path.name for path in folder.iterdir() if path.name != LOCK)
+    try:
+        held = read_run(folder)
+    except InputError:
+        held = None
+    own = re.compile("|".join((*layout.contents, re.escape(RUN_FILE), rf"{RUN_FILE}\.part")))
+    # A kill may have come while the run file was written.
+    strangers = sorted({path.name for path in folder.iterdir()} - {LOCK, f"{RUN_FILE}.part"})
+    is_ours = all(map(own.fullmatch, strangers)) and any(True for mark in _MARKS for _ in folder.glob(mark))
+    if held is None and is_ours:
+        raise Hindered(
+            f"{folder}: its {RUN_FILE} is damaged or gone; bring it back, or delete this folder, and the same command "
+            "starts over"
+        )
     if held is None and strangers:
         raise InputError(f"{folder}: holds other files ({strangers[0]}, ...) and no run; give a new folder as `output`")
     if held is not None and _kind(held) != _kind(run):
         raise InputError(f"{folder}: holds a run of another kind; give another `output`")
     if overwrite:
-        own = re.compile("|".join((*layout.contents, f"{RUN_FILE}.part")))
-        for path in [path for path in folder.iterdir() if own.fullmatch(path.name)]:
+        for path in [path for path in folder.iterdir() if own.fullmatch(path.name) and path.name != RUN_FILE]:
             remove(path)
     elif held is not None and any(True for pattern in layout.begun for _ in folder.glob(pattern)):
         _check_same(folder, held, run, layout.free)
-    write_text(folder / RUN_FILE, _MARK + yaml.safe_dump(dict(run), sort_keys=False, allow_unicode=True))
+    text = _MARK + yaml.safe_dump(dict(run), sort_keys=False, allow_unicode=True)
+    write_text(folder / RUN_FILE, f"{text}{_HASH}{_hash_of(text)}\n")
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:
-    """Read the run file that :func:`prepare` wrote into a folder; None if there is none."""
+    """Read the run file that :func:`prepare` wrote into a folder; None if there is none, or it is damaged."""
     file = folder / RUN_FILE
-    is_run = file.exists() and file.read_text(encoding="utf-8", errors="replace").startswith(_MARK)
-    return read_yaml(file) if is_run else None
+    if not file.exists():
+        return None
+    text, _, digest = file.read_text(encoding="utf-8", errors="replace").partition(_HASH)
+    # Older versions wrote none.
+    if not text.startswith(_MARK) or digest.strip() not in ("", _hash_of(text)):
+        return None
+    return read_yaml(file)
+
+
+def _hash_of(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _kind(run: Mapping[str, Any]) -> str | None:

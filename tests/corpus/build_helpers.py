@@ -13,6 +13,7 @@ from bertsmith.corpus.encode import Encoded
 from bertsmith.corpus.progress import Silent
 from bertsmith.corpus.shards import ShardWriter
 from bertsmith.corpus.tokenizer import TokenizerSettings
+from bertsmith.files import read_record
 
 SMALL = TokenizerSettings(vocab_size=400, sample_bytes=100_000)
 SETTINGS = BuildSettings(shard_bytes=100_000, tokenizer=SMALL)
@@ -39,7 +40,7 @@ def content(folder: Path) -> dict[str, Any]:
         for path in folder.rglob("*")
         if path.is_file() and path.name != ".lock"
     }
-    files["manifest.json"] = json.loads(files["manifest.json"])
+    files["manifest.json"] = read_record(folder / "manifest.json")
     del files["manifest.json"]["seconds"]
     return files
 

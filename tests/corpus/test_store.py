@@ -1,4 +1,3 @@
-import json
 import pickle
 import shutil
 import subprocess
@@ -12,6 +11,7 @@ from bertsmith.corpus import Corpus, check, describe
 from bertsmith.corpus.build import BuildSettings, build
 from bertsmith.corpus.tokenizer import TokenizerSettings
 from bertsmith.errors import InputError
+from bertsmith.files import read_record, write_record
 
 DOCUMENTS = [
     [f"sentence {d} {s} of document {d} " + "with more words " * ((d + s) % 4) for s in range(1 + d % 5)]
@@ -148,7 +148,8 @@ def test_a_damaged_corpus_does_not_open(copy: Path) -> None:
     (copy / "manifest.json").write_text(manifest[: len(manifest) // 2])
     with pytest.raises(InputError, match="manifest.json: damaged"):
         Corpus(copy)
-    (copy / "manifest.json").write_text(json.dumps(json.loads(manifest) | {"version": 99}))
+    (copy / "manifest.json").write_text(manifest)
+    write_record(copy / "manifest.json", read_record(copy / "manifest.json") | {"version": 99})
     with pytest.raises(InputError, match="version 99"):
         Corpus(copy)
     (copy / "manifest.json").write_text(manifest)

@@ -12,7 +12,7 @@ from finetuning_helpers import MakeRun
 from safetensors.torch import load_file, save_file
 
 from bertsmith.errors import InputError, Interrupted
-from bertsmith.files import locked
+from bertsmith.files import locked, read_record
 from bertsmith.finetuning import seed as seed_module
 from bertsmith.finetuning.run import finetune
 from bertsmith.finetuning.settings import FinetuningSettings
@@ -26,7 +26,9 @@ SEED = "seed-0"
 def content(output: Path | str) -> dict[str, Any]:
     """All that a run with seed 0 leaves, but for its times and the name of its folder."""
     folder = Path(output)
-    result = json.loads((folder / SEED / "result.json").read_text(encoding="utf-8"))
+    result = read_record(folder / SEED / "result.json")
+    # Their hashes, and those of the log tell times.
+    del result["files"]
     rows = read_metrics(folder / SEED)
     return {
         "model": (folder / SEED / "model" / "model.safetensors").read_bytes(),
@@ -85,7 +87,7 @@ def test_a_killed_run_goes_on_byte_for_byte(
             finetune(run)
     # Scored and written, but for the line that says so.
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
-        patch.setattr(seed_module, "write_json", lambda path, value: 1 / 0)
+        patch.setattr(seed_module, "write_record", lambda path, value: 1 / 0)
         finetune(run)
     assert checkpoints(run)
     finetune(run)

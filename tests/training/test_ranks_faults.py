@@ -1,6 +1,5 @@
 """Two ranks, and what can befall them: one killed, one hanging, machines without a shared disk, a full disk."""
 
-import json
 import os
 import re
 import shutil
@@ -14,6 +13,7 @@ import pytest
 import yaml
 
 from bertsmith.cli import main
+from bertsmith.files import read_record, write_record
 from bertsmith.training.monitors import read_metrics
 from launching import ACCELERATE, Ranks, launch, own_lines, pid_of, wait_for
 
@@ -108,7 +108,7 @@ def test_a_killed_rank_and_a_silent_one_end_the_run_which_goes_on_on_two_machine
 def test_another_corpus_on_the_second_machine_is_said_once(machines: list[Path]) -> None:
     manifest = machines[1] / "corpus" / "manifest.json"
     before = manifest.read_text()
-    manifest.write_text(json.dumps({**json.loads(before), "hash": "another"}))
+    write_record(manifest, {**read_record(manifest), "hash": "another"})
     refused = on_two_machines(machines)
     codes = refused.wait()
     manifest.write_text(before)

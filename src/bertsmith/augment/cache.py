@@ -21,6 +21,7 @@ _TABLES = """
 CREATE TABLE IF NOT EXISTS translations (key BLOB PRIMARY KEY, work INTEGER, text TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS totals (id INTEGER PRIMARY KEY CHECK (id = 0), translated INTEGER, seconds REAL);
 INSERT OR IGNORE INTO totals VALUES (0, 0, 0.0);
+CREATE TABLE IF NOT EXISTS checks (key BLOB PRIMARY KEY, hash BLOB) WITHOUT ROWID;
 CREATE TEMP TABLE pairs (key BLOB PRIMARY KEY) WITHOUT ROWID;
 """
 
@@ -42,13 +43,20 @@ class Cache:
         self._connection = connection
 
     def look_up(self, keys: Sequence[bytes]) -> dict[bytes, Stored]:
-        """Give those translations that are there, by key."""
+        """Give those translations that are there, by key; a damaged one, which SQLite does not notice, is not there."""
         found = {}
         for begin in range(0, len(keys), _KEYS_AT_ONCE):
             some = keys[begin : begin + _KEYS_AT_ONCE]
             marks = ",".join("?" * len(some))
-            rows = self._connection.execute(f"SELECT key, text, work FROM translations WHERE key IN ({marks})", some)
-            found.update({key: Stored(text, work) for key, text, work in rows})
+            rows = self._connection.execute(
+                "SELECT key, CAST(text AS BLOB), work, hash FROM translations LEFT JOIN checks USING (key) "
+                f"WHERE key IN ({marks})",
+                some,
+            )
+            for key, content, work, check in rows:
+                # Older versions kept no checks.
+                if check in (None, _check(key, content)):
+                    found[key] = Stored(content.decode(), work)
         return found
 
     def store(self, translations: Mapping[bytes, str], work: int, seconds: float) -> None:
@@ -56,6 +64,8 @@ class Cache:
         with self._connection:
             rows = [(key, work, text) for key, text in translations.items()]
             self._connection.executemany("INSERT OR REPLACE INTO translations VALUES (?, ?, ?)", rows)
+            checks = [(key, _check(key, text.encode())) for key, text in translations.items()]
+            self._connection.executemany("INSERT OR REPLACE INTO checks VALUES (?, ?)", checks)
             self._connection.execute(
                 "UPDATE totals SET translated = translated + ?, seconds = seconds + ?", (len(rows), seconds)
             )
@@ -79,6 +89,10 @@ class Cache:
 def key_of_text(model: str, text: str) -> bytes:
     """Hash what decides on a translation to 16 bytes."""
     return hashlib.blake2b(f"{model}\0{text}".encode(), digest_size=16).digest()
+
+
+def _check(key: bytes, text: bytes) -> bytes:
+    return hashlib.blake2b(key + text, digest_size=8).digest()
 
 
 @contextmanager

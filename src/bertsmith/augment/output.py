@@ -18,7 +18,7 @@ from bertsmith.augment.cache import FILE
 from bertsmith.augment.filters import Pair
 from bertsmith.corpus.staging import difference
 from bertsmith.errors import InputError
-from bertsmith.files import LOCK, read_json, synchronise, write_json
+from bertsmith.files import LOCK, read_record, synchronise, write_record
 
 PAIRS, TABLE, SUMMARY, SKIPPED = "pairs.jsonl", "pairs.csv", "summary.json", "skipped.jsonl"
 _PLAN = "plan.json"
@@ -50,8 +50,18 @@ def look_at(folder: Path, plan: dict[str, Any], overwrite: bool) -> State:
     """
     held = _read(folder / _PLAN)
     summary = _read(folder / SUMMARY)
+    own = {PAIRS, TABLE, SUMMARY, _PLAN}
+    if held is None and (folder / FILE).exists() and own & {path.name for path in folder.iterdir()}:
+        if not overwrite:
+            raise InputError(
+                f"{folder / _PLAN}: is damaged or gone; bring it back, or add --overwrite to make the pairs anew "
+                "(translations are kept)"
+            )
+        return State(None, None)
     if held is None:
-        foreign = {path.name for path in folder.iterdir()} - {LOCK, FILE, f"{FILE}-wal", f"{FILE}-shm", SKIPPED}
+        parts = {f"{name}.part" for name in own}  # of a killed run, whose plan is gone
+        known = {LOCK, FILE, f"{FILE}-wal", f"{FILE}-shm", SKIPPED} | parts
+        foreign = {path.name for path in folder.iterdir()} - known
         if foreign:
             raise InputError(f"{folder}: holds no pairs but {min(foreign)}; choose an empty folder for --out")
         return State(None, None)
@@ -71,7 +81,7 @@ def begin(folder: Path, plan: dict[str, Any], models: list[str]) -> None:
     """Take away the pairs that a folder holds, and let it be known whose, and of which models, those to come are."""
     for name in (SUMMARY, PAIRS, TABLE):
         (folder / name).unlink(missing_ok=True)
-    write_json(folder / _PLAN, plan | {"models": models})
+    write_record(folder / _PLAN, plan | {"models": models})
 
 
 def forget(folder: Path) -> None:
@@ -82,10 +92,9 @@ def forget(folder: Path) -> None:
 
 def _read(file: Path) -> dict[str, Any] | None:
     try:
-        value = read_json(file)
+        return read_record(file)
     except (OSError, ValueError):
         return None
-    return value if isinstance(value, dict) else None
 
 
 class PairWriter:

@@ -1,6 +1,7 @@
 """One run: look at everything that can be wrong, then translate, filter and write."""
 
 import errno
+import hashlib
 import json
 import shutil
 import time
@@ -19,12 +20,12 @@ from bertsmith.augment.models import Model, find_models
 from bertsmith.augment.output import PAIRS, SKIPPED, SUMMARY, begin, forget, look_at, make_plan, pair_files
 from bertsmith.augment.seq2seq import TransformersEngine
 from bertsmith.augment.settings import AugmentSettings
-from bertsmith.augment.sources import Survey, UnitStream, survey
+from bertsmith.augment.sources import Survey, Unit, UnitStream, survey
 from bertsmith.augment.translate import Chain, Direction
 from bertsmith.corpus.progress import Silent
 from bertsmith.corpus.readers import Problem
 from bertsmith.errors import InputError, see_doctor
-from bertsmith.files import locked, write_json
+from bertsmith.files import locked, write_record
 from bertsmith.settings import to_dict
 
 _AGAIN = "the same command goes on from what is saved"
@@ -84,7 +85,7 @@ def augment(
                     forget(folder)
                 raise
         summary |= {"models": [model._asdict() | {"folder": str(model.folder)} for model in models]}
-        write_json(folder / SUMMARY, summary)
+        write_record(folder / SUMMARY, summary)
     return summary
 
 
@@ -137,7 +138,7 @@ def _make(
     filters = Filters(settings.filters, settings.source, cache)
     num_pairs = 0
     with pair_files(folder) as writer:
-        for unit, views in chain.views(stream):
+        for unit, views in chain.views(_the_same(stream, found)):
             pair = filters.pair(unit.text, views)
             if pair is not None:
                 num_pairs += 1
@@ -161,6 +162,18 @@ def _make(
         "seconds": round(seconds, 3),
         "sentences_per_second": round(translated / len(directions) / seconds, 3) if seconds else None,
     }
+
+
+def _the_same(stream: UnitStream, found: Survey) -> Iterator[Unit]:
+    """Give the units once more, and see that they are those that were found before."""
+    digest = hashlib.sha256()
+    for unit in stream:
+        digest.update(unit.hashed)
+        yield unit
+    if digest.hexdigest() != found.sha256:
+        raise InputError(
+            f"the text has changed while it was translated; bring the old one back, and {_AGAIN}, or add --overwrite"
+        )
 
 
 def _direction(model: Model, how: Plan, settings: AugmentSettings) -> Direction:

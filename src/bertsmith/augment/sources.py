@@ -27,6 +27,11 @@ class Unit(NamedTuple):
     sentences: tuple[str, ...]
     """Its sentences, which are translated one by one; at least one."""
 
+    @property
+    def hashed(self) -> bytes:
+        """What the hash of all texts takes in."""
+        return self.text.encode() + b"\n"
+
 
 class Survey(NamedTuple):
     """What the first pass found."""
@@ -138,7 +143,7 @@ def survey(stream: UnitStream, num_skipped: Callable[[], int], progress: Silent)
     for unit in stream:
         units += 1
         sentences += len(unit.sentences)
-        digest.update(unit.text.encode() + b"\n")
+        digest.update(unit.hashed)
         if units % _UPDATE_EVERY == 0:
             progress.advance("reading", units, 0, f"{units:,} found")
     if not units:

@@ -119,7 +119,7 @@ def make_plan(given: ComparisonSettings, console: Console) -> Plan:
         # What it would be trained with does not matter; a masked-language model has the weights of every other.
         runs[NONE] = _run_of(given, ArmSettings(objective={"name": "mlm"}), NONE)
     corpus = Corpus(str(next(iter(runs.values())).data.corpus))
-    check(corpus.path, tokens=False)
+    check(corpus.path)
     longest = min(_longest(run) for run in runs.values())
     for label, folder in given.checkpoints.items():
         longest = min(longest, _check_model(label, folder, corpus))

@@ -1,27 +1,22 @@
 """Everything that a comparison found, gathered from its units into one record, ``comparison.json``."""
 
 import datetime
-import math
 import os
 import platform
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from bertsmith.comparison.plan import Plan, Task, Unit
-from bertsmith.comparison.work import failure, models_of, score_of, trained
+from bertsmith.comparison.work import failure, loss_curves, models_of, score_of, trained
 from bertsmith.run_folder import RUN_FILE, flat
 from bertsmith.settings import to_dict
 from bertsmith.training.arguments import versions
 from bertsmith.training.budget import QUANTITIES
-from bertsmith.training.monitors import read_metrics
 
 RECORD = "comparison.json"
-_POINTS = 40
-"""A curve of losses has no more points."""
 _NOT_DIFFERENT = ("training.seed", "training.keep_every")
 
 
@@ -78,22 +73,16 @@ def _run(unit: Unit, quantity: str, limit: float) -> dict[str, Any]:
         "share_of_budget": used[quantity] / limit if summary else None,
         "warnings": summary.get("warnings", []),
         "folder": str(unit.folder),
-        "losses": _losses(Path(unit.run.output)) if unit.run is not None and summary else {},
+        "losses": _losses(unit),
     }
 
 
-def _losses(folder: Path) -> dict[str, list[list[float]]]:
-    """Read the loss and the parts that are validated too, thinned, and all validated figures, against tokens."""
-    rows = read_metrics(folder)
-    validated = {name for row in rows for name in row if name.startswith("validation_")}
-    names = [name for name in validated if not name.startswith(("validation_num_", "validation_share_"))]
-    names += [name.removeprefix("validation_") for name in names]
-    curves = {}
-    for name in sorted(names):
-        points = np.asarray([[row["tokens"], row[name]] for row in rows if math.isfinite(row.get(name, math.nan))])
-        if len(points):
-            parts = np.array_split(points, min(_POINTS, len(points)))
-            curves[name] = [[float(part[-1, 0]), float(part[:, 1].mean())] for part in parts]
+def _losses(unit: Unit) -> dict[str, Any]:
+    found = trained(unit)
+    if found is None or unit.run is None or not found["summary"]:
+        return {}
+    # Older versions did not keep them apart from the log.
+    curves: dict[str, Any] = found["losses"] if "losses" in found else loss_curves(Path(unit.run.output))
     return curves
 
 

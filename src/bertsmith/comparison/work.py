@@ -4,38 +4,42 @@ A unit's folder holds ``pretraining/`` (the run folder of its pre-training), ``c
 ``trained.json`` (what its training used, written when it is done) and ``tasks/TASK/SHARE/seed-N/result.json``.
 """
 
+import math
 import shutil
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stderr
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 
 from bertsmith.comparison.plan import Plan, Task, Unit
 from bertsmith.corpus import Corpus
 from bertsmith.encoder import build_encoder
-from bertsmith.errors import InputError, Interrupted
+from bertsmith.errors import Hindered, InputError, Interrupted
 from bertsmith.export import export_checkpoint, write_model
-from bertsmith.files import locked, read_json, write_json
+from bertsmith.files import locked, read_record, write_json, write_record
 from bertsmith.finetuning.material import fingerprint
 from bertsmith.finetuning.seed import RESULT, seed_folder, train_seed
 from bertsmith.objectives import MLM, Objective
 from bertsmith.objectives.mlm import MLMSettings
 from bertsmith.pretraining import pretrain
-from bertsmith.results import points
+from bertsmith.results import points as in_points
 from bertsmith.run_settings import RunSettings
 from bertsmith.terminal import say_on
 from bertsmith.training import checkpoints
-from bertsmith.training.monitors import duration
+from bertsmith.training.monitors import duration, read_metrics
 
 _TRAINED = "trained.json"
 _FAILED = "failed.json"
+_POINTS = 40
+"""A curve of losses has no more points."""
 
 
 def work(plan: Plan) -> None:
@@ -55,11 +59,13 @@ def work(plan: Plan) -> None:
 def _attempt(plan: Plan, unit: Unit) -> None:
     (unit.folder / _FAILED).unlink(missing_ok=True)
     try:
+        _forget_damaged(plan, unit)
         _train(plan, unit)
         for share, model in models_of(unit):
             for task in plan.tasks:
                 _judge(plan, unit, share, model, task)
-    except Interrupted:
+    except (Interrupted, Hindered, OSError):
+        # The other arms would fail alike.
         raise
     except Exception as error:
         # Whatever is wrong with one arm, such as too little memory for it, the others are worth having.
@@ -77,16 +83,42 @@ def _train(plan: Plan, unit: Unit) -> None:
     if unit.kind == "none":
         card = "# An encoder before its first step of pre-training\n\nMade by bertsmith to compare others with.\n"
         write_model(untrained(unit.run, plan.corpus), plan.corpus.tokenizer, unit.model, card)
-        write_json(unit.folder / _TRAINED, {"summary": None, "curve": {}})
+        _remember(unit, None, {})
         return
     began = time.monotonic()
+    if Corpus(unit.run.data.corpus).hash != plan.corpus.hash:
+        raise Hindered(
+            f"{plan.corpus.path}: this corpus has changed since the comparison began; bring the old one back, and the "
+            "same command goes on"
+        )
     _say(f"{unit.name}: pre-training, in {unit.run.output}")
     with _logged(unit, plan.settings.parallel > 1):
         summary = pretrain(unit.run)
     curve = _keep_curve(plan, unit)
-    write_json(unit.folder / _TRAINED, {"summary": summary, "curve": curve})
+    _remember(unit, summary, curve)
     shutil.rmtree(Path(unit.run.output) / "checkpoints", ignore_errors=True)
     _say(f"{unit.name}: pre-trained in {duration(time.monotonic() - began)}")
+
+
+def _remember(unit: Unit, summary: dict[str, Any] | None, curve: dict[str, Any]) -> None:
+    """Write that a unit is trained, what that gave, and what its models are."""
+    losses = loss_curves(Path(unit.run.output)) if unit.run is not None and summary else {}
+    models = {f"{share:.4f}": fingerprint(str(model)) for share, model in _models(unit, curve)}
+    write_record(unit.folder / _TRAINED, {"summary": summary, "curve": curve, "losses": losses, "models": models})
+
+
+def _forget_damaged(plan: Plan, unit: Unit) -> None:
+    """Have a unit trained anew if its models, of which some must still be judged, are not what they were."""
+    models = (trained(unit) or {}).get("models", {})
+    for share, model in models_of(unit):
+        is_open = any(
+            not has_judged(unit, task, share, seed) for task in plan.tasks for seed in plan.settings.finetune_seeds
+        )
+        if is_open and models.get(f"{share:.4f}") not in (None, fingerprint(str(model))):
+            _say(f"{model}: is damaged or gone; {unit.name} is trained anew")
+            shutil.rmtree(unit.folder / "curve", ignore_errors=True)
+            (unit.folder / _TRAINED).unlink()
+            return
 
 
 def untrained(run: RunSettings, corpus: Corpus) -> Objective:
@@ -120,32 +152,38 @@ def _judge(plan: Plan, unit: Unit, share: float, model: Path, task: Task) -> Non
             folder = _judged(unit, task, share)
             run = replace(task.run, model=str(model), output=str(folder))
             material = replace(task.material, facts={**task.material.facts, "model": fingerprint(str(model))})
+            if (seed_folder(folder, seed) / RESULT).exists():  # damaged
+                shutil.rmtree(seed_folder(folder, seed))
             with _logged(unit, True):
                 train_seed(run, material, seed)
-            for name in ("model", "tensorboard"):
-                shutil.rmtree(seed_folder(folder, seed) / name, ignore_errors=True)
             scores.append(score_of(unit, task, share, seed))
+        # A kill may have come between the result and this.
+        for name in ("model", "tensorboard"):
+            shutil.rmtree(seed_folder(_judged(unit, task, share), seed) / name, ignore_errors=True)
     if scores:
         at = "" if share == 1 else f" at {share:.0%} of the budget"
-        said = ", ".join(points(task.metric, score) for score in scores if score is not None)
+        said = ", ".join(in_points(task.metric, score) for score in scores if score is not None)
         _say(f"{unit.name}{at}: {task.label} {said} ({duration(time.monotonic() - began)})")
 
 
 def is_trained(unit: Unit) -> bool:
     """Say whether the models of a unit are there."""
-    return unit.run is None or (unit.folder / _TRAINED).exists()
+    return unit.run is None or trained(unit) is not None
 
 
 def models_of(unit: Unit) -> list[tuple[float, Path]]:
     """List the models of a unit that are there, each with its share of the budget; the last is the final one."""
     if not is_trained(unit):
         return []
-    curve = (trained(unit) or {"curve": {}})["curve"]
+    return _models(unit, (trained(unit) or {"curve": {}})["curve"])
+
+
+def _models(unit: Unit, curve: Mapping[str, Any]) -> list[tuple[float, Path]]:
     return [*((float(share), unit.folder / "curve" / share) for share in sorted(curve)), (1.0, unit.model)]
 
 
 def trained(unit: Unit) -> dict[str, Any] | None:
-    """Read what the training of a unit left; None if it has none."""
+    """Read what the training of a unit left; None if it has none, or that is damaged."""
     return _read(unit.folder / _TRAINED)
 
 
@@ -157,7 +195,7 @@ def failure(unit: Unit) -> str | None:
 
 def has_judged(unit: Unit, task: Task, share: float, seed: int) -> bool:
     """Say whether a model has been fine-tuned on a task with a seed."""
-    return (seed_folder(_judged(unit, task, share), seed) / RESULT).exists()
+    return score_of(unit, task, share, seed) is not None
 
 
 def score_of(unit: Unit, task: Task, share: float, seed: int) -> float | None:
@@ -172,10 +210,24 @@ def _judged(unit: Unit, task: Task, share: float) -> Path:
 
 def _read(file: Path) -> dict[str, Any] | None:
     try:
-        found: dict[str, Any] = read_json(file)
-    except FileNotFoundError:
+        return read_record(file)
+    except (FileNotFoundError, ValueError):
         return None
-    return found
+
+
+def loss_curves(folder: Path) -> dict[str, list[list[float]]]:
+    """Read the loss and the parts that are validated too, thinned, and all validated figures, against tokens."""
+    rows = read_metrics(folder)
+    validated = {name for row in rows for name in row if name.startswith("validation_")}
+    names = [name for name in validated if not name.startswith(("validation_num_", "validation_share_"))]
+    names += [name.removeprefix("validation_") for name in names]
+    curves = {}
+    for name in sorted(names):
+        points = np.asarray([[row["tokens"], row[name]] for row in rows if math.isfinite(row.get(name, math.nan))])
+        if len(points):
+            parts = np.array_split(points, min(_POINTS, len(points)))
+            curves[name] = [[float(part[-1, 0]), float(part[:, 1].mean())] for part in parts]
+    return curves
 
 
 @contextmanager

@@ -25,22 +25,25 @@ from bertsmith.corpus.cluster_tasks import Work, software
 from bertsmith.corpus.distribute import make_together
 from bertsmith.corpus.documents import digest
 from bertsmith.corpus.encode import Chunk, Position, TextRules, encode_all, serve
+from bertsmith.corpus.info import check
 from bertsmith.corpus.processes import Child, in_order
 from bertsmith.corpus.progress import Silent
 from bertsmith.corpus.readers import Problem, Reader, ReadOptions, list_sources
 from bertsmith.corpus.sample import make_tokenizer, receive_tokenizer, take_tokenizer
 from bertsmith.corpus.sentences import LANGUAGES
 from bertsmith.corpus.shards import Made, ShardWriter, Totals, begun_shards, discard_parts, versions
-from bertsmith.corpus.staging import install, make_plan, prepare
+from bertsmith.corpus.staging import difference, install, make_plan, prepare
 from bertsmith.corpus.store import MANIFEST, STAGING, VERSION, Corpus
 from bertsmith.corpus.tokenizer import TokenizerFacts, TokenizerSettings, describe_tokenizer
 from bertsmith.errors import InputError, see_doctor
-from bertsmith.files import locked, sha256, write_json
+from bertsmith.files import locked, read_record, sha256, write_record
 from bertsmith.settings import settings, to_dict
 
 _CHUNK_BYTES = 1024**2
 _CHUNKS_AHEAD = 3
 """Chunks under way per worker: one in work, one ready, one done that waits for its turn."""
+_TOKENIZER = "tokenizer.json"
+"""What the files of the tokenizer of an unfinished build were."""
 _AGAIN = "run the same command again to continue"
 
 
@@ -131,6 +134,7 @@ def build(
 
     with _explained(folder), locked(folder, "--out"):
         if not prepare(folder, plan, overwrite):
+            check(folder)
             corpus = Corpus(folder)
             progress.note(f"{folder}: already built from these sources with these settings; nothing to do")
             return corpus
@@ -187,7 +191,7 @@ def _fill(
         if workers is None:
             made = _make_on_ray(staging, sources, build_settings, write_problem, progress)
         else:
-            made = _make_here(staging, sources, build_settings, write_problem, workers, progress)
+            made = _make_here(staging, sources, build_settings, plan, write_problem, workers, progress)
     if not made.totals.documents:
         raise InputError(
             f"no text left after filtering {made.totals.documents_read} documents; "
@@ -197,31 +201,60 @@ def _fill(
         progress.note(f"{name}: {layout}")
     manifest = plan | {"layouts": made.layouts} | _describe_result(staging, made)
     manifest |= {"seconds": round(time.monotonic() - began, 3), "versions": versions()}
-    write_json(staging / MANIFEST, manifest)
+    write_record(staging / MANIFEST, manifest)
 
 
 def _make_here(
     staging: Path,
     sources: Sequence[str],
     build_settings: BuildSettings,
+    plan: dict[str, Any],
     on_problem: Callable[[Problem], None],
     workers: int,
     progress: Silent,
 ) -> Made:
     """Make tokenizer and shards with worker processes of this machine."""
+
+    def refuse_changes() -> None:
+        changed = difference(plan, make_plan(plan["settings"], list_sources(sources)))
+        if changed:
+            raise InputError(
+                f"{staging.parent}: {changed.removeprefix('other sources: ')} since this build began; bring the old "
+                f"ones back and {_AGAIN}, or add --overwrite to begin anew"
+            )
+
     rules = build_settings.rules
     origin = build_settings.tokenizer.from_pretrained
+    _forget_damaged_tokenizer(staging)
     if origin is not None and not (staging / "tokenizer").exists():
         take_tokenizer(origin, staging / "tokenizer")
     elif not (staging / "tokenizer").exists():
         arguments = (sources, build_settings.read, rules, build_settings.tokenizer)
         with Child(make_tokenizer, *arguments, threads=None) as child:
             receive_tokenizer(child, progress, staging / "tokenizer")
+        refuse_changes()
+    write_record(staging / _TOKENIZER, _hashes(staging / "tokenizer"))
     facts = describe_tokenizer(staging / "tokenizer")
     records = begun_shards(staging, progress)
     reader = Reader(sources, build_settings.read, on_problem)
-    totals = _encode(staging, reader, build_settings, rules, facts, records, workers, progress)
+    totals = _encode(staging, reader, build_settings, rules, facts, records, workers, progress, refuse_changes)
     return Made(reader.layouts, facts, records, totals)
+
+
+def _forget_damaged_tokenizer(staging: Path) -> None:
+    """Have a tokenizer made again that is not what it was: new shards would not go with those that are there."""
+    if not (staging / "tokenizer").exists():
+        return
+    try:
+        is_whole = read_record(staging / _TOKENIZER) == _hashes(staging / "tokenizer")
+    except (OSError, ValueError):
+        is_whole = False
+    if not is_whole:
+        shutil.rmtree(staging / "tokenizer")
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    return {file.name: sha256(file) for file in sorted(folder.iterdir())}
 
 
 def _make_on_ray(
@@ -255,8 +288,12 @@ def _encode(
     records: list[dict[str, Any]],
     workers: int,
     progress: Silent,
+    refuse_changes: Callable[[], None],
 ) -> Totals:
-    """Write all shards that are not there yet, append their records to ``records``, and return the final totals."""
+    """Write all shards that are not there yet, append their records to ``records``, and return the final totals.
+
+    A shard is whole only if no source has changed before its end.
+    """
     totals = Totals(**records[-1]["totals"]) if records else Totals()
     chunks = _chunks(reader, totals, build_settings)
     shards = staging / "shards"
@@ -281,9 +318,11 @@ def _encode(
                 "tokenising", encoded.position.source_bytes, reader.total_bytes, totals.documents, totals.tokens
             )
             if totals.text_bytes - shard_begins >= build_settings.shard_bytes and writer.num_documents:
+                refuse_changes()
                 records.append(writer.finish(totals))
                 writer = ShardWriter(shards / f"{len(records):05d}", facts.dtype, facts.vocab_size)
                 shard_begins = totals.text_bytes
+        refuse_changes()
         if writer.num_documents:
             records.append(writer.finish(totals))
     return totals
@@ -338,12 +377,11 @@ def _describe_result(staging: Path, made: Made) -> dict[str, Any]:
         counts |= {"unknown": unknown, "skipped": sum(1 for _ in skipped)}
 
     hashes = [[file["sha256"] for file in record["files"].values()] for record in records]
-    files = {file.name: sha256(file) for file in sorted((staging / "tokenizer").iterdir())}
     return {
         "hash": hashlib.sha256(json.dumps([VERSION, facts.hash, hashes]).encode()).hexdigest(),
         "counts": counts,
         "unknown_rate": unknown / totals.tokens,
         "sentence_lengths": lengths,
-        "tokenizer": facts._asdict() | {"files": files},
+        "tokenizer": facts._asdict() | {"files": _hashes(staging / "tokenizer")},
         "shards": [{"name": name, "files": record["files"]} for name, record in zip(names, records, strict=True)],
     }

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from bertsmith.corpus.store import MANIFEST, Corpus, Ints, read_manifest
-from bertsmith.errors import InputError
-from bertsmith.files import inside, sha256
+from bertsmith.errors import Hindered, InputError
+from bertsmith.files import inside, sha256_once
 
 _NUM_EXAMPLES = 10
 _NUM_NAMES = 5
@@ -63,11 +63,11 @@ def check(path: str | Path, *, tokens: bool = True) -> None:
         except ValueError as error:
             raise InputError(f"{folder / MANIFEST}: {error}; {_REMEDY}") from None
         try:
-            is_whole = sha256(file) == digest
+            is_whole = sha256_once(file) == digest
         except OSError as error:
-            raise InputError(f"{file}: cannot be read ({error.strerror}); {_REMEDY}") from None
+            raise Hindered(f"{file}: cannot be read ({error.strerror}); {_REMEDY}") from None
         if not is_whole:
-            raise InputError(f"{file}: changed since it was built; {_REMEDY}")
+            raise Hindered(f"{file}: changed since it was built; {_REMEDY}")
 
 
 _REMEDY = "build the corpus again with --overwrite"

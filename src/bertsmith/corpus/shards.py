@@ -4,7 +4,6 @@ A shard is written in a folder of another name, brought safely to disk, and rena
 source stream went into it and all shards before it; so a killed build knows from the last record where to go on.
 """
 
-import json
 import platform
 import shutil
 from dataclasses import asdict, dataclass, field, replace
@@ -18,7 +17,7 @@ import numpy as np
 from bertsmith.corpus.encode import Encoded, count_tokens
 from bertsmith.corpus.progress import Silent
 from bertsmith.corpus.tokenizer import TokenizerFacts
-from bertsmith.files import inside, read_json, remove, sha256, synchronise
+from bertsmith.files import inside, read_record, remove, sha256, synchronise, write_record
 
 RECORD = "shard.json"
 LENGTH_BINS = 16
@@ -137,9 +136,7 @@ def make_whole(part: Path, shard: Path, files: dict[str, Any], totals: Totals) -
         totals: Those of the build after it.
     """
     record = {"files": files, "totals": asdict(totals)}
-    (part / RECORD).write_text(json.dumps(record))
-    synchronise(part / RECORD)
-    synchronise(part)
+    write_record(part / RECORD, record)
     part.rename(shard)
     synchronise(shard.parent)
     return record
@@ -218,7 +215,7 @@ def versions() -> dict[str, str]:
 def _read_record(shard: Path) -> dict[str, Any] | None:
     """Return a shard's record, or None unless all its files are as recorded."""
     try:
-        record: dict[str, Any] = read_json(shard / RECORD)
+        record = read_record(shard / RECORD)
         whole = all(sha256(inside(shard, name)) == facts["sha256"] for name, facts in record["files"].items())
     except (FileNotFoundError, ValueError, KeyError):
         return None

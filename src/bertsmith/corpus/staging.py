@@ -13,7 +13,7 @@ from typing import Any
 from bertsmith.corpus.readers import Source
 from bertsmith.corpus.store import MANIFEST, STAGING, VERSION
 from bertsmith.errors import InputError
-from bertsmith.files import LOCK, read_json, remove, synchronise, write_json
+from bertsmith.files import LOCK, read_record, remove, synchronise, write_record
 
 PLAN = "build.json"
 _PARTS = ("shards", "tokenizer", "skipped.jsonl")
@@ -48,11 +48,22 @@ def prepare(folder: Path, plan: dict[str, Any], overwrite: bool) -> bool:
         raise InputError(
             f"{folder / MANIFEST}: cannot be read; bring the file back, or add --overwrite to build the corpus anew"
         )
+    # Killed in between, an exchange has neither; a folder of shards that is no corpus may be another's.
+    has_shards = any((folder / "shards").glob("?????/tokens.npy"))
+    if has_shards and not has_manifest and begun is None and not overwrite:
+        raise InputError(
+            f"{folder / MANIFEST}: is gone; bring the file back, or add --overwrite to build the corpus anew"
+        )
+    if begun is None and not overwrite and any((staging / "shards").glob("?????")):
+        raise InputError(
+            f"{staging / PLAN}: is damaged or gone; bring the file back, or add --overwrite to build the corpus anew"
+        )
     if finished is not None and not overwrite:
         if changed := difference(finished, plan):
             raise InputError(f"{folder}: holds a corpus built with {changed}; add --overwrite to build it anew")
         return False
     if begun is not None and not difference(begun, plan):
+        (staging / "shards").mkdir(exist_ok=True)
         return True
     if begun is not None and not overwrite:
         raise InputError(
@@ -60,13 +71,15 @@ def prepare(folder: Path, plan: dict[str, Any], overwrite: bool) -> bool:
         )
 
     # Folders of these names are ours only beside a manifest or a plan of ours: a model folder has a tokenizer too.
-    is_corpus = finished is not None or begun is not None or (has_manifest and (folder / "shards").is_dir())
+    is_corpus = (
+        finished is not None or begun is not None or (has_manifest and (folder / "shards").is_dir()) or has_shards
+    )
     foreign = {path.name for path in folder.iterdir()} - {LOCK, STAGING}
     if foreign and not is_corpus:
         raise InputError(f"{folder}: holds no corpus but {min(foreign)}; choose an empty folder for --out")
     remove(staging)
     (staging / "shards").mkdir(parents=True)
-    write_json(staging / PLAN, plan)
+    write_record(staging / PLAN, plan)
     return True
 
 
@@ -87,10 +100,9 @@ def install(folder: Path) -> None:
 def _read(file: Path) -> dict[str, Any] | None:
     """Return a JSON object, or None where there is none that can be read."""
     try:
-        value = read_json(file)
+        return read_record(file)
     except (OSError, ValueError):
         return None
-    return value if isinstance(value, dict) else None
 
 
 def difference(old: dict[str, Any], plan: dict[str, Any]) -> str:

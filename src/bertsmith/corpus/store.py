@@ -26,7 +26,7 @@ from pydantic import PositiveInt, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # typing's own serves pydantic from Python 3.12 on
 
 from bertsmith.errors import InputError
-from bertsmith.files import read_json
+from bertsmith.files import read_record
 
 VERSION = 1
 """The version of the layout above; a corpus of another version must be built again."""
@@ -308,7 +308,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """
     file = path / MANIFEST
     try:
-        manifest: dict[str, Any] = read_json(file)
+        manifest = read_record(file)
         version = manifest["version"]
     except (FileNotFoundError, NotADirectoryError):
         if (path / STAGING).is_dir():

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy.special import softmax
 
 from bertsmith.errors import InputError
-from bertsmith.files import sha256
+from bertsmith.files import sha256_once
 from bertsmith.finetuning.rows import NO_TARGET, Row, encode
 from bertsmith.settings import nearest
 from bertsmith.tasks.examples import Answers, Example, Predictions, TaskData, TaskType, name_of_test
@@ -161,7 +161,7 @@ def fingerprint(model: str) -> str:
     """Hash what a model folder holds of weights, config and vocabulary; of a hub id, give its name."""
     kinds = ("*.safetensors", "pytorch_model*.bin", "config.json", "tokenizer.json", "vocab.*", "*.model")
     files = sorted({file for kind in kinds for file in Path(model).glob(kind)})
-    return hashlib.sha256(" ".join(map(sha256, files)).encode()).hexdigest() if files else model
+    return hashlib.sha256(" ".join(map(sha256_once, files)).encode()).hexdigest() if files else model
 
 
 def class_weights(

@@ -14,12 +14,12 @@ from transformers import TrainingArguments
 
 from bertsmith.attention import choose_batching
 from bertsmith.encoder import parameter_count
-from bertsmith.errors import InputError
-from bertsmith.files import read_json, remove, synchronise, write_json
+from bertsmith.errors import Hindered, InputError
+from bertsmith.files import read_record, remove, sha256_once, synchronise, write_record
 from bertsmith.finetuning.card import model_card
 from bertsmith.finetuning.judge import Judge
 from bertsmith.finetuning.layers import freeze, layerwise_optimizer
-from bertsmith.finetuning.material import Material, class_weights
+from bertsmith.finetuning.material import Material, class_weights, fingerprint
 from bertsmith.finetuning.models import add_attention, build_model, save_model, takes_types
 from bertsmith.finetuning.objective import SsaObjective, TaskObjective
 from bertsmith.finetuning.relabelling import Relabelling, number_rows
@@ -34,7 +34,7 @@ from bertsmith.training.budget import Budget, BudgetSettings, learning_rate_fact
 from bertsmith.training.copies import Found, newest_of_all
 from bertsmith.training.dropout import use_fast_dropout
 from bertsmith.training.memory import kept_memory
-from bertsmith.training.monitors import Monitor, human
+from bertsmith.training.monitors import METRICS, Monitor, human
 from bertsmith.training.running import train
 from bertsmith.training.trainer import ObjectiveTrainer, Pace, Watch
 
@@ -80,12 +80,18 @@ def train_seed(
             return
         torch.manual_seed(seed)
         objective, batches = assemble(run, material, seed)
+        with ranks.together():
+            if fingerprint(run.model) != material.facts["model"]:
+                raise Hindered(
+                    f"{run.model}: this model has changed since the command began; bring the old one back, and the "
+                    "same command goes on"
+                )
         args = training_arguments(run, seed)
         budget = Budget(BudgetSettings(steps=batches.num_steps))
         judge = Judge(run, material, objective, use_bf16(run.training.precision))
         resumed, num_damaged = _find_checkpoint(folder, keeps, material.facts, budget, judge)
         is_main, prefix = ranks.rank() == 0, f"seed {seed} · "
-        with Monitor(folder, int(budget.used["steps"]), is_main, prefix=prefix, bar=stop is None) as monitor:
+        with Monitor(folder, resumed, is_main, prefix=prefix, bar=stop is None) as monitor:
             _greet(run, objective, batches, seed, resumed, monitor)
             if num_damaged:
                 monitor.say(f"{folder}: {num_damaged} damaged checkpoints are passed over and removed")
@@ -112,13 +118,17 @@ def read_result(folder: Path, facts: Mapping[str, str] | None = None) -> dict[st
     if not (folder / RESULT).exists():
         return None
     try:
-        result: dict[str, Any] = read_json(folder / RESULT)
-        if facts is not None:
-            _check_facts(folder, result["facts"], facts)
-    except (KeyError, TypeError, ValueError):
+        result = read_record(folder / RESULT)
+        old = result["facts"]
+    except (KeyError, ValueError):
         raise _damaged(folder, RESULT) from None
+    if facts is not None:
+        _check_facts(folder, old, facts)
     if not (folder / "model" / "config.json").exists():
         raise _damaged(folder, "model")
+    for name, expected in result.get("files", {}).items():
+        if not (folder / name).exists() or sha256_once(folder / name) != expected:
+            raise _damaged(folder, name)
     return result
 
 
@@ -133,6 +143,13 @@ def read_predictions(folder: Path, split: str) -> Predictions:
             return Predictions(arrays[f"{split}.values"], tuple(arrays[f"{split}.answers"].tolist()))
     except (OSError, EOFError, KeyError, ValueError, BadZipFile):
         raise _damaged(folder, _PREDICTIONS) from None
+
+
+def _kept_files(folder: Path) -> list[Path]:
+    """List what a finished seed must still have when the same command comes again."""
+    # A model card is there to be written on.
+    model = [path for path in (folder / "model").rglob("*") if path.is_file() and path.name != "README.md"]
+    return [folder / METRICS, folder / _PREDICTIONS, *sorted(model)]
 
 
 def _damaged(folder: Path, name: str) -> InputError:
@@ -407,6 +424,7 @@ def _finish(
         "null_threshold": null_threshold,
         "facts": material.facts,
         "machine": on,
+        "files": {file.relative_to(folder).as_posix(): sha256_once(file) for file in _kept_files(folder)},
     }
-    write_json(folder / RESULT, result)
+    write_record(folder / RESULT, result)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)

@@ -57,7 +57,7 @@ def summarise_seeds(run: FinetuningSettings, material: Material) -> dict[str, An
         "from_scratch": run.from_scratch,
         "metrics": {split.name: _figures(split, material, results, predictions[split.name]) for split in scored},
         "best_seed": best["seed"],
-        "seeds": {str(result["seed"]): {k: v for k, v in result.items() if k != "facts"} for result in results},
+        "seeds": {str(result["seed"]): _figures_of_seed(result) for result in results},
         "facts": material.facts,
         "versions": versions(),
     }
@@ -66,6 +66,10 @@ def summarise_seeds(run: FinetuningSettings, material: Material) -> dict[str, An
         of_best = {name: predictions[name_of_test(name)][results.index(best)] for name in task.test}
         summary["submission_lacks"] = write_submission(Path(run.submission), task.name, task, of_best)
     return summary
+
+
+def _figures_of_seed(result: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in result.items() if name not in ("facts", "files")}
 
 
 def _results(folder: Path, material: Material) -> list[dict[str, Any]]:

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from bertsmith.corpus import Corpus
 from bertsmith.errors import InputError
+from bertsmith.finetuning.material import fingerprint
 from bertsmith.finetuning.settings import FinetuningSettings, load_finetuning
 from bertsmith.pretraining import validated_figures
 from bertsmith.run_folder import Layout
@@ -137,6 +139,20 @@ def load_judge(plan: Plan, folder: Path) -> FinetuningSettings:
     assert plan.settings.finetune is not None
     words = [f"--model={folder / RUN / 'model'}", f"--output={folder / TASK}"]
     return load_finetuning(plan.settings.finetune, words)
+
+
+def content_of(plan: Plan) -> str:
+    """Name what trials learn from and are judged by, by its content."""
+    found = []
+    for path in (plan.settings.run, plan.settings.finetune):
+        if path == plan.settings.run and plan.is_pretraining:
+            found.append(Corpus(str(load_run(path, ["--output=unused"]).data.corpus)).hash)
+        elif path is not None:
+            run = load_finetuning(path, ["--output=unused"])
+            found.append(load_task(run.task).hash)
+            if path == plan.settings.run:
+                found.append(fingerprint(run.model))
+    return " ".join(found)
 
 
 def short(key: str) -> str:

@@ -13,9 +13,8 @@ from bertsmith.errors import Failed
 from bertsmith.files import write_json, write_text
 from bertsmith.plots import plot_sweep
 from bertsmith.results import lay_out
-from bertsmith.run_folder import RUN_FILE
-from bertsmith.settings import read_yaml
-from bertsmith.sweep.plan import RUN, Plan, plain, short
+from bertsmith.settings import to_dict
+from bertsmith.sweep.plan import Plan, load, plain, short
 from bertsmith.sweep.trials import best_of, open_study
 from bertsmith.training.monitors import duration
 
@@ -45,7 +44,7 @@ def report(plan: Plan) -> dict[str, Any]:
     tried = [(dict(trial.params), float(trial.values[0])) for trial in done]
     logarithmic = {key for key, one in plan.distributions.items() if getattr(one, "log", False)}
     plot_sweep(plan.folder / "sweep.png", tried, plan.metric, importances, logarithmic)
-    own = read_yaml(plan.trial_folder(best.number) / RUN / RUN_FILE)
+    own = to_dict(load(plan, best.params, plan.trial_folder(best.number)))
     own["output"] = str(plan.folder / "best")
     command = "pretrain" if plan.is_pretraining else "finetune"
     text = f"# Trial {best.number} of {len(trials)}: {plan.metric} {best.value:.6g}\n"

@@ -1,18 +1,16 @@
 """The search itself, in this process or in several."""
 
-import json
 from functools import partial
 from typing import Any
 
 from bertsmith.corpus.build import available_cores
-from bertsmith.errors import InputError
 from bertsmith.files import locked
 from bertsmith.run_folder import prepare
-from bertsmith.settings import read_yaml, to_dict
+from bertsmith.settings import to_dict
 from bertsmith.sweep.plan import SWEEP, Plan, make_plan
 from bertsmith.sweep.report import report
 from bertsmith.sweep.settings import SweepSettings
-from bertsmith.sweep.trials import open_study, patiently_locked, work
+from bertsmith.sweep.trials import explained, open_study, patiently_locked, refuse_changes, refuse_damage, work
 from bertsmith.training.running import work_side_by_side
 
 
@@ -32,6 +30,12 @@ def sweep(given: SweepSettings, *, overwrite: bool = False) -> dict[str, Any]:
         Failed: No trial has succeeded.
     """
     plan = make_plan(given)
+    with explained(plan):
+        return _sweep(plan, overwrite)
+
+
+def _sweep(plan: Plan, overwrite: bool) -> dict[str, Any]:
+    given = plan.settings
     with patiently_locked(plan.folder):
         if overwrite:
             for folder in sorted((plan.folder / "trials").glob("*")):
@@ -39,22 +43,12 @@ def sweep(given: SweepSettings, *, overwrite: bool = False) -> dict[str, Any]:
                 with locked(folder, "`output`"):
                     pass
         prepare(plan.folder, to_dict(given), overwrite, SWEEP)
-        _check_unchanged(plan)
+        study = open_study(plan)
+        refuse_changes(plan, study, begins=True)
+        refuse_damage(plan, study)
     if given.parallel == 1:
         work(plan)
     else:
         work_side_by_side(partial(work, plan), plan.settings.parallel, available_cores())
+    refuse_damage(plan, open_study(plan))
     return report(plan)
-
-
-def _check_unchanged(plan: Plan) -> None:
-    """Refuse to mix trials of a run file that has changed since."""
-    study = open_study(plan)
-    paths = [path for path in (plan.settings.run, plan.settings.finetune) if path is not None]
-    now = json.dumps({path: read_yaml(path) for path in paths}, default=str)
-    if study.user_attrs.get("files", now) != now:
-        raise InputError(
-            f"{plan.folder}: was begun with another content of {' or '.join(paths)}; bring it back, give another "
-            "`output`, or start over with --overwrite"
-        )
-    study.set_user_attr("files", now)

@@ -1,5 +1,6 @@
 """Trials: taken from the study, trained, judged, and ended early if they do not promise anything."""
 
+import json
 import math
 import shutil
 import sys
@@ -12,19 +13,24 @@ from typing import Any
 import optuna
 import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, Trial, TrialState
 from rich.console import Console
+from sqlalchemy.exc import SQLAlchemyError
 
-from bertsmith.errors import Failed, InputError
-from bertsmith.files import locked
+from bertsmith.errors import Failed, Hindered, InputError
+from bertsmith.files import locked, read_record, write_record
 from bertsmith.finetuning.run import finetune
 from bertsmith.finetuning.seed import RESULT
 from bertsmith.finetuning.settings import FinetuningSettings
 from bertsmith.pretraining import pretrain
-from bertsmith.sweep.plan import RUN, STUDY, Distribution, Plan, load, load_judge, plain, short
+from bertsmith.settings import read_yaml
+from bertsmith.sweep.plan import RUN, STUDY, TASK, Distribution, Plan, content_of, load, load_judge, plain, short
 from bertsmith.terminal import say_on
 from bertsmith.training.monitors import duration
 
+OUTCOME = "outcome.json"
+"""What came of a trial, beside the study: in the folder of the trial."""
 _LEAST_FAILURES = 3
 """So many trials that fail before any has succeeded are taken for a mistake in the run file."""
 _STEPS = 1000
@@ -46,6 +52,41 @@ def open_study(plan: Plan) -> Any:
         pruner=optuna.pruners.MedianPruner(_STARTUP_TRIALS, _WARMUP) if plan.prunes else optuna.pruners.NopPruner(),
         load_if_exists=True,
     )
+
+
+@contextmanager
+def explained(plan: Plan) -> Iterator[None]:
+    """Turn what can be wrong with the file of trials into one line that says what to do."""
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        reason = str(getattr(error.__cause__, "orig", None) or getattr(error, "orig", None) or error).splitlines()[0]
+        file = plan.folder / STUDY
+        if "full" in reason or "readonly" in reason or "unable to open" in reason or "disk I/O" in reason:
+            raise Hindered(f"{file}: cannot be written ({reason}); make room, and the same command goes on") from None
+        raise Hindered(
+            f"{file}: is damaged ({reason}); remove it, and the same command finds the finished trials again"
+        ) from None
+
+
+def refuse_changes(plan: Plan, study: Any, begins: bool = False) -> None:
+    """Refuse to mix trials of a run file, or of data, that have changed since.
+
+    Args:
+        plan: The sweep.
+        study: Its study, which remembers them.
+        begins: Whether they are what it shall remember, if it does not know any.
+    """
+    paths = [path for path in (plan.settings.run, plan.settings.finetune) if path is not None]
+    now = {"files": json.dumps({path: read_yaml(path) for path in paths}, default=str), "data": content_of(plan)}
+    for name, what in (("files", f"content of {' or '.join(paths)}"), ("data", "corpus, model or data")):
+        if study.user_attrs.get(name, now[name]) != now[name]:
+            raise Hindered(
+                f"{plan.folder}: was begun with another {what}; bring it back, give another `output`, or start over "
+                "with --overwrite"
+            )
+        if begins:
+            study.set_user_attr(name, now[name])
 
 
 @contextmanager
@@ -76,27 +117,78 @@ def work(plan: Plan) -> None:
                 return
             values = {key: _suggest(trial, key, one) for key, one in plan.distributions.items()}
             began = time.monotonic()
-            try:
-                score = _train(plan, trial, values)
-                study.tell(trial, score)
-                outcome = f"{plan.metric} {score:.5g}"
-            except optuna.TrialPruned:
-                study.tell(trial, state=TrialState.PRUNED)
-                outcome = "ended early, unpromising"
-            except (InputError, Failed, torch.OutOfMemoryError) as error:
-                reason = " ".join(str(error).split())
-                trial.set_user_attr("reason", reason)
-                study.tell(trial, state=TrialState.FAIL)
-                outcome = f"failed: {reason}"
-                _refuse_hopeless(study, reason)
+            outcome = _attempt(plan, study, trial, values)
+            match outcome:
+                case {"score": score}:
+                    study.tell(trial, score)
+                    said = f"{plan.metric} {score:.5g}"
+                case {"reason": reason}:
+                    trial.set_user_attr("reason", reason)
+                    study.tell(trial, state=TrialState.FAIL)
+                    said = f"failed: {reason}"
+                    _refuse_hopeless(study, reason)
+                case _:
+                    study.tell(trial, state=TrialState.PRUNED)
+                    said = "ended early, unpromising"
         _tidy(plan, study)
         best = best_of(study, study.get_trials(deepcopy=False))
         known = f" · best so far {best.value:.5g}, trial {best.number}" if best is not None else ""
         shown = ", ".join(f"{short(key)} {plain(value)}" for key, value in values.items())
         say_on(
             console,
-            f"trial {trial.number} · {shown} · {outcome} · {duration(time.monotonic() - began)}{known}",
+            f"trial {trial.number} · {shown} · {said} · {duration(time.monotonic() - began)}{known}",
         )
+
+
+def refuse_damage(plan: Plan, study: Any) -> None:
+    """Compare the study, whose file does not notice a changed figure, with what its trials themselves wrote."""
+    for trial in study.get_trials(deepcopy=False):
+        try:
+            held = read_record(plan.trial_folder(trial.number) / OUTCOME)
+        except (OSError, ValueError):
+            continue
+        if not trial.state.is_finished() or "outcome" not in held:
+            continue
+        score = trial.values[0] if trial.state == TrialState.COMPLETE else None
+        if held["values"] != trial.params or held["outcome"].get("score") != score:
+            raise Hindered(
+                f"{plan.folder / STUDY}: is damaged (trial {trial.number} is not what is in its folder); remove it, "
+                "and the same command finds the finished trials again"
+            )
+
+
+def _attempt(plan: Plan, study: Any, trial: Trial, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Do one trial, or read what came of it where the study has lost that.
+
+    Returns:
+        Its score, or the reason why it failed; nothing if it was ended early.
+    """
+    folder = plan.trial_folder(trial.number)
+    try:
+        held = read_record(folder / OUTCOME)
+    except (OSError, ValueError):
+        held = {}
+    if held.get("values", values) != values:
+        # Of a study that is gone.
+        held = {}
+        for name in (RUN, TASK):
+            shutil.rmtree(folder / name, ignore_errors=True)
+    if "outcome" in held:
+        return dict(held["outcome"])
+    refuse_changes(plan, study)
+    write_record(folder / OUTCOME, {"values": values})
+    outcome: dict[str, Any] = {}
+    try:
+        outcome["score"] = _train(plan, trial, values)
+    except optuna.TrialPruned:
+        pass
+    except Hindered:
+        # The other trials would fail alike.
+        raise
+    except (InputError, Failed, torch.OutOfMemoryError) as error:
+        outcome["reason"] = " ".join(str(error).split())
+    write_record(folder / OUTCOME, {"values": values, "outcome": outcome})
+    return outcome
 
 
 def _take(plan: Plan, study: Any, stack: ExitStack) -> Trial | None:

@@ -5,14 +5,13 @@ either it dies on it, or, if only the optimiser is missing, it goes on silently 
 carries a seal, a file with the hash of every other file, which is written last and checked before resuming.
 """
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from bertsmith.errors import InputError
-from bertsmith.files import inside, read_json, remove, sha256, synchronise, use_umask
+from bertsmith.files import inside, read_record, remove, sha256, synchronise, use_umask, write_record
 
 SEAL = "seal.json"
 STAGING = "staging"
@@ -31,9 +30,7 @@ def seal(folder: Path, facts: dict[str, Any]) -> None:
         use_umask(file)
         hashes[file.relative_to(folder).as_posix()] = sha256(file)
         synchronise(file)
-    (folder / SEAL).write_text(json.dumps({"files": hashes, **facts}, indent=1), encoding="utf-8")
-    synchronise(folder / SEAL)
-    synchronise(folder)
+    write_record(folder / SEAL, {"files": hashes, **facts})
 
 
 def publish(staged: Path, final: Path) -> None:
@@ -46,7 +43,7 @@ def publish(staged: Path, final: Path) -> None:
 def read_seal(folder: Path) -> dict[str, Any] | None:
     """Return what :func:`seal` wrote, or None if the folder is not a whole checkpoint: files missing or changed."""
     try:
-        facts: dict[str, Any] = read_json(folder / SEAL)
+        facts = read_record(folder / SEAL)
         whole = all(sha256(inside(folder, name)) == expected for name, expected in facts["files"].items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -87,8 +84,8 @@ def in_order(folder: Path) -> list[Path]:
 def _is_kept(checkpoint: Path) -> bool:
     """Say whether a checkpoint is to be kept for good, without a look at the rest of it."""
     try:
-        return bool(read_json(checkpoint / SEAL).get("kept"))
-    except (OSError, ValueError, AttributeError):
+        return bool(read_record(checkpoint / SEAL).get("kept"))
+    except (OSError, ValueError):
         return False
 
 

@@ -1,6 +1,7 @@
 """What a user sees of a run while it goes on: the progress line, metrics.jsonl and TensorBoard."""
 
 import json
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -39,19 +40,22 @@ class Monitor:
 
     Args:
         folder: The run folder.
-        resumed_step: Rows after this step are dropped from an earlier metrics.jsonl: they are about to come again.
+        resumed: The checkpoint to go on from; the rows are those that it keeps, for what came after it comes again.
         active: False on all ranks but the first: nothing is written or shown.
         prefix: Stands before every line.
         bar: False for lines even on a terminal, where several processes write at once.
     """
 
     def __init__(
-        self, folder: Path, resumed_step: int = 0, active: bool = True, prefix: str = "", bar: bool = True
+        self, folder: Path, resumed: Path | None = None, active: bool = True, prefix: str = "", bar: bool = True
     ) -> None:
         self._prefix = prefix
         self._path = folder / METRICS
+        resumed_step = int(resumed.name.rpartition("-")[2]) if resumed else 0
         if active:
-            kept = [row for row in read_metrics(folder) if row["step"] <= resumed_step]
+            # Checkpoints of older versions keep none.
+            rows = read_metrics(resumed if resumed and (resumed / METRICS).exists() else folder)
+            kept = [row for row in rows if row["step"] <= resumed_step]
             write_text(self._path, "".join(json.dumps(row) + "\n" for row in kept))
         self._console = Console(stderr=True, quiet=not active)
         self._has_bar = bar and self._console.is_terminal
@@ -81,6 +85,10 @@ class Monitor:
     def say(self, text: str) -> None:
         """Print a line above the progress line."""
         say_on(self._console, self._prefix + text)
+
+    def keep_rows(self, checkpoint: Path) -> None:
+        """Copy the rows into a checkpoint, where its seal protects them."""
+        shutil.copyfile(self._path, checkpoint / METRICS)
 
     def write(self, row: Mapping[str, float]) -> None:
         """Append a row to metrics.jsonl and TensorBoard, and show its losses."""
@@ -137,16 +145,19 @@ _NOT_A_PART = ("step", "tokens", "seconds", "flops", "learning_rate", "tokens_pe
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Read the rows of metrics.jsonl; a last line that a kill left unfinished is dropped."""
+    """Read the rows of metrics.jsonl; what a kill left unfinished, or what comes after damage, is dropped."""
     path = folder / METRICS
     if not path.exists():
         return []
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            rows.append(parse_json(line))
+            row = parse_json(line)
         except ValueError:
             break
+        if not isinstance(row, dict) or "step" not in row:
+            break
+        rows.append(row)
     return rows
 
 

@@ -41,6 +41,7 @@ _OF_LAUNCHER = {
 """Settings of `accelerate launch` that would change a run behind its run file, and what to set there instead."""
 
 _SAID = "said"
+_GONE = "is gone, perhaps killed or out of memory"
 _HEAD_START = timedelta(seconds=2)
 _LOST = ("gloo", "NCCL", "Application timeout", "Connection closed", "Connection reset", "Broken pipe")
 
@@ -74,7 +75,7 @@ def joined(silence: object) -> Iterator[None]:
         if not is_lost(error):
             raise
         why = f"was silent for {seconds:.0f} seconds (training.trainer.ddp_timeout)"
-        why = why if "imed out" in str(error) else "is gone, perhaps killed or out of memory"
+        why = why if "imed out" in str(error) else _GONE
         raise Failed(
             f"one of the {num_ranks()} processes {why}; nothing that was saved is lost, and the same command goes on "
             "from the last checkpoint"
@@ -244,8 +245,8 @@ def speaks_for_all(text: str) -> bool:
         if _store().add(_SAID, 1) > 1:
             return False
     except (RuntimeError, OSError):
-        # The store went with the first rank, which has surely said why.
-        return False
+        # The store went with the first rank, which has said why unless it was killed.
+        return _GONE in text
     if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         reason = {"message": text, "extraInfo": {"timestamp": str(int(time.time()))}}
         Path(file).write_text(json.dumps({"message": reason}), encoding="utf-8")

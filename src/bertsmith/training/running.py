@@ -109,7 +109,7 @@ def _begin_process(work: Callable[[], None], number: int, num_threads: int) -> N
     torch.set_num_threads(num_threads)
     try:
         work()
-    except (InputError, Failed, Interrupted, KeyboardInterrupt) as error:
+    except (InputError, Failed, Interrupted, KeyboardInterrupt, OSError) as error:
         if not isinstance(error, Interrupted | KeyboardInterrupt):
             say(f"bertsmith: {' '.join(str(error).split())}", sys.__stderr__)
         sys.exit(1)

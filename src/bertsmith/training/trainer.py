@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from bertsmith.errors import InputError, see_doctor
+from bertsmith.errors import Hindered, see_doctor
 from bertsmith.files import remove
 from bertsmith.objectives import Objective
 from bertsmith.rows import VALIDATION_SEED, ValidationRows
@@ -40,6 +40,11 @@ Watch = Callable[[Mapping[str, float], float], None]
 
 class Diverged(RuntimeError):
     """The loss or the gradient is not a number, or the loss exploded."""
+
+
+def _is_of_writing(error: RuntimeError) -> bool:
+    """Say whether torch could not write a file, which it says as it says everything else."""
+    return any(word in str(error) for word in ("PytorchStreamWriter", "inline_container", "unexpected pos"))
 
 
 def _validation(figures: Mapping[str, float]) -> dict[str, float]:
@@ -264,7 +269,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         """Write a checkpoint that is whole or absent.
 
         Raises:
-            InputError: It could not be written, for example because the disk is full.
+            Hindered: It could not be written, for example because the disk is full.
         """
         self.budget.stop_clock()
         if not sharding.is_finite(self.objective):
@@ -279,12 +284,13 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
             if self.is_world_process_zero():
+                self._monitor.keep_rows(staging / name)
                 facts = {**self._facts, "used": self.budget.used, "kept": self._pace.keeps_this}
                 checkpoints.seal(staging / name, facts)
                 checkpoints.publish(staging / name, folder / name)
                 checkpoints.remove_old(folder, self._keep_checkpoints, self._facts.get("best_step"))
         except (OSError, RuntimeError, SafetensorError) as error:
-            if ranks.is_lost(error):
+            if ranks.is_lost(error) or (isinstance(error, RuntimeError) and not _is_of_writing(error)):
                 raise
             shutil.rmtree(staging, ignore_errors=True)
             reason = str(error).splitlines()[0]
@@ -293,7 +299,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
                 f"{folder}: the checkpoint of step {self.state.global_step} could not be written ({reason}; "
                 f"{free:.0f} MiB free on this disk); nothing older is lost: make room, and the same command goes on"
             )
-            raise InputError(see_doctor(message)) from error
+            raise Hindered(see_doctor(message)) from error
         self.accelerator.wait_for_everyone()
         # What a rank wrote on a machine that does not see the first one's disk.
         shutil.rmtree(staging, ignore_errors=True)

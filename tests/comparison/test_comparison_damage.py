@@ -1,0 +1,77 @@
+"""Comparisons of which something is damaged, replaced or full: never taken for the result of an arm."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from comparison_helpers import make_values, write
+
+from bertsmith.comparison import compare, work
+from bertsmith.corpus import Corpus
+from bertsmith.corpus.build import BuildSettings, build
+from bertsmith.corpus.tokenizer import TokenizerSettings
+from bertsmith.errors import Hindered
+from bertsmith.pretraining import pretrain
+
+
+def found(record: dict[str, Any]) -> dict[str, Any]:
+    """Scores and losses, but for times."""
+    scores = [{name: value for name, value in one.items() if name != "seconds"} for one in record["scores"]]
+    return {"scores": scores, "losses": [run["losses"] for arm in record["arms"] for run in arm["runs"]]}
+
+
+@pytest.mark.slow
+def test_a_replaced_corpus_a_full_disk_and_damaged_files(
+    corpus: Corpus, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    own, kept = tmp_path / "corpus", tmp_path / "kept"
+    shutil.copytree(corpus.path, own)
+    given = write(make_values(Corpus(own), tmp_path, seeds=[0], none=False), tmp_path / "run.yaml")
+    units = tmp_path / "out" / "units"
+
+    def replace_after(run: Any) -> dict[str, Any]:
+        summary = pretrain(run)
+        own.rename(kept)
+        build([str(text_file)], own, BuildSettings(tokenizer=TokenizerSettings(vocab_size=200)), workers=1)
+        return summary
+
+    def fill(run: Any) -> dict[str, Any]:
+        raise Hindered("the disk is full")
+
+    monkeypatch.setattr(work, "pretrain", replace_after)
+    with pytest.raises(Hindered, match="corpus: this corpus has changed since the comparison began; bring the old one"):
+        compare(given)
+    shutil.rmtree(own)
+    kept.rename(own)
+    monkeypatch.setattr(work, "pretrain", fill)
+    with pytest.raises(Hindered, match="the disk is full"):
+        compare(given)
+    assert not list(units.glob("*/failed.json"))
+    monkeypatch.setattr(work, "pretrain", pretrain)
+    before = found(compare(given))
+
+    # A figure, a log that is read no more, and a model of which nothing has to be judged any more.
+    (result,) = units.glob("mlm-*/tasks/*/*/seed-0/result.json")
+    scores = json.loads(result.read_text())["scores"]
+    result.write_text(result.read_text().replace(json.dumps(scores["validation"]["accuracy"]), "99.0"))
+    (log,) = units.glob("ssp-*/pretraining/metrics.jsonl")
+    log.write_text(log.read_text()[:50])
+    assert found(compare(given)) == before
+    # A kill came between a result and the removal of its model.
+    (result.parent / "model").mkdir()
+    assert found(compare(given)) == before
+    assert not (result.parent / "model").exists()
+
+    (trained,) = units.glob("mlm-*/trained.json")
+    trained.write_text(trained.read_text()[:100])
+    assert found(compare(given)) == before
+    # A model that is still to be judged.
+    (weights,) = units.glob("mlm-*/pretraining/model/model.safetensors")
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    shutil.rmtree(result.parent)
+    assert found(compare(given)) == before
+    assert "is damaged or gone; mlm, seed 0 is trained anew" in capfd.readouterr().err

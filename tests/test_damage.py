@@ -1,0 +1,381 @@
+"""Files that are damaged, replaced or cannot be written between runs or under them: noticed, and said in one line."""
+
+import errno
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bertsmith import cli
+from bertsmith.augment.cache import FILE, open_cache
+from bertsmith.augment.output import look_at
+from bertsmith.augment.run import _the_same
+from bertsmith.augment.sources import Survey, Unit
+from bertsmith.corpus import Corpus
+from bertsmith.corpus.build import BuildSettings, build
+from bertsmith.corpus.shards import ShardWriter
+from bertsmith.corpus.tokenizer import TokenizerSettings
+from bertsmith.errors import Hindered, InputError
+from bertsmith.files import read_record, write_record
+from bertsmith.pretraining import assemble, pretrain
+from bertsmith.run_folder import prepare, read_run
+from bertsmith.run_settings import RunSettings, load_run
+from bertsmith.sweep import load_sweep, sweep, trials
+from bertsmith.sweep import report as sweep_report
+from bertsmith.training import checkpoints, ranks, running
+from bertsmith.training.monitors import METRICS, Monitor, read_metrics
+from bertsmith.training.trainer import ObjectiveTrainer
+
+
+def flip(file: Path, place: int = -3) -> None:
+    """Change one bit."""
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    file.write_bytes(content)
+
+
+def exchange(file: Path, old: str, new: str) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert text.count(old) == 1, text
+    file.write_text(text.replace(old, new), encoding="utf-8")
+
+
+@pytest.fixture
+def own_corpus(corpus_folder: Path, tmp_path: Path) -> Path:
+    shutil.copytree(corpus_folder, tmp_path / "corpus")
+    return tmp_path / "corpus"
+
+
+@pytest.fixture
+def run_file(own_corpus: Path, tmp_path: Path) -> Path:
+    values = {
+        "data": {"corpus": str(own_corpus), "row_length": 32, "validation": 0.1},
+        "encoder": {"preset": "tiny", "num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 2},
+        "objective": {"name": "mlm"},
+        "training": {"budget": {"steps": 2}, "tokens_per_step": 256},
+        "evaluation": {"every": 0.5, "rows": 8},
+        "output": str(tmp_path / "run"),
+    }
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def run(run_file: Path) -> RunSettings:
+    return load_run(run_file)
+
+
+def test_a_changed_figure_in_a_record_is_noticed(tmp_path: Path) -> None:
+    value = {"used": {"tokens": 1234.5, "steps": 8}, "names": ["ü", "b"], "best": None}
+    write_record(tmp_path / "record.json", value)
+    assert read_record(tmp_path / "record.json") == value
+    exchange(tmp_path / "record.json", "1234.5", "1235.5")
+    with pytest.raises(ValueError, match="changed since it was written"):
+        read_record(tmp_path / "record.json")
+    # Those of older versions say nothing of themselves.
+    (tmp_path / "record.json").write_text(json.dumps(value))
+    assert read_record(tmp_path / "record.json") == value
+
+
+def test_a_checkpoint_whose_seal_tells_another_budget_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    checkpoints.seal(tmp_path, {"used": {"steps": 24}})
+    assert checkpoints.read_seal(tmp_path) is not None
+    exchange(tmp_path / checkpoints.SEAL, '"steps": 24', '"steps": 20')
+    assert checkpoints.read_seal(tmp_path) is None
+
+
+def test_a_damaged_log_comes_back_from_the_checkpoint(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoints" / "checkpoint-2"
+    checkpoint.mkdir(parents=True)
+    rows = [{"step": step, "tokens": 10 * step, "seconds": 1, "flops": 1, "loss": 5.0} for step in (1, 2, 3)]
+    with Monitor(tmp_path) as monitor:
+        for row in rows:
+            monitor.write(row)
+            if row["step"] == 2:
+                monitor.keep_rows(checkpoint)
+    log = (tmp_path / METRICS).read_text()
+    for damaged in (log[:30], log.replace("20", "21"), log.replace("step", "stfp"), "7\n" + log, None):
+        (tmp_path / METRICS).unlink() if damaged is None else (tmp_path / METRICS).write_text(damaged)
+        with Monitor(tmp_path, checkpoint):
+            assert read_metrics(tmp_path) == rows[:2]
+    (tmp_path / METRICS).write_bytes(log.encode().replace(b"5.0", b"5\xff0", 1))
+    assert read_metrics(tmp_path) == []
+
+
+def test_a_run_file_that_is_damaged_or_gone(tmp_path: Path) -> None:
+    run = {"objective": {"name": "mlm"}, "training": {"seed": 100}}
+    (tmp_path / "run.yaml.part").write_text("# Written")
+    prepare(tmp_path, run, overwrite=False)
+    assert read_run(tmp_path) == run
+    (tmp_path / "checkpoints" / "checkpoint-3").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "checkpoint-3" / "seal.json").touch()
+    text = (tmp_path / "run.yaml").read_text()
+    for damaged in (text.replace("100", "101"), text.replace("objective:", "objective"), text[1:], text[:9], None):
+        (tmp_path / "run.yaml").unlink() if damaged is None else (tmp_path / "run.yaml").write_text(damaged)
+        for overwrite in (False, True):
+            with pytest.raises(Hindered, match=r"its run.yaml is damaged or gone; bring it back, or delete"):
+                prepare(tmp_path, run, overwrite=overwrite)
+    (tmp_path / "run.yaml").write_text(text)
+    prepare(tmp_path, run, overwrite=False)
+    # What is not ours alone is never to be deleted.
+    (tmp_path / "run.yaml").unlink()
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(InputError, match="holds other files"):
+        prepare(tmp_path, run, overwrite=True)
+
+
+def test_a_bit_that_flips_in_a_corpus_is_noticed(run: RunSettings, own_corpus: Path) -> None:
+    assemble(run)
+    flip(own_corpus / "shards" / "00000" / "tokens.npy")
+    with pytest.raises(Hindered, match=r"tokens.npy: changed since it was built; build the corpus again"):
+        assemble(run)
+    flip(own_corpus / "shards" / "00000" / "tokens.npy")
+    assemble(run)
+    manifest = read_record(own_corpus / "manifest.json")
+    exchange(own_corpus / "manifest.json", f'"seconds": {manifest["seconds"]}', '"seconds": 77')
+    with pytest.raises(InputError, match=r"manifest.json: damaged"):
+        Corpus(own_corpus)
+
+
+SETTINGS = BuildSettings(shard_bytes=4096, tokenizer=TokenizerSettings(type="bpe", vocab_size=261))
+
+
+def test_a_finished_corpus_is_looked_at_before_nothing_is_to_be_done(text_file: Path, tmp_path: Path) -> None:
+    build([str(text_file)], tmp_path / "corpus", SETTINGS, workers=1)
+    flip(tmp_path / "corpus" / "shards" / "00001" / "tokens.npy")
+    with pytest.raises(InputError, match=r"00001/tokens.npy: changed since it was built"):
+        build([str(text_file)], tmp_path / "corpus", SETTINGS, workers=1)
+    build([str(text_file)], tmp_path / "corpus", SETTINGS, workers=1, overwrite=True)
+
+
+def test_a_source_that_changes_under_a_build(text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, kept = tmp_path / "text.jsonl", tmp_path / "kept"
+    for target in (source, kept):
+        shutil.copy2(text_file, target)
+    whole = build([str(source)], tmp_path / "whole", SETTINGS, workers=1)
+    append = ShardWriter.append
+
+    def change(writer: ShardWriter, encoded: Any) -> None:
+        if writer.folder.name == "00002":
+            source.write_text(json.dumps({"text": "Quite another text."}) + "\n")
+        append(writer, encoded)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardWriter, "append", change)
+        with pytest.raises(InputError, match=r"out: text.jsonl is new or has changed since this build began; bring"):
+            build([str(source)], tmp_path / "out", SETTINGS, workers=1)
+    shards = tmp_path / "out" / ".building" / "shards"
+    assert sorted(path.name for path in shards.iterdir()) == ["00000", "00001"]
+    shutil.copy2(kept, source)
+    assert build([str(source)], tmp_path / "out", SETTINGS, workers=1).hash == whole.hash
+
+
+def test_what_an_unfinished_build_has_lost(text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def build_it(**more: Any) -> Corpus:
+        return build([str(text_file)], tmp_path / "out", SETTINGS, workers=1, **more)
+
+    append = ShardWriter.append
+
+    def fill(writer: ShardWriter, encoded: Any) -> None:
+        if writer.folder.name == "00002":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        append(writer, encoded)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardWriter, "append", fill)
+        with pytest.raises(InputError, match="the disk is full"):
+            build_it()
+    staging = tmp_path / "out" / ".building"
+    plan = (staging / "build.json").read_text()
+    for damaged in (plan.replace("4096", "4097"), None):
+        (staging / "build.json").unlink() if damaged is None else (staging / "build.json").write_text(damaged)
+        with pytest.raises(InputError, match=r"build.json: is damaged or gone; bring the file back, or add"):
+            build_it()
+    (staging / "build.json").write_text(plan)
+    tokenizer = (staging / "tokenizer" / "tokenizer.json").read_bytes()
+    flip(staging / "tokenizer" / "tokenizer.json", len(tokenizer) // 2)
+    whole = build_it()
+    assert (tmp_path / "out" / "tokenizer" / "tokenizer.json").read_bytes() == tokenizer
+
+    (tmp_path / "out" / "manifest.json").unlink()
+    with pytest.raises(InputError, match=r"manifest.json: is gone; bring the file back, or add --overwrite"):
+        build_it()
+    assert build_it(overwrite=True).hash == whole.hash
+
+
+def test_text_that_changes_while_it_is_translated() -> None:
+    units = [Unit("A b.", ("A b.",))]
+    found = Survey(1, 1, 0, 0, "of another text", ())
+    given = _the_same(units, found)  # type: ignore[arg-type]
+    assert next(given) == units[0]
+    with pytest.raises(InputError, match="has changed while it was translated; bring the old one back"):
+        next(given)
+
+
+def test_pairs_whose_plan_is_gone(tmp_path: Path) -> None:
+    for name in (FILE, "pairs.jsonl.part"):
+        (tmp_path / name).touch()
+    assert look_at(tmp_path, {}, overwrite=False) == (None, None)
+    (tmp_path / "pairs.jsonl").touch()
+    with pytest.raises(InputError, match=r"plan.json: is damaged or gone; bring it back, or add --overwrite"):
+        look_at(tmp_path, {}, overwrite=False)
+    assert look_at(tmp_path, {}, overwrite=True) == (None, None)
+    (tmp_path / FILE).unlink()
+    with pytest.raises(InputError, match="holds no pairs but pairs.jsonl; choose an empty folder"):
+        look_at(tmp_path, {}, overwrite=True)
+
+
+def test_a_damaged_translation_is_made_again(tmp_path: Path) -> None:
+    with open_cache(tmp_path) as cache:
+        cache.store({b"one": "eins", b"two": "zwei"}, 0, 0.1)
+    with closing(sqlite3.connect(tmp_path / FILE)) as connection, connection:
+        connection.execute("UPDATE translations SET text = 'eims' WHERE text = 'eins'")
+    with open_cache(tmp_path) as cache:
+        assert set(cache.look_up([b"one", b"two"])) == {b"two"}
+        cache.store({b"one": "eins"}, 0, 0.1)
+        assert cache.look_up([b"one"])[b"one"].text == "eins"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (RuntimeError("std::bad_alloc"), 1, "not enough memory; take smaller steps"),
+        (
+            OSError(errno.ENOSPC, "No space left", "out/x"),
+            2,
+            "out/x: the disk is full; make room, and the same",
+        ),
+        (OSError(errno.EROFS, "Read-only file system", "out/x"), 2, "out/x: no permission (Read-only file system); "),
+    ],
+)
+def test_what_the_machine_lacks_is_said_in_one_line(
+    run_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    error: Exception, code: int, said: str,
+) -> None:  # fmt: skip
+    def fail(*arguments: object, **more: object) -> None:
+        raise error
+
+    monkeypatch.setattr("bertsmith.pretraining.pretrain", fail)
+    assert cli.main(["pretrain", str(run_file)]) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("bertsmith: ") and said in line
+
+
+def test_an_error_in_the_code_is_not_taken_for_a_full_disk(run: RunSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("The size of tensor a (3) must match the size of tensor b (4)")
+
+    monkeypatch.setattr(ObjectiveTrainer, "_save_rng_state", fail)
+    with pytest.raises(RuntimeError, match="must match the size"):
+        pretrain(run)
+
+
+def test_a_process_that_cannot_write_says_so_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "out/x")
+
+    monkeypatch.setattr(running.os, "setsid", lambda: None)
+    monkeypatch.setattr(ranks, "end_with_parent", lambda: None)
+    with pytest.raises(SystemExit):
+        running._begin_process(fail, 0, 1)
+    assert capfd.readouterr().err.startswith("bertsmith: ")
+
+
+def test_when_the_first_process_was_killed_another_one_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone() -> None:
+        raise RuntimeError("Connection reset by peer")
+
+    monkeypatch.setattr(ranks, "_store", gone)
+    monkeypatch.setenv("RANK", "1")
+    assert ranks.speaks_for_all("bertsmith: one of the 2 processes is gone, perhaps killed or out of memory; nothing")
+    # Of what befalls all of them, the first one has said it.
+    assert not ranks.speaks_for_all("bertsmith: data.corpus: is not there")
+
+
+Sweep = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def searched(run_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
+    """Searches with trainings that do nothing but what is given."""
+    values = {"run": str(run_file), "search": {"training.learning_rate": {"low": 1e-5, "high": 1e-1}}, "trials": 3}
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(values | {"prune": False, "output": str(tmp_path / "sweep")}))
+
+    monkeypatch.setattr(sweep_report, "_importances", lambda study: {})
+    monkeypatch.setattr(sweep_report, "plot_sweep", lambda *arguments: None)
+
+    def search(train: Callable[[RunSettings], float]) -> dict[str, Any]:
+        monkeypatch.setattr(trials, "pretrain", lambda run, watch: {"validation_loss": train(run)})
+        return sweep(load_sweep(tmp_path / "sweep.yaml"))
+
+    return search
+
+
+def rate(run: RunSettings) -> float:
+    return run.training.learning_rate
+
+
+def test_a_full_disk_ends_a_search_and_is_the_result_of_no_trial(searched: Sweep, tmp_path: Path) -> None:
+    def fill(run: RunSettings) -> float:
+        if "0001" in run.output:
+            raise Hindered("the disk is full")
+        return rate(run)
+
+    with pytest.raises(Hindered, match="the disk is full"):
+        searched(fill)
+    summary = searched(rate)
+    assert [row["outcome"] for row in summary["trials"]] == ["done"] * 3
+    log = (tmp_path / "sweep" / "trials" / "0001" / "outcome.json").read_text()
+    assert str(summary["trials"][1]["training.learning_rate"]) in log
+
+
+def test_the_file_of_trials_damaged_and_removed(searched: Sweep, tmp_path: Path) -> None:
+    before = searched(rate)
+    study = tmp_path / "sweep" / "study.db"
+    study.write_bytes(study.read_bytes()[:4096] + b"\0" * 8192)
+    with pytest.raises(InputError, match="study.db: is damaged .*; remove it, and the same command finds the finished"):
+        searched(rate)
+    study.unlink()
+    after = searched(lambda run: pytest.fail("no trial is trained again"))
+    for summary in (before, after):
+        for row in summary["trials"]:
+            del row["seconds"]
+    assert before == after
+
+
+def test_a_changed_score_in_the_file_of_trials(searched: Sweep, tmp_path: Path) -> None:
+    before = searched(rate)["best"]
+    study = tmp_path / "sweep" / "study.db"
+    with closing(sqlite3.connect(study)) as connection, connection:
+        connection.execute("UPDATE trial_values SET value = value / 2 WHERE trial_value_id = 2")
+    with pytest.raises(InputError, match=r"study.db: is damaged .trial 1 is not what is in its folder.; remove it"):
+        searched(rate)
+    study.unlink()
+    assert searched(rate)["best"] == before
+
+
+def test_trials_of_another_corpus_are_not_mixed_in(
+    searched: Sweep, own_corpus: Path, text_file: Path, tmp_path: Path
+) -> None:
+    def replace(run: RunSettings) -> float:
+        if "0001" in run.output:
+            own_corpus.rename(tmp_path / "kept")
+            build([str(text_file)], own_corpus, SETTINGS, workers=1)
+        return rate(run)
+
+    for train in (replace, rate):
+        with pytest.raises(InputError, match="sweep: was begun with another corpus, model or data; bring it back"):
+            searched(train)
+    shutil.rmtree(own_corpus)
+    (tmp_path / "kept").rename(own_corpus)
+    assert len(searched(rate)["trials"]) == 3
