@@ -95,7 +95,7 @@ def test_the_run_folder(finished: Finished, corpus: Any) -> None:
     assert (folder / "loss.png").read_bytes()[:4] == b"\x89PNG"
     assert list((folder / "tensorboard").iterdir())
     card = (folder / "model" / "README.md").read_text()
-    assert corpus.hash in card and "mask_prob" in card
+    assert corpus.hash in card and r"mask\_prob" in card
 
     rows = [row for row in read_metrics(folder) if "loss" in row]
     assert [row["step"] for row in rows] == list(range(1, 13))

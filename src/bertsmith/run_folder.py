@@ -69,20 +69,21 @@ def prepare(folder: Path, run: Mapping[str, Any], overwrite: bool, layout: Layou
     Raises:
         InputError: It holds a run with other settings, or something that is not a run, or its run file is damaged.
     """
+    held, is_damaged = None, False
     try:
         held = read_run(folder)
     except InputError:
-        held = None
+        is_damaged = True
     own = re.compile("|".join((*layout.contents, re.escape(RUN_FILE), rf"{RUN_FILE}\.part")))
     # A kill may have come while the run file was written.
     strangers = sorted({path.name for path in folder.iterdir()} - {LOCK, f"{RUN_FILE}.part"})
     is_ours = all(map(own.fullmatch, strangers)) and any(True for mark in _MARKS for _ in folder.glob(mark))
-    if held is None and is_ours:
+    if (is_damaged and not overwrite) or (held is None and is_ours and not is_damaged):
         raise Hindered(
             f"{folder}: its {RUN_FILE} is damaged or gone; bring it back, or delete this folder, and the same command "
             "starts over"
         )
-    if held is None and strangers:
+    if held is None and strangers and not is_damaged:
         raise InputError(f"{folder}: holds other files ({strangers[0]}, ...) and no run; give a new folder as `output`")
     if held is not None and _kind(held) != _kind(run):
         raise InputError(f"{folder}: holds a run of another kind; give another `output`")
@@ -96,14 +97,20 @@ def prepare(folder: Path, run: Mapping[str, Any], overwrite: bool, layout: Layou
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:
-    """Read the run file that :func:`prepare` wrote into a folder; None if there is none, or it is damaged."""
+    """Read the run file that :func:`prepare` wrote into a folder; None if there is none.
+
+    Raises:
+        InputError: It is damaged.
+    """
     file = folder / RUN_FILE
     if not file.exists():
         return None
     text, _, digest = file.read_text(encoding="utf-8", errors="replace").partition(_HASH)
-    # Older versions wrote none.
-    if not text.startswith(_MARK) or digest.strip() not in ("", _hash_of(text)):
+    if not text.startswith(_MARK):
         return None
+    # Older versions wrote none.
+    if digest.strip() not in ("", _hash_of(text)):
+        raise InputError(f"{file}: changed since it was written; bring it back as it was")
     return read_yaml(file)
 
 

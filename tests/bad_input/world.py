@@ -17,6 +17,7 @@ from transformers import (
     BertTokenizerFast,
 )
 
+from bertsmith.files import read_record, write_record
 from made_up import WORDS, make_of
 
 
@@ -96,9 +97,9 @@ def edited(name: str, file: str, **values: object) -> Callable[[Path, Path], Non
     def make(here: Path, world: Path) -> None:
         shutil.copytree(world / name, here / "copy")
         path = here / "copy" / file
-        content = json.loads(path.read_text(encoding="utf-8")) | values
-        content = {key: value for key, value in content.items() if value is not None}
-        path.write_text(json.dumps(content), encoding="utf-8")
+        content = {key: value for key, value in (read_record(path) | values).items() if value is not None}
+        # Whoever makes the file can make its hash too.
+        write_record(path, content)
 
     return make
 

@@ -16,6 +16,7 @@ import torch
 
 from bertsmith.cli import main
 from bertsmith.corpus import Corpus
+from bertsmith.files import read_record
 from bertsmith.training.checkpoints import in_order, seal
 
 SOURCE = Path(__file__).parents[2] / "src" / "bertsmith"
@@ -278,7 +279,7 @@ def test_a_checkpoint_is_not_unpickled(
     folder = tmp_path / "run"
     shutil.copytree(begun / "run", folder)
     checkpoint = in_order(folder / "checkpoints")[-1]
-    facts = json.loads((checkpoint / "seal.json").read_text())
+    facts = read_record(checkpoint / "seal.json")
     (checkpoint / "seal.json").unlink()
     torch.save(Malicious(marker), checkpoint / name)
     # Whoever makes the file can make the seal too.

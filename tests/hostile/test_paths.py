@@ -19,7 +19,7 @@ from bertsmith.corpus.sources import list_sources
 from bertsmith.corpus.tokenizer import TokenizerSettings
 from bertsmith.errors import InputError
 from bertsmith.export import write_folder
-from bertsmith.files import locked, remove, sha256, write_text
+from bertsmith.files import locked, read_record, remove, sha256, write_record, write_text
 from bertsmith.run_folder import prepare
 from bertsmith.training.checkpoints import publish, read_seal, remove_old, seal
 
@@ -180,9 +180,9 @@ def test_a_manifest_speaks_of_its_own_folder_alone(
 ) -> None:
     folder = tmp_path / "corpus"
     shutil.copytree(corpus_folder, folder)
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = read_record(folder / "manifest.json")
     manifest["tokenizer"]["files"]["../../outside"] = "0"
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    write_record(folder / "manifest.json", manifest)
     (tmp_path / "outside").write_text("x")
     assert main(["corpus", "check", str(folder)]) == 2
     assert "is no name of a file in" in capsys.readouterr().err
