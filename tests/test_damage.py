@@ -1,6 +1,7 @@
 """Files that are damaged, replaced or cannot be written between runs or under them: noticed, and said in one line."""
 
 import errno
+import io
 import json
 import pkgutil
 import shutil
@@ -150,6 +151,13 @@ def test_a_bit_that_flips_in_a_corpus_is_noticed(run: RunSettings, own_corpus: P
     exchange(own_corpus / "manifest.json", f'"seconds": {manifest["seconds"]}', '"seconds": 77')
     with pytest.raises(InputError, match=r"manifest.json: damaged"):
         Corpus(own_corpus)
+
+
+def test_a_terminal_that_cannot_show_a_name(own_corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(printed, encoding="latin-1"))
+    assert cli.main(["corpus", "check", str(own_corpus.rename(own_corpus.with_name("日")))]) == 0
+    assert rb"\u65e5: all files are as they were built" in printed.getvalue()
 
 
 SETTINGS = BuildSettings(shard_bytes=4096, tokenizer=TokenizerSettings(type="bpe", vocab_size=261))
