@@ -77,8 +77,8 @@ def prepare(folder: Path, run: Mapping[str, Any], overwrite: bool, layout: Layou
     is_ours = all(map(own.fullmatch, strangers)) and any(True for mark in _MARKS for _ in folder.glob(mark))
     if held is None and is_ours and not overwrite:
         raise Hindered(
-            f"{folder}: its {RUN_FILE} is damaged or gone, or a setting in it that may not change was changed; bring it "
-            "back, or start over with --overwrite"
+            f"{folder}: its {RUN_FILE} is damaged or gone, or a setting in it that may not change was changed; "
+            "bring it back, or start over with --overwrite"
         )
     if held is None and strangers and not is_ours:
         raise InputError(f"{folder}: holds other files ({strangers[0]}, ...) and no run; give a new folder as `output`")
