@@ -1,7 +1,9 @@
 """Files that are damaged, replaced or cannot be written between runs or under them: noticed, and said in one line."""
 
 import errno
+import io
 import json
+import pkgutil
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -111,7 +113,7 @@ def test_a_damaged_log_comes_back_from_the_checkpoint(tmp_path: Path) -> None:
 
 
 def test_a_run_file_that_is_damaged_or_gone(tmp_path: Path) -> None:
-    run = {"objective": {"name": "mlm"}, "training": {"seed": 100}}
+    run = {"objective": {"name": "mlm"}, "training": {"seed": 100, "budget": {"steps": 8}}}
     (tmp_path / "run.yaml.part").write_text("# Written")
     prepare(tmp_path, run, overwrite=False)
     assert read_run(tmp_path) == run
@@ -120,11 +122,17 @@ def test_a_run_file_that_is_damaged_or_gone(tmp_path: Path) -> None:
     text = (tmp_path / "run.yaml").read_text()
     for damaged in (text.replace("100", "101"), text.replace("objective:", "objective"), text[1:], text[:9], None):
         (tmp_path / "run.yaml").unlink() if damaged is None else (tmp_path / "run.yaml").write_text(damaged)
-        for overwrite in (False, True):
-            with pytest.raises(Hindered, match=r"its run.yaml is damaged or gone; bring it back, or delete"):
-                prepare(tmp_path, run, overwrite=overwrite)
-    (tmp_path / "run.yaml").write_text(text)
+        with pytest.raises(Hindered, match=r"its run.yaml is damaged or gone, or a setting .* bring it back, or start"):
+            prepare(tmp_path, run, overwrite=False)
+    # What may change, and notes, are for people to edit.
+    (tmp_path / "run.yaml").write_text(text.replace("steps: 8", "steps: 9  # longer") + "# good\n")
     prepare(tmp_path, run, overwrite=False)
+    assert (tmp_path / "run.yaml").read_text() == text
+    (tmp_path / "run.yaml").unlink()
+    prepare(tmp_path, run, overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.yaml"]
+    (tmp_path / "checkpoints" / "checkpoint-3").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "checkpoint-3" / "seal.json").touch()
     # What is not ours alone is never to be deleted.
     (tmp_path / "run.yaml").unlink()
     (tmp_path / "thesis.tex").touch()
@@ -143,6 +151,13 @@ def test_a_bit_that_flips_in_a_corpus_is_noticed(run: RunSettings, own_corpus: P
     exchange(own_corpus / "manifest.json", f'"seconds": {manifest["seconds"]}', '"seconds": 77')
     with pytest.raises(InputError, match=r"manifest.json: damaged"):
         Corpus(own_corpus)
+
+
+def test_a_terminal_that_cannot_show_a_name(own_corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(printed, encoding="latin-1"))
+    assert cli.main(["corpus", "check", str(own_corpus.rename(own_corpus.with_name("日")))]) == 0
+    assert rb"\u65e5: all files are as they were built" in printed.getvalue()
 
 
 SETTINGS = BuildSettings(shard_bytes=4096, tokenizer=TokenizerSettings(type="bpe", vocab_size=261))
@@ -170,12 +185,31 @@ def test_a_source_that_changes_under_a_build(text_file: Path, tmp_path: Path, mo
 
     with monkeypatch.context() as patch:
         patch.setattr(ShardWriter, "append", change)
-        with pytest.raises(InputError, match=r"out: text.jsonl is new or has changed since this build began; bring"):
+        with pytest.raises(InputError, match=r"out: text.jsonl has changed or is gone since this build began; bring"):
             build([str(source)], tmp_path / "out", SETTINGS, workers=1)
     shards = tmp_path / "out" / ".building" / "shards"
     assert sorted(path.name for path in shards.iterdir()) == ["00000", "00001"]
     shutil.copy2(kept, source)
     assert build([str(source)], tmp_path / "out", SETTINGS, workers=1).hash == whole.hash
+
+
+@pytest.mark.parametrize("when", ["build.describe_tokenizer", "shards.ShardWriter.append"])
+def test_a_file_that_comes_into_a_folder_under_a_build_is_not_of_it(
+    text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    shutil.copy2(text_file, folder)
+    function = pkgutil.resolve_name(f"bertsmith.corpus.{when}")
+
+    def add(*arguments: Any) -> Any:
+        (folder / "other.jsonl").write_text(json.dumps({"text": "Quite another text."}) + "\n")
+        return function(*arguments)
+
+    monkeypatch.setattr(f"bertsmith.corpus.{when}", add)
+    corpus = build([str(folder)], tmp_path / "out", SETTINGS, workers=1)
+    assert [source["name"] for source in corpus.manifest["sources"]] == ["texts/text.jsonl"]
+    assert corpus.num_documents == 120
 
 
 def test_what_an_unfinished_build_has_lost(text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """The commands' door: parse, run one, and turn what goes wrong into one line and an exit code."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,9 @@ EXIT_INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0, 1 failed, 2 bad input, 130 interrupted."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What a terminal of another encoding than UTF-8 cannot show is no reason to end.
+        sys.stdout.reconfigure(errors="backslashreplace")
     code = _run(arguments)
     if _has_ranks():
         # At Python's own end, a rank may die of the threads of its process group, in spite of all that it has done.

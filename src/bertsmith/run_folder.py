@@ -1,6 +1,7 @@
 """The run folder: who may write to it, whose run it holds, and what of it goes when a run starts over."""
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from bertsmith.settings import read_yaml
 
 RUN_FILE = "run.yaml"
 _MARK = "# Written by bertsmith: every setting of the run in this folder.\n"
-_HASH = "# sha256 of the lines above: "
+_HASH = "# sha256 of the settings that may not change: "
 _MARKS = (
     *("checkpoints/checkpoint-*/seal.json", "seed-*/checkpoints/checkpoint-*/seal.json", "seed-*/result.json"),
     *("*=*/seed-*/result.json", "units/*/trained.json", "units/*/pretraining/checkpoints/checkpoint-*/seal.json"),
@@ -69,21 +70,18 @@ def prepare(folder: Path, run: Mapping[str, Any], overwrite: bool, layout: Layou
     Raises:
         InputError: It holds a run with other settings, or something that is not a run, or its run file is damaged.
     """
-    held, is_damaged = None, False
-    try:
-        held = read_run(folder)
-    except InputError:
-        is_damaged = True
+    held = _read_unchanged(folder, layout.free)
     own = re.compile("|".join((*layout.contents, re.escape(RUN_FILE), rf"{RUN_FILE}\.part")))
     # A kill may have come while the run file was written.
     strangers = sorted({path.name for path in folder.iterdir()} - {LOCK, f"{RUN_FILE}.part"})
-    is_ours = all(map(own.fullmatch, strangers)) and any(True for mark in _MARKS for _ in folder.glob(mark))
-    if (is_damaged and not overwrite) or (held is None and is_ours and not is_damaged):
+    has_run = _is_marked(folder) or any(True for mark in _MARKS for _ in folder.glob(mark))
+    is_ours = has_run and all(map(own.fullmatch, strangers))
+    if held is None and is_ours and not overwrite:
         raise Hindered(
-            f"{folder}: its {RUN_FILE} is damaged or gone; bring it back, or delete this folder, and the same command "
-            "starts over"
+            f"{folder}: its {RUN_FILE} is damaged or gone, or a setting in it that may not change was changed; "
+            "bring it back, or start over with --overwrite"
         )
-    if held is None and strangers and not is_damaged:
+    if held is None and strangers and not is_ours:
         raise InputError(f"{folder}: holds other files ({strangers[0]}, ...) and no run; give a new folder as `output`")
     if held is not None and _kind(held) != _kind(run):
         raise InputError(f"{folder}: holds a run of another kind; give another `output`")
@@ -93,29 +91,35 @@ def prepare(folder: Path, run: Mapping[str, Any], overwrite: bool, layout: Layou
     elif held is not None and any(True for pattern in layout.begun for _ in folder.glob(pattern)):
         _check_same(folder, held, run, layout.free)
     text = _MARK + yaml.safe_dump(dict(run), sort_keys=False, allow_unicode=True)
-    write_text(folder / RUN_FILE, f"{text}{_HASH}{_hash_of(text)}\n")
+    write_text(folder / RUN_FILE, f"{text}{_HASH}{_hash_of(run, layout.free)}\n")
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:
-    """Read the run file that :func:`prepare` wrote into a folder; None if there is none.
+    """Read the run file that :func:`prepare` wrote into a folder; None if there is none."""
+    return read_yaml(folder / RUN_FILE) if _is_marked(folder) else None
 
-    Raises:
-        InputError: It is damaged.
-    """
+
+def _is_marked(folder: Path) -> bool:
     file = folder / RUN_FILE
-    if not file.exists():
+    return file.exists() and file.read_text(encoding="utf-8", errors="replace").startswith(_MARK)
+
+
+def _read_unchanged(folder: Path, free: Sequence[str]) -> dict[str, Any] | None:
+    """Read it; None also if it is damaged, or another setting than those that may change is not as it was written."""
+    try:
+        held = read_run(folder)
+    except InputError:
         return None
-    text, _, digest = file.read_text(encoding="utf-8", errors="replace").partition(_HASH)
-    if not text.startswith(_MARK):
+    if held is None:
         return None
+    _, _, digest = (folder / RUN_FILE).read_text(encoding="utf-8").partition(_HASH)
     # Older versions wrote none.
-    if digest.strip() not in ("", _hash_of(text)):
-        raise InputError(f"{file}: changed since it was written; bring it back as it was")
-    return read_yaml(file)
+    return held if not digest or digest.split("\n")[0] == _hash_of(held, free) else None
 
 
-def _hash_of(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def _hash_of(run: Mapping[str, Any], free: Sequence[str]) -> str:
+    fixed = {key: value for key, value in flat(run).items() if not _is_free(key, free)}
+    return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
 
 def _kind(run: Mapping[str, Any]) -> str | None:
@@ -126,13 +130,16 @@ def _kind(run: Mapping[str, Any]) -> str | None:
 def _check_same(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any], free: Sequence[str]) -> None:
     before, now = flat(old), flat(new)
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-    changed = [key for key in changed if not any(key == name or key.startswith(name + ".") for name in free)]
-    if changed:
+    if changed := [key for key in changed if not _is_free(key, free)]:
         key = changed[0]
         raise InputError(
             f"{folder}: holds a run with other settings: {key} was {before.get(key)!r}, is {now.get(key)!r}; "
             "give another `output`, or start over with --overwrite"
         )
+
+
+def _is_free(key: str, free: Sequence[str]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in free)
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

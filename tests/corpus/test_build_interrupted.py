@@ -124,14 +124,25 @@ def test_overwriting_keeps_the_old_corpus_until_the_new_one_is_whole(
     assert texts_of(Corpus(tmp_path / "out")) == [["First text."], ["Second text."]]
 
 
-def test_an_exchange_that_was_killed_half_way_is_finished(source: Path, whole: Path, tmp_path: Path) -> None:
-    shutil.copytree(whole, tmp_path / "out")
+@pytest.mark.parametrize("num_moved", range(4))
+def test_an_exchange_that_was_killed_half_way_is_finished(
+    source: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_moved: int
+) -> None:
     staging = tmp_path / "out" / ".building"
-    staging.mkdir()
+    shutil.copytree(whole, staging)
     manifest = json.loads((whole / "manifest.json").read_text())
     (staging / "build.json").write_text(json.dumps({key: manifest[key] for key in ("version", "settings", "sources")}))
-    for name in ("manifest.json", "shards"):
-        (tmp_path / "out" / name).rename(staging / name)
+    rename, moved = Path.rename, []
+
+    def kill(path: Path, target: Path) -> Path:
+        if len(moved) == num_moved:
+            raise KeyboardInterrupt
+        moved.append(path)
+        return rename(path, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "rename", kill)
+        build([str(source)], tmp_path / "out", SETTINGS)
     build([str(source)], tmp_path / "out", SETTINGS)
     assert content(tmp_path / "out") == content(whole)
 

@@ -28,11 +28,12 @@ from bertsmith.corpus.encode import Chunk, Position, TextRules, encode_all, serv
 from bertsmith.corpus.info import check
 from bertsmith.corpus.processes import Child, in_order
 from bertsmith.corpus.progress import Silent
-from bertsmith.corpus.readers import Problem, Reader, ReadOptions, list_sources
+from bertsmith.corpus.readers import Problem, Reader, ReadOptions, Source, list_sources
 from bertsmith.corpus.sample import make_tokenizer, receive_tokenizer, take_tokenizer
 from bertsmith.corpus.sentences import LANGUAGES
 from bertsmith.corpus.shards import Made, ShardWriter, Totals, begun_shards, discard_parts, versions
-from bertsmith.corpus.staging import difference, install, make_plan, prepare
+from bertsmith.corpus.sources import changed_since
+from bertsmith.corpus.staging import install, make_plan, prepare
 from bertsmith.corpus.store import MANIFEST, STAGING, VERSION, Corpus
 from bertsmith.corpus.tokenizer import TokenizerFacts, TokenizerSettings, describe_tokenizer
 from bertsmith.errors import InputError, see_doctor
@@ -130,7 +131,9 @@ def build(
     if workers < 1:
         raise InputError(f"--processes is {workers}; expected at least 1")
     folder = Path(out)
-    plan = make_plan(to_dict(build_settings), list_sources(sources))
+    # Listed once: a file that comes into a folder under the build is not of it.
+    listed = list_sources(sources)
+    plan = make_plan(to_dict(build_settings), listed)
 
     with _explained(folder), locked(folder, "--out"):
         if not prepare(folder, plan, overwrite):
@@ -141,7 +144,7 @@ def build(
         staging = folder / STAGING
         try:
             if not (staging / MANIFEST).exists():
-                _fill(staging, sources, build_settings, plan, None if on else workers, progress)
+                _fill(staging, listed, build_settings, plan, None if on else workers, progress)
         except InputError:
             # Bad input is mended by changing it; a begun build of the old would then only be in the way.
             if not any((staging / "shards").iterdir()):
@@ -175,7 +178,7 @@ def _explained(folder: Path) -> Iterator[None]:
 
 def _fill(
     staging: Path,
-    sources: Sequence[str],
+    sources: Sequence[Source],
     build_settings: BuildSettings,
     plan: dict[str, Any],
     workers: int | None,
@@ -191,7 +194,7 @@ def _fill(
         if workers is None:
             made = _make_on_ray(staging, sources, build_settings, write_problem, progress)
         else:
-            made = _make_here(staging, sources, build_settings, plan, write_problem, workers, progress)
+            made = _make_here(staging, sources, build_settings, write_problem, workers, progress)
     if not made.totals.documents:
         raise InputError(
             f"no text left after filtering {made.totals.documents_read} documents; "
@@ -206,9 +209,8 @@ def _fill(
 
 def _make_here(
     staging: Path,
-    sources: Sequence[str],
+    sources: Sequence[Source],
     build_settings: BuildSettings,
-    plan: dict[str, Any],
     on_problem: Callable[[Problem], None],
     workers: int,
     progress: Silent,
@@ -216,11 +218,10 @@ def _make_here(
     """Make tokenizer and shards with worker processes of this machine."""
 
     def refuse_changes() -> None:
-        changed = difference(plan, make_plan(plan["settings"], list_sources(sources)))
-        if changed:
+        if (changed := changed_since(sources)) is not None:
             raise InputError(
-                f"{staging.parent}: {changed.removeprefix('other sources: ')} since this build began; bring the old "
-                f"ones back and {_AGAIN}, or add --overwrite to begin anew"
+                f"{staging.parent}: {changed} has changed or is gone since this build began; bring the old one back "
+                f"and {_AGAIN}, or add --overwrite to begin anew"
             )
 
     rules = build_settings.rules
@@ -259,7 +260,7 @@ def _hashes(folder: Path) -> dict[str, str]:
 
 def _make_on_ray(
     staging: Path,
-    sources: Sequence[str],
+    sources: Sequence[Source],
     build_settings: BuildSettings,
     on_problem: Callable[[Problem], None],
     progress: Silent,
@@ -276,7 +277,7 @@ def _make_on_ray(
         versions=software(),
     )
     with connected() as run:
-        return make_together(list_sources(sources), work, build_settings.tokenizer, run, on_problem, progress)
+        return make_together(sources, work, build_settings.tokenizer, run, on_problem, progress)
 
 
 def _encode(

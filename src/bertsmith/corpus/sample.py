@@ -12,7 +12,7 @@ from bertsmith.corpus.documents import Problem
 from bertsmith.corpus.encode import TextRules, to_sentences
 from bertsmith.corpus.processes import Child
 from bertsmith.corpus.progress import Silent
-from bertsmith.corpus.readers import Document, Reader, ReadOptions
+from bertsmith.corpus.readers import Document, Reader, ReadOptions, Source
 from bertsmith.corpus.tokenizer import SavedTokenizer, TokenizerSettings, open_pretrained, save, train
 from bertsmith.errors import InputError
 from bertsmith.files import remove, synchronise
@@ -46,7 +46,7 @@ def sample(documents: Iterable[Document], limit: int) -> list[tuple[bytes, bool]
 
 def make_tokenizer(
     connection: Connection,
-    sources: Sequence[str],
+    sources: Sequence[str | Source],
     read: ReadOptions,
     rules: TextRules,
     tokenizer_settings: TokenizerSettings,

@@ -76,6 +76,24 @@ def list_sources(sources: Sequence[str | Source]) -> list[Source]:
     return _with_unique_names(found)
 
 
+def changed_since(sources: Sequence[Source]) -> str | None:
+    """Name the first of some sources that is gone or not what it was when it was listed; None if all are as they were.
+
+    A data set of the hub is read as it was at one commit, and does not change.
+    """
+    for source in sources:
+        if source.path is not None:
+            try:
+                status = os.stat(source.path)
+            except OSError:
+                return source.name
+            if (status.st_size, status.st_mtime_ns) != (source.bytes, source.modified_ns):
+                return source.name
+        elif source.name.startswith(f"{PYTHON_DOCS}@") and source.name != f"{PYTHON_DOCS}@{python_docs.fingerprint()}":
+            return source.name
+    return None
+
+
 def format_of(path: str | Path) -> str:
     """The suffix that tells the format, ``.gz`` aside; an empty string if it is none of :data:`FORMATS`."""
     name = str(path).lower()

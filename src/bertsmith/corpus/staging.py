@@ -63,7 +63,9 @@ def prepare(folder: Path, plan: dict[str, Any], overwrite: bool) -> bool:
             raise InputError(f"{folder}: holds a corpus built with {changed}; add --overwrite to build it anew")
         return False
     if begun is not None and not difference(begun, plan):
-        (staging / "shards").mkdir(exist_ok=True)
+        # With a manifest they may have been moved to their place already.
+        if not (staging / MANIFEST).exists():
+            (staging / "shards").mkdir(exist_ok=True)
         return True
     if begun is not None and not overwrite:
         raise InputError(
