@@ -282,6 +282,7 @@ def test_a_damaged_translation_is_made_again(tmp_path: Path) -> None:
     ("error", "code", "said"),
     [
         (RuntimeError("std::bad_alloc"), 1, "not enough memory; take smaller steps"),
+        (RuntimeError("could not create a primitive"), 1, "not enough memory; take smaller steps"),
         (
             OSError(errno.ENOSPC, "No space left", "out/x"),
             2,

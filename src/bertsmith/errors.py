@@ -48,7 +48,10 @@ def missing_package(need: str, extra: str) -> InputError:
     return InputError(see_doctor(f"{need}; run pip install 'bertsmith[{extra}]'"))
 
 
-_WITHOUT_MEMORY = re.compile("out of memory|(can't|cannot) allocate memory|bad_alloc", re.IGNORECASE)
+# The last is oneDNN's, whose products need memory of their own.
+_WITHOUT_MEMORY = re.compile(
+    "out of memory|(can't|cannot) allocate memory|bad_alloc|could not create a primitive$", re.IGNORECASE
+)
 _AGAIN = "and the same command goes on from what is saved"
 
 

@@ -40,7 +40,7 @@ settings.register_profile(
     "fast", max_examples=6, derandomize=True, deadline=None, database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )  # fmt: skip
-settings.register_profile("thorough", settings.get_profile("fast"), max_examples=150)
+settings.register_profile("thorough", settings.get_profile("fast"), max_examples=25)
 PROFILES = pytest.mark.parametrize("profile", ["fast", pytest.param("thorough", marks=pytest.mark.slow)])
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=30)
