@@ -150,7 +150,10 @@ def result_of(folder: Path) -> dict[str, Any]:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_file() and (not _NO_RESULT.search(name) or name == "pairs.csv"):
-            found[name] = _content(path)
+            try:
+                found[name] = _content(path)
+            except (ValueError, sqlite3.DatabaseError):
+                found[name] = f"damaged: {sha256(path)}"
     return found
 
 
