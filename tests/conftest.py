@@ -13,7 +13,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from bertsmith.corpus import Corpus, processes
+# Before the hub's client is imported: a name that may be one of the hub is not waited for where there is no network.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from bertsmith.corpus import Corpus, processes  # noqa: E402
 
 
 @pytest.fixture(scope="module", autouse=True)
