@@ -86,18 +86,28 @@ def _train(plan: Plan, unit: Unit) -> None:
         _remember(unit, None, {})
         return
     began = time.monotonic()
-    if Corpus(unit.run.data.corpus).hash != plan.corpus.hash:
-        raise Hindered(
-            f"{plan.corpus.path}: this corpus has changed since the comparison began; bring the old one back, and the "
-            "same command goes on"
-        )
+    _check_corpus(plan)
     _say(f"{unit.name}: pre-training, in {unit.run.output}")
     with _logged(unit, plan.settings.parallel > 1):
         summary = pretrain(unit.run)
     curve = _keep_curve(plan, unit)
+    try:
+        _check_corpus(plan)
+    except Hindered:
+        # Its models may have the tokenizer of another corpus.
+        shutil.rmtree(unit.folder / "curve", ignore_errors=True)
+        raise
     _remember(unit, summary, curve)
     shutil.rmtree(Path(unit.run.output) / "checkpoints", ignore_errors=True)
     _say(f"{unit.name}: pre-trained in {duration(time.monotonic() - began)}")
+
+
+def _check_corpus(plan: Plan) -> None:
+    if Corpus(plan.corpus.path).hash != plan.corpus.hash:
+        raise Hindered(
+            f"{plan.corpus.path}: this corpus has changed since the comparison began; bring the old one back, and the "
+            "same command goes on"
+        )
 
 
 def _remember(unit: Unit, summary: dict[str, Any] | None, curve: dict[str, Any]) -> None:
