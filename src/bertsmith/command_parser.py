@@ -8,7 +8,7 @@ from typing import Any
 from bertsmith import __version__, commands
 from bertsmith.command_words import Help, Parser
 
-DEMO_TOKENS = 1e6
+DEMO_TOKENS = 2.5e6
 
 
 def make_parser() -> argparse.ArgumentParser:
