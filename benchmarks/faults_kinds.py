@@ -120,7 +120,21 @@ def nan(case: Case) -> None:
     if ending.code == 0 and not difference(result_of(case.out), case.baseline.result):
         raise Lost("a NaN was not noticed")
     case.refusals.append(ending.line or "goes on without what failed")
+    if case.command.shares and ending.code == 0:
+        _expect_a_failed_trial(case)
+        case.complete("--overwrite")
     case.complete()
+
+
+def _expect_a_failed_trial(case: Case) -> None:
+    """A trial whose gradients are no numbers has failed, which is its result; those before it are what they were."""
+    found = result_of(case.out)["summary.json"]["trials"]
+    expected = case.baseline.result["summary.json"]["trials"]
+    states = [row["outcome"] for row in found]
+    if states.count("failed") != 1 or "diverged" not in found[states.index("failed")]["reason"]:
+        raise Lost(f"a NaN was not noticed: {found}")
+    if found[: states.index("failed")] != expected[: states.index("failed")]:
+        raise Lost(f"trials before the one with a NaN are others: {found}")
 
 
 def clock(case: Case) -> None:
@@ -206,6 +220,9 @@ def _remedy(case: Case, line: str, restore: Callable[[], object]) -> tuple[str, 
     named = case.folder / said.split(": ")[0]
     if re.search(r"(delete|remove) (it|this)", said) and named.exists():
         shutil.rmtree(named) if named.is_dir() else named.unlink()
+        return ()
+    if found := re.search(r"to have it again, remove (\S+)", said):
+        (case.folder / found[1]).unlink()
         return ()
     if "--overwrite" in said:
         return ("--overwrite",)

@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import pkgutil
+import resource
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -120,7 +121,8 @@ def test_a_run_file_that_is_damaged_or_gone(tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / "checkpoint-3").mkdir(parents=True)
     (tmp_path / "checkpoints" / "checkpoint-3" / "seal.json").touch()
     text = (tmp_path / "run.yaml").read_text()
-    for damaged in (text.replace("100", "101"), text.replace("objective:", "objective"), text[1:], text[:9], None):
+    changed = text.replace("100", "101"), text.replace("objective:", "objective")
+    for damaged in (*changed, text[1:], text[:9], text[:-40], None):
         (tmp_path / "run.yaml").unlink() if damaged is None else (tmp_path / "run.yaml").write_text(damaged)
         with pytest.raises(Hindered, match=r"its run.yaml is damaged or gone, or a setting .* bring it back, or start"):
             prepare(tmp_path, run, overwrite=False)
@@ -372,6 +374,19 @@ def test_a_full_disk_ends_a_search_and_is_the_result_of_no_trial(searched: Sweep
     assert [row["outcome"] for row in summary["trials"]] == ["done"] * 3
     log = (tmp_path / "sweep" / "trials" / "0001" / "outcome.json").read_text()
     assert str(summary["trials"][1]["training.learning_rate"]) in log
+
+
+# After two pages there is the table of studies, but not the index by which a study is there only once.
+@pytest.mark.parametrize("num_pages", [1, 2, 10])
+def test_a_full_disk_while_the_file_of_trials_is_made(searched: Sweep, num_pages: int) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096 * num_pages, limits[1]))
+    try:
+        with pytest.raises(Hindered, match="study.db: cannot be written .*; make room, and the same command goes on"):
+            searched(rate)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [row["outcome"] for row in searched(rate)["trials"]] == ["done"] * 3
 
 
 def test_the_file_of_trials_damaged_and_removed(searched: Sweep, tmp_path: Path) -> None:

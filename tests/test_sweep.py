@@ -14,6 +14,7 @@ import yaml
 from bertsmith.corpus import Corpus
 from bertsmith.errors import Failed, InputError
 from bertsmith.files import locked
+from bertsmith.run_folder import prepare
 from bertsmith.run_settings import load_run
 from bertsmith.sweep import load_sweep, sweep
 from bertsmith.sweep.plan import Plan
@@ -112,7 +113,7 @@ def test_the_judge_is_checked_too(run_file: Path, task_file: Path) -> None:
 def test_a_fine_tuning_is_not_replaced_by_a_search(run_file: Path) -> None:
     folder = run_file.parent / "sweep"
     folder.mkdir()
-    (folder / "run.yaml").write_text("# Written by bertsmith: every setting of the run in this folder.\ntask: {}\n")
+    prepare(folder, {"task": {}}, overwrite=False)
     with pytest.raises(InputError, match="holds a run of another kind"):
         sweep(sweep_of(run_file))
 

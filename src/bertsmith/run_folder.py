@@ -90,12 +90,26 @@ def prepare(folder: Path, run: Mapping[str, Any], overwrite: bool, layout: Layou
             remove(path)
     elif held is not None and any(True for pattern in layout.begun for _ in folder.glob(pattern)):
         _check_same(folder, held, run, layout.free)
+    _write_run(folder, run, layout)
+
+
+def restore_run(folder: Path, run: Mapping[str, Any], layout: Layout = PRETRAINING) -> None:
+    """Write the run file of a finished run again, if it is damaged or gone."""
+    if _read_unchanged(folder, layout.free) is None:
+        _write_run(folder, run, layout)
+
+
+def _write_run(folder: Path, run: Mapping[str, Any], layout: Layout) -> None:
     text = _MARK + yaml.safe_dump(dict(run), sort_keys=False, allow_unicode=True)
     write_text(folder / RUN_FILE, f"{text}{_HASH}{_hash_of(run, layout.free)}\n")
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:
-    """Read the run file that :func:`prepare` wrote into a folder; None if there is none."""
+    """Read the run file that :func:`prepare` wrote into a folder; None if there is none.
+
+    Raises:
+        InputError: It is no YAML any more.
+    """
     return read_yaml(folder / RUN_FILE) if _is_marked(folder) else None
 
 
@@ -113,8 +127,7 @@ def _read_unchanged(folder: Path, free: Sequence[str]) -> dict[str, Any] | None:
     if held is None:
         return None
     _, _, digest = (folder / RUN_FILE).read_text(encoding="utf-8").partition(_HASH)
-    # Older versions wrote none.
-    return held if not digest or digest.split("\n")[0] == _hash_of(held, free) else None
+    return held if digest.split("\n")[0] == _hash_of(held, free) else None
 
 
 def _hash_of(run: Mapping[str, Any], free: Sequence[str]) -> str:

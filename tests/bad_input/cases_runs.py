@@ -5,6 +5,8 @@ from pathlib import Path
 import yaml
 from world import Case, copied, edited
 
+from bertsmith.run_folder import prepare
+
 RUN = """data: {corpus: "{corpus}", row_length: 16, validation: 0.1}
 encoder: {preset: tiny, num_hidden_layers: 1, hidden_size: 16, num_attention_heads: 2, max_position_embeddings: 32}
 objective: {name: mlm}
@@ -47,9 +49,10 @@ def changed(content: str, **sections: object) -> str:
 
 def _begun(here: Path, world: Path) -> None:
     """Leave a run with other settings in the folder."""
-    (here / "out" / "checkpoints").mkdir(parents=True)
     text = RUN.replace("{corpus}", str(world / "corpus")).replace("row_length: 16", "row_length: 12")
-    (here / "out" / "run.yaml").write_text("# Written by bertsmith: every setting of the run in this folder.\n" + text)
+    (here / "out").mkdir()
+    prepare(here / "out", yaml.safe_load(text), overwrite=False)
+    (here / "out" / "checkpoints").mkdir()
 
 
 def _damaged_run(here: Path, world: Path) -> None:

@@ -77,3 +77,16 @@ def test_a_replaced_corpus_a_full_disk_and_damaged_files(
     shutil.rmtree(result.parent)
     assert found(compare(given)) == before
     assert "is damaged or gone; mlm, seed 0 is trained anew" in capfd.readouterr().err
+
+    # What nothing has to be judged by any more is nevertheless what a user wants of a comparison.
+    run_file = weights.parents[1] / "run.yaml"
+    text = run_file.read_text()
+    run_file.write_text(text[:200])
+    weights.unlink()
+    assert found(compare(given)) == before
+    said = capfd.readouterr().err
+    assert f"{weights.parent}: is damaged or gone, its scores are not; to have it again, remove {trained} and" in said
+    assert run_file.read_text() == text
+    trained.unlink()
+    assert found(compare(given)) == before
+    assert weights.exists() and "is damaged" not in capfd.readouterr().err

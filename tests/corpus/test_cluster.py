@@ -219,12 +219,39 @@ def workers_at(task: str) -> list[int]:
     return found
 
 
-def wait_for_work(staging: Path, process: "subprocess.Popen[str]") -> Path:
-    """Wait until a shard is whole and another one in work; returns the latter."""
+def kill_in_a_shard(staging: Path, process: "subprocess.Popen[str]") -> None:
+    """Kill the workers of a cluster while one of them writes a shard."""
+    while True:
+        wait_for_work(staging, process)
+        workers = workers_at("write_shard")
+        send(signal.SIGSTOP, workers)
+        # Stopped, they stay where they are; one with a file of a shard open has not finished it.
+        in_work = any(".part" in file for worker in workers for file in open_files(worker))
+        send(signal.SIGKILL if in_work else signal.SIGCONT, workers)
+        if in_work:
+            return
+
+
+def send(number: int, workers: list[int]) -> None:
+    for worker in workers:
+        with suppress(ProcessLookupError):
+            os.kill(worker, number)
+
+
+def open_files(worker: int) -> list[str]:
+    found = []
+    with suppress(OSError):
+        for link in Path(f"/proc/{worker}/fd").iterdir():
+            with suppress(OSError):
+                found.append(os.readlink(link))
+    return found
+
+
+def wait_for_work(staging: Path, process: "subprocess.Popen[str]") -> None:
+    """Wait until a shard is whole and another one in work."""
     while process.poll() is None:
-        parts = list(staging.glob("shards/*.part"))
-        if (staging / "shards" / "00000").exists() and parts:
-            return parts[0]
+        if (staging / "shards" / "00000").exists() and list(staging.glob("shards/*.part")):
+            return
         time.sleep(0.002)
     raise AssertionError(process.communicate())
 
@@ -250,10 +277,7 @@ def test_a_ray_cluster_of_two_nodes(source: Path, tmp_path: Path, address: str) 
 
     staging = tmp_path / "out" / "corpus" / ".building"
     process = start()
-    part = wait_for_work(staging, process)
-    for worker in workers_at("write_shard"):
-        os.kill(worker, signal.SIGKILL)
-    assert part.exists()
+    kill_in_a_shard(staging, process)
     while process.poll() is None and not (staging / "shards" / "00002").exists():
         time.sleep(0.002)
     wait_for_work(staging, process)

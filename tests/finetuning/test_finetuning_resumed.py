@@ -16,6 +16,7 @@ from bertsmith.files import locked, read_record
 from bertsmith.finetuning import seed as seed_module
 from bertsmith.finetuning.run import finetune
 from bertsmith.finetuning.settings import FinetuningSettings
+from bertsmith.run_folder import prepare
 from bertsmith.settings import read_yaml
 from bertsmith.training.monitors import read_metrics
 from bertsmith.training.trainer import ObjectiveTrainer, Pace
@@ -231,9 +232,9 @@ def test_folders_of_others_are_left_alone(make_run: MakeRun, tmp_path: Path) -> 
 
 def test_the_folder_of_a_pretraining_is_left_alone(make_run: MakeRun, tmp_path: Path) -> None:
     folder = tmp_path / "pretraining"
-    (folder / "checkpoints").mkdir(parents=True)
-    text = "# Written by bertsmith: every setting of the run in this folder.\ndata: {}\nencoder: {}\nobjective: {}\n"
-    (folder / "run.yaml").write_text(text)
+    folder.mkdir()
+    prepare(folder, {"data": {}, "encoder": {}, "objective": {}}, overwrite=False)
+    text = (folder / "run.yaml").read_text()
     for overwrite in (False, True):
         with pytest.raises(InputError, match="pretraining: holds a run of another kind"):
             finetune(make_run(output=folder), overwrite=overwrite)

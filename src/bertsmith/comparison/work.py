@@ -31,7 +31,9 @@ from bertsmith.objectives import MLM, Objective
 from bertsmith.objectives.mlm import MLMSettings
 from bertsmith.pretraining import pretrain
 from bertsmith.results import points as in_points
+from bertsmith.run_folder import restore_run
 from bertsmith.run_settings import RunSettings
+from bertsmith.settings import to_dict
 from bertsmith.terminal import say_on
 from bertsmith.training import checkpoints
 from bertsmith.training.monitors import duration, read_metrics
@@ -59,7 +61,7 @@ def work(plan: Plan) -> None:
 def _attempt(plan: Plan, unit: Unit) -> None:
     (unit.folder / _FAILED).unlink(missing_ok=True)
     try:
-        _forget_damaged(plan, unit)
+        _look_for_damage(plan, unit)
         _train(plan, unit)
         for share, model in models_of(unit):
             for task in plan.tasks:
@@ -117,18 +119,26 @@ def _remember(unit: Unit, summary: dict[str, Any] | None, curve: dict[str, Any])
     write_record(unit.folder / _TRAINED, {"summary": summary, "curve": curve, "losses": losses, "models": models})
 
 
-def _forget_damaged(plan: Plan, unit: Unit) -> None:
-    """Have a unit trained anew if its models, of which some must still be judged, are not what they were."""
-    models = (trained(unit) or {}).get("models", {})
+def _look_for_damage(plan: Plan, unit: Unit) -> None:
+    """Have a unit trained anew if a model that must still be judged is not what it was; say so of one that need not."""
+    held = trained(unit)
+    if held is None or unit.run is None:
+        return
     for share, model in models_of(unit):
-        is_open = any(
-            not has_judged(unit, task, share, seed) for task in plan.tasks for seed in plan.settings.finetune_seeds
-        )
-        if is_open and models.get(f"{share:.4f}") not in (None, fingerprint(str(model))):
-            _say(f"{model}: is damaged or gone; {unit.name} is trained anew")
-            shutil.rmtree(unit.folder / "curve", ignore_errors=True)
-            (unit.folder / _TRAINED).unlink()
-            return
+        if held.get("models", {}).get(f"{share:.4f}") in (None, fingerprint(str(model))):
+            continue
+        if all(has_judged(unit, task, share, seed) for task in plan.tasks for seed in plan.settings.finetune_seeds):
+            _say(
+                f"{model}: is damaged or gone, its scores are not; to have it again, remove {unit.folder / _TRAINED} "
+                "and give the same command"
+            )
+            continue
+        _say(f"{model}: is damaged or gone; {unit.name} is trained anew")
+        shutil.rmtree(unit.folder / "curve", ignore_errors=True)
+        (unit.folder / _TRAINED).unlink()
+        return
+    if held["summary"] is not None and Path(unit.run.output).is_dir():
+        restore_run(Path(unit.run.output), to_dict(unit.run))
 
 
 def untrained(run: RunSettings, corpus: Corpus) -> Objective:

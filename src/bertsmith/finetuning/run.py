@@ -35,8 +35,8 @@ from bertsmith.finetuning.seed import (
 from bertsmith.finetuning.settings import FinetuningSettings, resolve
 from bertsmith.finetuning.summary import summarise_seeds
 from bertsmith.pretrained import open_pretrained
-from bertsmith.run_folder import RUN_FILE, Layout, flat, prepare
-from bertsmith.settings import read_yaml, to_dict
+from bertsmith.run_folder import Layout, flat, prepare, read_run
+from bertsmith.settings import to_dict
 from bertsmith.tasks import check_submission, load_task, subset
 from bertsmith.terminal import say_on
 from bertsmith.training import ranks
@@ -125,8 +125,11 @@ def _reading(run: FinetuningSettings) -> str:
 
 def _check_kind(folder: Path, run: FinetuningSettings) -> None:
     """Keep runs in which settings vary apart from those in which none does."""
-    held = folder / RUN_FILE
-    if held.exists() and (read_yaml(held).get("vary") is None) != (run.vary is None):
+    try:
+        held = read_run(folder)
+    except InputError:
+        return  # prepare() refuses what is damaged, and says how to go on.
+    if held is not None and (held.get("vary") is None) != (run.vary is None):
         which = "without" if run.vary is not None else "with"
         raise InputError(f"{folder}: holds a run {which} `vary`; give another `output`, or start over with --overwrite")
 

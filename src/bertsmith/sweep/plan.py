@@ -23,7 +23,7 @@ from bertsmith.tasks.metrics import is_better
 STUDY = "study.db"
 SWEEP = Layout(
     contents=(
-        *(STUDY, "trials", "best", "trials.csv", "sweep.png"),
+        *(r"study\.db(\.part)?(-journal)?", "trials", "best", "trials.csv", "sweep.png"),
         r"(summary\.json|results\.txt|best\.yaml)(\.part)?",
     ),
     begun=(STUDY,),

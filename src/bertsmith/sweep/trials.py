@@ -14,6 +14,7 @@ import optuna
 import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
@@ -44,9 +45,24 @@ _PATIENCE = 60.0
 
 def open_study(plan: Plan) -> Any:
     """Open the study, which is an SQLite file that any number of processes share."""
+    file = plan.folder / STUDY
+    if not file.exists():
+        # Its tables are made one by one: if the disk were full in between, those that are missing would never be made.
+        for left in plan.folder.glob(f"{STUDY}[.-]*"):
+            left.unlink()
+        part = file.with_name(f"{STUDY}.part")
+        storage = RDBStorage(f"sqlite:///{part.resolve()}")
+        _study(plan, storage)
+        storage.remove_session()
+        storage.engine.dispose()
+        part.rename(file)
+    return _study(plan, RDBStorage(f"sqlite:///{file.resolve()}"))
+
+
+def _study(plan: Plan, storage: RDBStorage) -> Any:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna.create_study(
-        storage=f"sqlite:///{(plan.folder / STUDY).resolve()}",
+        storage=storage,
         study_name="sweep",
         direction="maximize" if plan.maximises else "minimize",
         pruner=optuna.pruners.MedianPruner(_STARTUP_TRIALS, _WARMUP) if plan.prunes else optuna.pruners.NopPruner(),
@@ -60,7 +76,8 @@ def explained(plan: Plan) -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, StorageInternalError) as error:
-        reason = str(getattr(error.__cause__, "orig", None) or getattr(error, "orig", None) or error).splitlines()[0]
+        cause = error.__cause__ or error
+        reason = str(getattr(cause, "orig", None) or cause).splitlines()[0]
         file = plan.folder / STUDY
         if "full" in reason or "readonly" in reason or "unable to open" in reason or "disk I/O" in reason:
             raise Hindered(f"{file}: cannot be written ({reason}); make room, and the same command goes on") from None
