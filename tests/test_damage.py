@@ -4,16 +4,19 @@ import errno
 import io
 import json
 import pkgutil
+import re
 import resource
 import shutil
 import sqlite3
-from collections.abc import Callable
-from contextlib import closing
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from torch.utils.tensorboard import SummaryWriter
 
 from bertsmith import cli
 from bertsmith.augment.cache import FILE, open_cache
@@ -41,6 +44,17 @@ def flip(file: Path, place: int = -3) -> None:
     content = bytearray(file.read_bytes())
     content[place] ^= 1
     file.write_bytes(content)
+
+
+@contextmanager
+def largest_file(num_bytes: int) -> Iterator[None]:
+    """Let no file grow larger, as on a disk that is full."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def exchange(file: Path, old: str, new: str) -> None:
@@ -280,6 +294,20 @@ def test_a_damaged_translation_is_made_again(tmp_path: Path) -> None:
         assert cache.look_up([b"one"])[b"one"].text == "eins"
 
 
+def test_tensorboard_on_a_full_disk(
+    run_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(*arguments: object, **more: object) -> None:
+        with largest_file(1), SummaryWriter(str(tmp_path / "tensorboard")) as writer:
+            for step in range(100):
+                writer.add_scalar("loss", 1.0, step)
+
+    monkeypatch.setattr("bertsmith.pretraining.pretrain", write)
+    monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
+    assert cli.main(["pretrain", str(run_file)]) == 2
+    assert re.fullmatch("bertsmith: .*File too large.*\n", capsys.readouterr().err)
+
+
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
@@ -379,13 +407,9 @@ def test_a_full_disk_ends_a_search_and_is_the_result_of_no_trial(searched: Sweep
 # After two pages there is the table of studies, but not the index by which a study is there only once.
 @pytest.mark.parametrize("num_pages", [1, 2, 10])
 def test_a_full_disk_while_the_file_of_trials_is_made(searched: Sweep, num_pages: int) -> None:
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096 * num_pages, limits[1]))
-    try:
-        with pytest.raises(Hindered, match="study.db: cannot be written .*; make room, and the same command goes on"):
-            searched(rate)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    said = "study.db: cannot be written .*; make room, and the same command goes on"
+    with largest_file(4096 * num_pages), pytest.raises(Hindered, match=said):
+        searched(rate)
     assert [row["outcome"] for row in searched(rate)["trials"]] == ["done"] * 3
 
 
