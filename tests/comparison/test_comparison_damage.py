@@ -79,14 +79,17 @@ def test_a_replaced_corpus_a_full_disk_and_damaged_files(
     assert "is damaged or gone; mlm, seed 0 is trained anew" in capfd.readouterr().err
 
     # What nothing has to be judged by any more is nevertheless what a user wants of a comparison.
-    run_file = weights.parents[1] / "run.yaml"
-    text = run_file.read_text()
-    run_file.write_text(text[:200])
+    others = weights.parents[1] / "run.yaml", weights.parents[1] / "summary.json"
+    texts = [file.read_text() for file in others]
+    others[0].write_text(texts[0][:200])
+    others[1].unlink()
     weights.unlink()
     assert found(compare(given)) == before
     said = capfd.readouterr().err
-    assert f"{weights.parent}: is damaged or gone, its scores are not; to have it again, remove {trained} and" in said
-    assert run_file.read_text() == text
+    for lost, unit, mark in ((weights, "mlm, seed 0", trained), (log, "ssp, seed 0", log.parents[1] / "trained.json")):
+        words = f"is damaged or gone, the scores of {unit} are not; to have it again, remove {mark} and give the same"
+        assert f"{lost}: {words}" in said
+    assert [file.read_text() for file in others] == texts
     trained.unlink()
     assert found(compare(given)) == before
-    assert weights.exists() and "is damaged" not in capfd.readouterr().err
+    assert weights.exists() and f"{weights}: is damaged" not in capfd.readouterr().err

@@ -24,7 +24,7 @@ from bertsmith.corpus import Corpus
 from bertsmith.encoder import build_encoder
 from bertsmith.errors import Hindered, InputError, Interrupted
 from bertsmith.export import export_checkpoint, write_model
-from bertsmith.files import locked, read_record, write_json, write_record
+from bertsmith.files import locked, read_record, sha256_once, write_json, write_record
 from bertsmith.finetuning.material import fingerprint
 from bertsmith.finetuning.seed import RESULT, seed_folder, train_seed
 from bertsmith.objectives import MLM, Objective
@@ -36,7 +36,7 @@ from bertsmith.run_settings import RunSettings
 from bertsmith.settings import to_dict
 from bertsmith.terminal import say_on
 from bertsmith.training import checkpoints
-from bertsmith.training.monitors import duration, read_metrics
+from bertsmith.training.monitors import METRICS, duration, read_metrics
 
 _TRAINED = "trained.json"
 _FAILED = "failed.json"
@@ -113,32 +113,45 @@ def _check_corpus(plan: Plan) -> None:
 
 
 def _remember(unit: Unit, summary: dict[str, Any] | None, curve: dict[str, Any]) -> None:
-    """Write that a unit is trained, what that gave, and what its models are."""
+    """Write that a unit is trained, what that gave, and what its files are."""
     losses = loss_curves(Path(unit.run.output)) if unit.run is not None and summary else {}
-    models = {f"{share:.4f}": fingerprint(str(model)) for share, model in _models(unit, curve)}
-    write_record(unit.folder / _TRAINED, {"summary": summary, "curve": curve, "losses": losses, "models": models})
+    kept = [file for _, model in _models(unit, curve) for file in sorted(model.rglob("*"))]
+    kept += [unit.folder / "pretraining" / METRICS]
+    files = {str(file.relative_to(unit.folder)): _hash_of(file) for file in kept if file.is_file()}
+    write_record(unit.folder / _TRAINED, {"summary": summary, "curve": curve, "losses": losses, "files": files})
 
 
 def _look_for_damage(plan: Plan, unit: Unit) -> None:
-    """Have a unit trained anew if a model that must still be judged is not what it was; say so of one that need not."""
+    """Have a unit trained anew if a model that must still be judged is not what it was; say so of what need not."""
     held = trained(unit)
     if held is None or unit.run is None:
         return
-    for share, model in models_of(unit):
-        if held.get("models", {}).get(f"{share:.4f}") in (None, fingerprint(str(model))):
-            continue
-        if all(has_judged(unit, task, share, seed) for task in plan.tasks for seed in plan.settings.finetune_seeds):
-            _say(
-                f"{model}: is damaged or gone, its scores are not; to have it again, remove {unit.folder / _TRAINED} "
-                "and give the same command"
-            )
-            continue
-        _say(f"{model}: is damaged or gone; {unit.name} is trained anew")
+    known = {unit.folder / name: digest for name, digest in held.get("files", {}).items()}
+    damaged = [file for file, digest in known.items() if _hash_of(file) != digest]
+    needed = [
+        model
+        for share, model in models_of(unit)
+        if not all(has_judged(unit, task, share, seed) for task in plan.tasks for seed in plan.settings.finetune_seeds)
+    ]
+    if lost := next((file for file in damaged if any(map(file.is_relative_to, needed))), None):
+        _say(f"{lost}: is damaged or gone; {unit.name} is trained anew")
         shutil.rmtree(unit.folder / "curve", ignore_errors=True)
         (unit.folder / _TRAINED).unlink()
-        return
+    elif damaged:
+        _say(
+            f"{damaged[0]}: is damaged or gone, the scores of {unit.name} are not; to have it again, remove "
+            f"{unit.folder / _TRAINED} and give the same command"
+        )
     if held["summary"] is not None and Path(unit.run.output).is_dir():
         restore_run(Path(unit.run.output), to_dict(unit.run))
+        write_json(Path(unit.run.output) / "summary.json", held["summary"])
+
+
+def _hash_of(file: Path) -> str | None:
+    try:
+        return sha256_once(file)
+    except OSError:
+        return None
 
 
 def untrained(run: RunSettings, corpus: Corpus) -> Objective:
