@@ -44,7 +44,7 @@ _PRELOADED = [
     # This script, with all that it imports; else every process would import it anew.
     "__main__",
     "bertsmith.pretraining", "bertsmith.finetuning.run", "bertsmith.sweep.search", "bertsmith.comparison",
-    "bertsmith.augment.run", "bertsmith.augment.marian", "bertsmith.closing", "torch.utils.tensorboard",
+    "bertsmith.augment.run", "bertsmith.augment.marian", "bertsmith.closing", "bertsmith.training.board",
 ]  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from faults_case import PATIENCE, Case, Lost, Missed, judge, state_of, wait_for
 from faults_commands import COMMANDS, OUT, copy, difference, has_begun, result_of
 from faults_process import Injection, run
 
+from bertsmith.files import remove
 from launching import Ranks
 
 _DISK = "256m"
@@ -170,7 +171,10 @@ def _damaged(damage: Callable[[Case, Path], None], case: Case) -> None:
     before = _work(case, but=file)
 
     def remedy(line: str) -> tuple[str, ...]:
-        if lost := [name for name, content in before.items() if _work(case, but=file).get(name) != content]:
+        has_gone_on = "to have it again" in line
+        if lost := not has_gone_on and [
+            name for name, content in before.items() if _work(case, but=file).get(name) != content
+        ]:
             raise Lost(f"{lost[0]} is gone or changed though the command was refused: {line}")
         return _remedy(case, line, lambda: shutil.copy2(case.folder / kept.name, file))
 
@@ -221,8 +225,9 @@ def _remedy(case: Case, line: str, restore: Callable[[], object]) -> tuple[str, 
     if re.search(r"(delete|remove) (it|this)", said) and named.exists():
         shutil.rmtree(named) if named.is_dir() else named.unlink()
         return ()
-    if found := re.search(r"to have it again, remove (\S+)", said):
-        (case.folder / found[1]).unlink()
+    if found := re.search(r"to have it again, remove (\S+?)(?: and (out\S+),)? and give", said):
+        for name in filter(None, found.groups()):
+            remove(case.folder / name)
         return ()
     if "--overwrite" in said:
         return ("--overwrite",)
@@ -289,6 +294,12 @@ def replaced(case: Case) -> None:
     if ending.code:
         case.refusals.append(ending.line)
     copy(kept, source)
+    if not case.command.remembers:
+        # What was worked out with the other source is kept as well; it is no part of the result.
+        expected = {name.split("/")[1] for name in case.baseline.result if name.startswith("units/")}
+        for unit in (case.out / "units").glob("*"):
+            if unit.name not in expected:
+                shutil.rmtree(unit)
     case.complete()
 
 

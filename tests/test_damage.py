@@ -4,7 +4,6 @@ import errno
 import io
 import json
 import pkgutil
-import re
 import resource
 import shutil
 import sqlite3
@@ -15,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
-from torch.utils.tensorboard import SummaryWriter
 
 from bertsmith import cli
 from bertsmith.augment.cache import FILE, open_cache
@@ -29,14 +28,16 @@ from bertsmith.corpus.shards import ShardWriter
 from bertsmith.corpus.tokenizer import TokenizerSettings
 from bertsmith.errors import Hindered, InputError
 from bertsmith.files import read_record, write_record
+from bertsmith.pretrained import open_pretrained
 from bertsmith.pretraining import assemble, pretrain
 from bertsmith.run_folder import prepare, read_run
 from bertsmith.run_settings import RunSettings, load_run
 from bertsmith.sweep import load_sweep, sweep, trials
 from bertsmith.sweep import report as sweep_report
 from bertsmith.training import checkpoints, ranks, running
+from bertsmith.training.board import Board
 from bertsmith.training.monitors import METRICS, Monitor, read_metrics
-from bertsmith.training.trainer import ObjectiveTrainer
+from bertsmith.training.trainer import ObjectiveTrainer, is_of_writing
 
 
 def flip(file: Path, place: int = -3) -> None:
@@ -294,18 +295,31 @@ def test_a_damaged_translation_is_made_again(tmp_path: Path) -> None:
         assert cache.look_up([b"one"])[b"one"].text == "eins"
 
 
-def test_tensorboard_on_a_full_disk(
-    run_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def write(*arguments: object, **more: object) -> None:
-        with largest_file(1), SummaryWriter(str(tmp_path / "tensorboard")) as writer:
-            for step in range(100):
-                writer.add_scalar("loss", 1.0, step)
+def test_tensorboard_on_a_full_disk(tmp_path: Path) -> None:
+    before = threading.active_count()
+    board = Board(tmp_path)
+    with closing(board), largest_file(200), pytest.raises(OSError, match="File too large"):
+        for step in range(100):
+            board.add({"step": step, "loss": 1.0})
+    # No thread of its own, which would print its error, or for which Python would wait if it got no memory.
+    assert threading.active_count() == before
 
-    monkeypatch.setattr("bertsmith.pretraining.pretrain", write)
-    monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
-    assert cli.main(["pretrain", str(run_file)]) == 2
-    assert re.fullmatch("bertsmith: .*File too large.*\n", capsys.readouterr().err)
+
+def test_whatever_torch_says_of_a_full_disk_is_known(tmp_path: Path) -> None:
+    file = tmp_path / "weights"
+    torch.save(torch.zeros(500), file)
+    for num_bytes in range(0, file.stat().st_size, 61):
+        with largest_file(num_bytes), pytest.raises((OSError, RuntimeError)) as error:
+            torch.save(torch.zeros(500), file)
+        assert isinstance(error.value, OSError) or is_of_writing(error.value)
+
+
+def test_a_folder_is_not_called_damaged_for_lack_of_memory(tmp_path: Path) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        open_pretrained(fail, str(tmp_path), "model")
 
 
 @pytest.mark.parametrize(
@@ -425,6 +439,27 @@ def test_the_file_of_trials_damaged_and_removed(searched: Sweep, tmp_path: Path)
         for row in summary["trials"]:
             del row["seconds"]
     assert before == after
+
+
+def test_a_file_of_a_finished_trial_is_damaged(
+    searched: Sweep, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def leave(run: RunSettings) -> float:
+        Path(run.output).mkdir(exist_ok=True)
+        Path(run.output, "summary.json").write_text("{}")
+        return rate(run)
+
+    before = searched(leave)["best"]
+    folder = tmp_path / "sweep" / "trials" / "0001"
+    assert "damaged" not in capfd.readouterr().err
+    (folder / "run" / "summary.json").write_text("{ }")
+    assert searched(lambda run: pytest.fail("no trial is trained again"))["best"] == before
+    said = f"summary.json: is damaged or gone, the result of trial 1 is not; to have it again, remove {folder} and"
+    assert said in capfd.readouterr().err
+    shutil.rmtree(folder)
+    (tmp_path / "sweep" / "study.db").unlink()
+    assert searched(leave)["best"] == before
+    assert (folder / "run" / "summary.json").exists() and "damaged" not in capfd.readouterr().err
 
 
 def test_a_changed_score_in_the_file_of_trials(searched: Sweep, tmp_path: Path) -> None:

@@ -4,9 +4,7 @@ import argparse
 import io
 import os
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from bertsmith import commands
 from bertsmith.command_parser import make_parser
@@ -24,30 +22,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # What a terminal of another encoding than UTF-8 cannot show is no reason to end.
         sys.stdout.reconfigure(errors="backslashreplace")
-    with _silent_threads():
-        code = _run(arguments)
+    code = _run(arguments)
     if _has_ranks():
         # At Python's own end, a rank may die of the threads of its process group, in spite of all that it has done.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     return code
-
-
-@contextmanager
-def _silent_threads() -> Iterator[None]:
-    """Let a thread that cannot write to its file print nothing: TensorBoard raises the error anew where it is used."""
-    usual = threading.excepthook
-
-    def heed(arguments: threading.ExceptHookArgs) -> None:
-        if not issubclass(arguments.exc_type, OSError):
-            usual(arguments)
-
-    threading.excepthook = heed
-    try:
-        yield
-    finally:
-        threading.excepthook = usual
 
 
 def _has_ranks() -> bool:

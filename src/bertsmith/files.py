@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -57,6 +57,16 @@ def sha256_once(file: Path) -> str:
 @cache
 def _sha256_of(file: Path, facts: tuple[int, ...]) -> str:
     return sha256(file)
+
+
+def hashes_of(folder: Path, files: Iterable[Path]) -> dict[str, str]:
+    """Return the hashes of those that are files, by their paths in the folder."""
+    return {str(file.relative_to(folder)): sha256(file) for file in files if file.is_file()}
+
+
+def changed_since(folder: Path, hashes: Mapping[str, str]) -> list[Path]:
+    """List the files of a folder that are gone, or do not have the hashes that :func:`hashes_of` gave."""
+    return [folder / name for name, known in hashes.items() if hashes_of(folder, [folder / name]).get(name) != known]
 
 
 def synchronise(path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-from bertsmith.errors import InputError
+from bertsmith.errors import InputError, lack_of_machine
 from bertsmith.files import read_json
 from bertsmith.terminal import say
 
@@ -65,6 +65,8 @@ def open_pretrained(load: Any, origin: str, what: str, key: str = "encoder.from_
     except InputError as error:
         raise InputError(f"{key}: {error}") from None
     except Exception as error:  # OSError, ValueError, RuntimeError and safetensors' own, by what is wrong in the folder
+        if lack_of_machine(error) is not None:
+            raise
         if not is_folder:
             raise InputError(
                 f"{key}: {origin} is no folder here, and the hub did not give its {what} either; correct the path or "

@@ -24,9 +24,9 @@ from bertsmith.corpus import Corpus
 from bertsmith.encoder import build_encoder
 from bertsmith.errors import Hindered, InputError, Interrupted
 from bertsmith.export import export_checkpoint, write_model
-from bertsmith.files import locked, read_record, sha256_once, write_json, write_record
+from bertsmith.files import changed_since, hashes_of, locked, read_record, remove, write_json, write_record
 from bertsmith.finetuning.material import fingerprint
-from bertsmith.finetuning.seed import RESULT, seed_folder, train_seed
+from bertsmith.finetuning.seed import PREDICTIONS, RESULT, seed_folder, train_seed
 from bertsmith.objectives import MLM, Objective
 from bertsmith.objectives.mlm import MLMSettings
 from bertsmith.pretraining import pretrain
@@ -116,8 +116,7 @@ def _remember(unit: Unit, summary: dict[str, Any] | None, curve: dict[str, Any])
     """Write that a unit is trained, what that gave, and what its files are."""
     losses = loss_curves(Path(unit.run.output)) if unit.run is not None and summary else {}
     kept = [file for _, model in _models(unit, curve) for file in sorted(model.rglob("*"))]
-    kept += [unit.folder / "pretraining" / METRICS]
-    files = {str(file.relative_to(unit.folder)): _hash_of(file) for file in kept if file.is_file()}
+    files = hashes_of(unit.folder, [*kept, unit.folder / "pretraining" / METRICS])
     write_record(unit.folder / _TRAINED, {"summary": summary, "curve": curve, "losses": losses, "files": files})
 
 
@@ -126,8 +125,7 @@ def _look_for_damage(plan: Plan, unit: Unit) -> None:
     held = trained(unit)
     if held is None or unit.run is None:
         return
-    known = {unit.folder / name: digest for name, digest in held.get("files", {}).items()}
-    damaged = [file for file, digest in known.items() if _hash_of(file) != digest]
+    damaged = changed_since(unit.folder, held.get("files", {}))
     needed = [
         model
         for share, model in models_of(unit)
@@ -145,13 +143,6 @@ def _look_for_damage(plan: Plan, unit: Unit) -> None:
     if held["summary"] is not None and Path(unit.run.output).is_dir():
         restore_run(Path(unit.run.output), to_dict(unit.run))
         write_json(Path(unit.run.output) / "summary.json", held["summary"])
-
-
-def _hash_of(file: Path) -> str | None:
-    try:
-        return sha256_once(file)
-    except OSError:
-        return None
 
 
 def untrained(run: RunSettings, corpus: Corpus) -> Objective:
@@ -191,8 +182,8 @@ def _judge(plan: Plan, unit: Unit, share: float, model: Path, task: Task) -> Non
                 train_seed(run, material, seed)
             scores.append(score_of(unit, task, share, seed))
         # A kill may have come between the result and this.
-        for name in ("model", "tensorboard"):
-            shutil.rmtree(seed_folder(_judged(unit, task, share), seed) / name, ignore_errors=True)
+        for name in ("model", "tensorboard", PREDICTIONS):
+            remove(seed_folder(_judged(unit, task, share), seed) / name)
     if scores:
         at = "" if share == 1 else f" at {share:.0%} of the budget"
         said = ", ".join(in_points(task.metric, score) for score in scores if score is not None)

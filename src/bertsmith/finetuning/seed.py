@@ -39,7 +39,7 @@ from bertsmith.training.running import train
 from bertsmith.training.trainer import ObjectiveTrainer, Pace, Watch
 
 RESULT = "result.json"
-_PREDICTIONS = "predictions.npz"
+PREDICTIONS = "predictions.npz"
 
 
 def seed_folder(output: str | Path, seed: int) -> Path:
@@ -139,17 +139,17 @@ def read_predictions(folder: Path, split: str) -> Predictions:
         InputError: It is damaged.
     """
     try:
-        with np.load(folder / _PREDICTIONS) as arrays:
+        with np.load(folder / PREDICTIONS) as arrays:
             return Predictions(arrays[f"{split}.values"], tuple(arrays[f"{split}.answers"].tolist()))
     except (OSError, EOFError, KeyError, ValueError, BadZipFile):
-        raise _damaged(folder, _PREDICTIONS) from None
+        raise _damaged(folder, PREDICTIONS) from None
 
 
 def _kept_files(folder: Path) -> list[Path]:
     """List what a finished seed must still have when the same command comes again."""
     # A model card is there to be written on.
     model = [path for path in (folder / "model").rglob("*") if path.is_file() and path.name != "README.md"]
-    return [folder / METRICS, folder / _PREDICTIONS, *sorted(model)]
+    return [folder / METRICS, folder / PREDICTIONS, *sorted(model)]
 
 
 def _damaged(folder: Path, name: str) -> InputError:
@@ -403,8 +403,8 @@ def _finish(
     if ranks.rank() > 0:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         return
-    np.savez(folder / _PREDICTIONS, **arrays)
-    synchronise(folder / _PREDICTIONS)
+    np.savez(folder / PREDICTIONS, **arrays)
+    synchronise(folder / PREDICTIONS)
     if material.task.type == "question_answering":
         # For evaluation, which may have no labelled questions to tell.
         config = objective.encoder.config

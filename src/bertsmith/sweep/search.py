@@ -10,7 +10,15 @@ from bertsmith.settings import to_dict
 from bertsmith.sweep.plan import SWEEP, Plan, make_plan
 from bertsmith.sweep.report import report
 from bertsmith.sweep.settings import SweepSettings
-from bertsmith.sweep.trials import explained, open_study, patiently_locked, refuse_changes, refuse_damage, work
+from bertsmith.sweep.trials import (
+    explained,
+    open_study,
+    patiently_locked,
+    refuse_changes,
+    refuse_damage,
+    say_damage,
+    work,
+)
 from bertsmith.training.running import work_side_by_side
 
 
@@ -50,5 +58,7 @@ def _sweep(plan: Plan, overwrite: bool) -> dict[str, Any]:
         work(plan)
     else:
         work_side_by_side(partial(work, plan), plan.settings.parallel, available_cores())
-    refuse_damage(plan, open_study(plan))
+    study = open_study(plan)
+    refuse_damage(plan, study)
+    say_damage(plan, study)
     return report(plan)

@@ -20,7 +20,7 @@ from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
 
 from bertsmith.errors import Failed, Hindered, InputError
-from bertsmith.files import locked, read_record, write_record
+from bertsmith.files import changed_since, hashes_of, locked, read_record, write_record
 from bertsmith.finetuning.run import finetune
 from bertsmith.finetuning.seed import RESULT
 from bertsmith.finetuning.settings import FinetuningSettings
@@ -204,8 +204,34 @@ def _attempt(plan: Plan, study: Any, trial: Trial, values: Mapping[str, Any]) ->
         raise
     except (InputError, Failed, torch.OutOfMemoryError) as error:
         outcome["reason"] = " ".join(str(error).split())
-    write_record(folder / OUTCOME, {"values": values, "outcome": outcome})
+    files = hashes_of(folder, _kept_files(folder))
+    write_record(folder / OUTCOME, {"values": values, "outcome": outcome, "files": files})
     return outcome
+
+
+def _kept_files(folder: Path) -> list[Path]:
+    """List what a trial leaves for programs."""
+    kinds = (".json", ".jsonl", ".npz", ".safetensors", ".yaml")
+    files = [path for path in sorted(folder.glob("*/**/*")) if path.suffix in kinds]
+    return [path for path in files if "checkpoints" not in path.relative_to(folder).parts]
+
+
+def say_damage(plan: Plan, study: Any) -> None:
+    """Say which files of trials, whose results are known, are not what they were."""
+    trials = study.get_trials(deepcopy=False)
+    best = best_of(study, trials)
+    for trial in trials:
+        folder = plan.trial_folder(trial.number)
+        try:
+            known = read_record(folder / OUTCOME).get("files", {})
+        except (OSError, ValueError):
+            known = {}
+        is_best = best is not None and trial.number == best.number
+        known = {name: digest for name, digest in known.items() if is_best or "model" not in Path(name).parts}
+        if damaged := changed_since(folder, known):
+            text = f"{damaged[0]}: is damaged or gone, the result of trial {trial.number} is not; to have it again, "
+            text += f"remove {folder} and {plan.folder / STUDY}, and give the same command"
+            say_on(Console(file=sys.__stderr__), text)
 
 
 def _take(plan: Plan, study: Any, stack: ExitStack) -> Trial | None:

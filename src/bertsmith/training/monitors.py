@@ -95,9 +95,7 @@ class Monitor:
         with self._path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(row) + "\n")
         if self._board is not None:
-            for name, value in row.items():
-                if name != "step":
-                    self._board.add_scalar(name, value, int(row["step"]))
+            self._board.add(row)
         if "validation_loss" in row:
             figures = {k.removeprefix("validation_"): v for k, v in row.items() if k.startswith("validation_")}
             # An objective with a single part has it twice in the row.
@@ -171,10 +169,9 @@ def mean_density(rows: Sequence[Mapping[str, float]]) -> float | None:
 
 
 def _board(folder: Path, resumed_step: int) -> Any:
-    """Open TensorBoard's writer; None where the package is missing."""
+    """Open the file for TensorBoard; None where that package is missing."""
     try:
-        from torch.utils.tensorboard import SummaryWriter
+        from bertsmith.training.board import Board
     except ImportError:
         return None
-    # purge_step hides what a killed run logged after the checkpoint that is resumed.
-    return SummaryWriter(str(folder), purge_step=resumed_step + 1 if resumed_step else None)
+    return Board(folder, resumed_step)

@@ -34,6 +34,8 @@ _EXPLODED = 3.0
 """A loss of this many times the first one, or that of a uniform guess, is taken for an explosion."""
 
 
+_NOT_WRITTEN = ("PytorchStreamWriter", "inline_container", "unexpected pos", "iostream error")
+
 Watch = Callable[[Mapping[str, float], float], None]
 """Is told of a validation: its logged row, and the share of the budget that was used. It may raise to end the run."""
 
@@ -42,9 +44,9 @@ class Diverged(RuntimeError):
     """The loss or the gradient is not a number, or the loss exploded."""
 
 
-def _is_of_writing(error: RuntimeError) -> bool:
+def is_of_writing(error: RuntimeError) -> bool:
     """Say whether torch could not write a file, which it says as it says everything else."""
-    return any(word in str(error) for word in ("PytorchStreamWriter", "inline_container", "unexpected pos"))
+    return any(word in str(error) for word in _NOT_WRITTEN)
 
 
 def _validation(figures: Mapping[str, float]) -> dict[str, float]:
@@ -290,7 +292,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
                 checkpoints.publish(staging / name, folder / name)
                 checkpoints.remove_old(folder, self._keep_checkpoints, self._facts.get("best_step"))
         except (OSError, RuntimeError, SafetensorError) as error:
-            if ranks.is_lost(error) or (isinstance(error, RuntimeError) and not _is_of_writing(error)):
+            if ranks.is_lost(error) or (isinstance(error, RuntimeError) and not is_of_writing(error)):
                 raise
             shutil.rmtree(staging, ignore_errors=True)
             reason = str(error).splitlines()[0]
