@@ -217,8 +217,8 @@ def _make_here(
 ) -> Made:
     """Make tokenizer and shards with worker processes of this machine."""
 
-    def refuse_changes() -> None:
-        if (changed := changed_since(sources)) is not None:
+    def refuse_changes(read: Sequence[Source]) -> None:
+        if (changed := changed_since(read)) is not None:
             raise InputError(
                 f"{staging.parent}: {changed} has changed or is gone since this build began; bring the old one back "
                 f"and {_AGAIN}, or add --overwrite to begin anew"
@@ -233,7 +233,7 @@ def _make_here(
         arguments = (sources, build_settings.read, rules, build_settings.tokenizer)
         with Child(make_tokenizer, *arguments, threads=None) as child:
             receive_tokenizer(child, progress, staging / "tokenizer")
-        refuse_changes()
+        refuse_changes(sources)
     write_record(staging / _TOKENIZER, _hashes(staging / "tokenizer"))
     facts = describe_tokenizer(staging / "tokenizer")
     records = begun_shards(staging, progress)
@@ -289,11 +289,11 @@ def _encode(
     records: list[dict[str, Any]],
     workers: int,
     progress: Silent,
-    refuse_changes: Callable[[], None],
+    refuse_changes: Callable[[Sequence[Source]], None],
 ) -> Totals:
     """Write all shards that are not there yet, append their records to ``records``, and return the final totals.
 
-    A shard is whole only if no source has changed before its end.
+    A shard is whole only if no source that was read for it has changed before its end; at the end of all, none may have.
     """
     totals = Totals(**records[-1]["totals"]) if records else Totals()
     chunks = _chunks(reader, totals, build_settings)
@@ -311,6 +311,7 @@ def _encode(
         stack.callback(discard_parts, shards)
         stack.callback(lambda: writer.discard())  # whichever is the last one then
         shard_begins = totals.text_bytes
+        first_source = 0
 
         for encoded in results:
             totals = totals.plus(encoded)
@@ -319,11 +320,12 @@ def _encode(
                 "tokenising", encoded.position.source_bytes, reader.total_bytes, totals.documents, totals.tokens
             )
             if totals.text_bytes - shard_begins >= build_settings.shard_bytes and writer.num_documents:
-                refuse_changes()
+                refuse_changes(reader.sources[first_source : encoded.position.source + 1])
+                first_source = encoded.position.source
                 records.append(writer.finish(totals))
                 writer = ShardWriter(shards / f"{len(records):05d}", facts.dtype, facts.vocab_size)
                 shard_begins = totals.text_bytes
-        refuse_changes()
+        refuse_changes(reader.sources)
         if writer.num_documents:
             records.append(writer.finish(totals))
     return totals
@@ -341,7 +343,7 @@ def _chunks(reader: Reader, begin: Totals, build_settings: BuildSettings) -> Ite
     chunk_begins, yielded = text_bytes, begin.documents_read
 
     def chunk() -> Chunk:
-        return Chunk(Position(num_read, duplicates, text_bytes, reader.bytes_read), texts, split)
+        return Chunk(Position(num_read, duplicates, text_bytes, reader.bytes_read, reader.place), texts, split)
 
     for num_read, document in enumerate(reader, start=1):
         is_done = num_read <= begin.documents_read
