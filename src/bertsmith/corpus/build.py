@@ -33,7 +33,7 @@ from bertsmith.corpus.sample import make_tokenizer, receive_tokenizer, take_toke
 from bertsmith.corpus.sentences import LANGUAGES
 from bertsmith.corpus.shards import Made, ShardWriter, Totals, begun_shards, discard_parts, versions
 from bertsmith.corpus.sources import changed_since
-from bertsmith.corpus.staging import install, make_plan, prepare
+from bertsmith.corpus.staging import divide, install, make_plan, prepare
 from bertsmith.corpus.store import MANIFEST, STAGING, VERSION, Corpus
 from bertsmith.corpus.tokenizer import TokenizerFacts, TokenizerSettings, describe_tokenizer
 from bertsmith.errors import InputError, see_doctor
@@ -109,7 +109,8 @@ def build(
     """Build a corpus; continue a killed build; or, if the corpus is there already, only open it.
 
     Args:
-        sources: Files, folders, hub data-set ids, ``python-docs``.
+        sources: Files, folders, hub data-set ids, ``python-docs``. A killed build goes on with the files that were in a
+            folder when it began.
         out: The corpus folder.
         build_settings: All that decides the result, together with the sources.
         overwrite: Whether another corpus in ``out`` is replaced, once the new one is whole.
@@ -133,14 +134,20 @@ def build(
     folder = Path(out)
     # Listed once: a file that comes into a folder under the build is not of it.
     listed = list_sources(sources)
-    plan = make_plan(to_dict(build_settings), listed)
 
     with _explained(folder), locked(folder, "--out"):
+        listed, new = (listed, []) if overwrite else divide(folder, sources, listed)
+        plan = make_plan(to_dict(build_settings), listed)
         if not prepare(folder, plan, overwrite):
             check(folder)
             corpus = Corpus(folder)
             progress.note(f"{folder}: already built from these sources with these settings; nothing to do")
             return corpus
+        if new:
+            progress.note(
+                f"{folder}: new since this build was begun, and not part of it: {new[0].name}"
+                f"{f' and {len(new) - 1:,} more' * (len(new) > 1)}; add --overwrite to begin anew with all"
+            )
         staging = folder / STAGING
         try:
             if not (staging / MANIFEST).exists():
@@ -293,7 +300,7 @@ def _encode(
 ) -> Totals:
     """Write all shards that are not there yet, append their records to ``records``, and return the final totals.
 
-    A shard is whole only if no source that was read for it has changed before its end; at the end of all, none may have.
+    A shard is whole only if no source that was read for it has changed before its end; at the very end, none may have.
     """
     totals = Totals(**records[-1]["totals"]) if records else Totals()
     chunks = _chunks(reader, totals, build_settings)

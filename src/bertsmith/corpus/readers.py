@@ -96,7 +96,8 @@ class Reader:
     def __iter__(self) -> Iterator[Document]:
         """Yield every document that holds more than white space."""
         done = 0
-        for self.place, source in enumerate(self.sources):
+        for place, source in enumerate(self.sources):
+            self.place = place
             num_documents = 0
             num_problems_before = self._num_problems
             self.bytes_read, self.offset = done, -1
