@@ -171,13 +171,18 @@ def test_a_run_file_that_is_damaged_or_gone(tmp_path: Path) -> None:
         prepare(tmp_path, run, overwrite=True)
 
 
-def test_a_bit_that_flips_in_a_corpus_is_noticed(run: RunSettings, own_corpus: Path) -> None:
+def test_a_bit_that_flips_in_a_corpus_is_noticed(
+    run: RunSettings, own_corpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assemble(run)
     flip(own_corpus / "shards" / "00000" / "tokens.npy")
     with pytest.raises(Hindered, match=r"tokens.npy: changed since it was built; build the corpus again"):
         assemble(run)
     flip(own_corpus / "shards" / "00000" / "tokens.npy")
     assemble(run)
+    monkeypatch.setattr("bertsmith.corpus.info._LARGE", 0)
+    assemble(run)
+    assert f"checking 0.0 GiB of corpus in {own_corpus}: " in capsys.readouterr().err
     manifest = read_record(own_corpus / "manifest.json")
     exchange(own_corpus / "manifest.json", f'"seconds": {manifest["seconds"]}', '"seconds": 77')
     with pytest.raises(InputError, match=r"manifest.json: damaged"):
