@@ -70,7 +70,7 @@ def make_corpus(folder: Path, num_bytes: int, sentences: int) -> None:
     num_documents = max(1, min(num_bytes, SHARD_BYTES) // (2 * SENTENCE * sentences))
     lengths = rng.integers(SENTENCE // 2, SENTENCE + SENTENCE // 2 + 2, num_documents * sentences)
     tokens = rng.integers(5, VOCABULARY, lengths.sum(), dtype=np.uint16)
-    position = Position(num_documents, 0, 2 * len(tokens), 0)
+    position = Position(num_documents, 0, 2 * len(tokens), 0, 0)
     encoded = Encoded(position, tokens, lengths, np.full(num_documents, sentences), 0, 0)
     writer = ShardWriter(shard, "uint16", VOCABULARY)
     writer.append(encoded)

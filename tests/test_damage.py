@@ -128,6 +128,21 @@ def test_a_damaged_log_comes_back_from_the_checkpoint(tmp_path: Path) -> None:
     assert read_metrics(tmp_path) == []
 
 
+def test_a_log_that_is_deleted_while_the_run_goes_on_is_written_again(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    rows = [{"step": step, "tokens": 10 * step, "seconds": 1, "flops": 1, "loss": 5.0} for step in (1, 2, 3)]
+    with Monitor(tmp_path) as monitor:
+        for row in rows:
+            monitor.write(row)
+            (tmp_path / METRICS).unlink()
+        monitor.keep_rows(checkpoint)
+        assert read_metrics(tmp_path) == read_metrics(checkpoint) == rows
+        (tmp_path / METRICS).unlink()
+        monitor.write({"step": 4})
+    assert read_metrics(tmp_path) == [*rows, {"step": 4}]
+
+
 def test_a_run_file_that_is_damaged_or_gone(tmp_path: Path) -> None:
     run = {"objective": {"name": "mlm"}, "training": {"seed": 100, "budget": {"steps": 8}}}
     (tmp_path / "run.yaml.part").write_text("# Written")
@@ -157,13 +172,18 @@ def test_a_run_file_that_is_damaged_or_gone(tmp_path: Path) -> None:
         prepare(tmp_path, run, overwrite=True)
 
 
-def test_a_bit_that_flips_in_a_corpus_is_noticed(run: RunSettings, own_corpus: Path) -> None:
+def test_a_bit_that_flips_in_a_corpus_is_noticed(
+    run: RunSettings, own_corpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assemble(run)
     flip(own_corpus / "shards" / "00000" / "tokens.npy")
     with pytest.raises(Hindered, match=r"tokens.npy: changed since it was built; build the corpus again"):
         assemble(run)
     flip(own_corpus / "shards" / "00000" / "tokens.npy")
     assemble(run)
+    monkeypatch.setattr("bertsmith.corpus.info._LARGE", 0)
+    assemble(run)
+    assert f"checking 0.0 GiB of corpus in {own_corpus}: " in capsys.readouterr().err
     manifest = read_record(own_corpus / "manifest.json")
     exchange(own_corpus / "manifest.json", f'"seconds": {manifest["seconds"]}', '"seconds": 77')
     with pytest.raises(InputError, match=r"manifest.json: damaged"):

@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -87,9 +88,19 @@ def settle(folder: Path) -> None:
 
 def use_umask(file: Path) -> None:
     """Give a file the permissions that the user's umask asks for; safetensors lets its owner alone read it."""
+    file.chmod(0o666 & ~_umask())
+
+
+def _umask() -> int:
+    """Read the umask. Python can only set it, which other threads would see; Linux says it in a file, too."""
+    if _STATUS.exists() and (found := re.search(rb"^Umask:\s*([0-7]+)$", _STATUS.read_bytes(), re.MULTILINE)):
+        return int(found[1], 8)
     umask = os.umask(0o077)
     os.umask(umask)
-    file.chmod(0o666 & ~umask)
+    return umask
+
+
+_STATUS = Path("/proc/self/status")
 
 
 def remove(path: Path) -> None:

@@ -72,10 +72,10 @@ def open_pretrained(load: Any, origin: str, what: str, key: str = "encoder.from_
                 f"{key}: {origin} is no folder here, and the hub did not give its {what} either; correct the path or "
                 "the hub id"
             ) from None
-        raise InputError(f"{key}: cannot open the {what} of {origin}: {_reason(error)}") from None
+        raise InputError(f"{key}: cannot open the {what} of {origin}: {reason(error)}") from None
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """Say in a line why something could not be opened, and what to do."""
     text = str(error).strip() or type(error).__name__
     if "trust_remote_code" in text:

@@ -11,7 +11,7 @@ from bertsmith.encoder import EncoderSettings
 from bertsmith.objectives import ObjectiveSettings
 from bertsmith.objectives.electra import DEFAULTS as ELECTRA_DEFAULTS
 from bertsmith.rows import NUM_SPECIAL
-from bertsmith.settings import merge, parse_overrides, read_yaml, settings, validate
+from bertsmith.settings import Output, merge, parse_overrides, read_yaml, settings, validate
 from bertsmith.training.budget import BudgetSettings, Schedule
 
 
@@ -132,7 +132,7 @@ class RunSettings:
     encoder: EncoderSettings
     objective: ObjectiveSettings
     training: TrainingSettings
-    output: str
+    output: Output
     """The run folder."""
     evaluation: EvaluationSettings = EvaluationSettings()
 

@@ -18,15 +18,25 @@ from datetime import date
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar, dataclass_transform
+from typing import Annotated, Any, TypeVar, dataclass_transform
 
 import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from bertsmith.errors import InputError
 
 T = TypeVar("T")
+
+
+def _named(folder: str) -> str:
+    if not folder.strip():
+        raise ValueError(f"is {folder!r}, which names no folder; give one, such as `output: out`")
+    return folder
+
+
+Output = Annotated[str, AfterValidator(_named)]
+"""The folder that a run writes; an empty name would be the folder in which the command is started."""
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)

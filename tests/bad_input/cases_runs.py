@@ -230,6 +230,7 @@ CASES: list[Case] = [
     # output
     Case("output: none", run(), files=file(RUN.replace("output: out\n", ""))),
     Case("output: empty text", run("--output="), files=file(RUN)),
+    Case("output: a blank", run("--output ' '"), files=file(RUN)),
     Case("output: is a file", run("--output run.yaml"), files=file(RUN)),
     Case("output: below a file", run("--output run.yaml/out"), files=file(RUN)),
     Case("output: holds other files", run(), files={**file(RUN), "out/thesis.tex": "mine"}),
@@ -270,6 +271,7 @@ CASES: list[Case] = [
     sweep("no such metric", "--metric accuracyy"),
     sweep("the judge is missing", "--finetune gone.yaml"),
     sweep("the judge is the run", "--finetune run.yaml"),
+    sweep("output is empty text", "--output="),
     sweep("output is a file", "--output run.yaml"),
     sweep("output with a question mark", "--output 'what?'"),
     sweep("output holds other files", **{"out/thesis.tex": "mine"}),
@@ -310,6 +312,7 @@ CASES: list[Case] = [
     compare("the corpus is missing", COMPARE.replace("{corpus}", "gone")),
     compare("no corpus at all", COMPARE.replace('corpus: "{corpus}", ', "")),
     compare("a section in a word", COMPARE.replace("training: {budget: {tokens: 2000}, tokens_per_step: 256}", "training: fast")),
+    compare("output is empty text", COMPARE.replace("output: out", "output: ''")),
     compare("output is a file", COMPARE, "--output train.csv"),
     compare("output holds other files", COMPARE, make=lambda here, world: ((here / "out").mkdir(), (here / "out" / "thesis.tex").write_text("mine"))),
 ]

@@ -188,6 +188,7 @@ CASES: list[Case] = [
     finetune("a submission of one's own task", "--submission a.zip"),
     finetune("no processes", "--parallel 0"),
     finetune("an argument that is ours", "--training.trainer.max_steps 3"),
+    finetune("output is empty text", "--output="),
     finetune("output is a file", "--output train.csv"),
     finetune("output holds other files", **{"out/thesis.tex": "mine"}),
     # The model

@@ -3,7 +3,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from bertsmith.corpus import Corpus, check
 from bertsmith.corpus.build import BuildSettings, build
 from bertsmith.corpus.documents import Document
 from bertsmith.corpus.progress import ConsoleProgress
-from bertsmith.corpus.readers import ReadOptions
+from bertsmith.corpus.readers import ReadOptions, Source
 from bertsmith.corpus.sentences import clean, split_sentences
 from bertsmith.corpus.tokenizer import TokenizerSettings
 from bertsmith.errors import InputError
@@ -77,6 +77,25 @@ def test_console_progress_is_plain_lines_where_there_is_no_terminal(monkeypatch:
     lines = capture.get().splitlines()
     assert lines[0] == "a note"
     assert re.fullmatch(r"tokenising 50 %: [\d.]+ MB/s, 1,234 documents, 9.9 M tokens, \d+ k tokens/s", lines[-1])
+
+
+def test_a_source_is_looked_at_for_the_shards_that_it_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for number in range(40):
+        write_lines(folder / f"{number:02d}.jsonl", *("Some words of a text." * 20 for _ in range(5)))
+    looked_at: list[int] = []
+
+    def count(sources: Sequence[Source]) -> None:
+        looked_at.append(len(sources))
+
+    monkeypatch.setattr("bertsmith.corpus.build.changed_since", count)
+    corpus = build([str(folder)], tmp_path / "out", tiny(shard_bytes=2048), workers=1)
+    num_shards = len(corpus.manifest["shards"])
+    assert num_shards > 30
+    for_the_tokenizer, *for_shards, at_the_end = looked_at
+    assert for_the_tokenizer == at_the_end == 40
+    assert sum(for_shards) <= 40 + num_shards
 
 
 def test_other_settings_or_sources_need_overwrite(source: Path, tmp_path: Path) -> None:
@@ -224,7 +243,7 @@ def test_documents_read_from_a_stream_do_not_pile_up(source: Path) -> None:
     from bertsmith.corpus.shards import Totals
 
     class Endless:
-        bytes_read = 0
+        bytes_read = place = 0
 
         def __iter__(self) -> Iterator[Document]:
             while True:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from build_helpers import SETTINGS, SMALL, content, fill_disk, texts_of, tiny, write_lines
+from build_helpers import SETTINGS, SMALL, Recorder, content, fill_disk, texts_of, tiny, write_lines
 
 from bertsmith.corpus import Corpus
 from bertsmith.corpus.build import BuildSettings, build
@@ -165,6 +165,67 @@ def test_an_interrupted_build_still_knows_what_it_has_seen(
     monkeypatch.undo()
     build([str(double)], tmp_path / "out", settings, workers=1)
     assert content(tmp_path / "out") == content(tmp_path / "whole")
+
+
+def interrupted(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Build from a folder until two shards are whole."""
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="the disk is full"):
+        fill_disk(patch, at_shard="00002")
+        build([str(source)], out, SETTINGS, workers=1)
+
+
+@pytest.fixture
+def texts(source: Path, tmp_path: Path) -> Path:
+    """A folder of sources."""
+    (tmp_path / "texts").mkdir()
+    shutil.copy2(source, tmp_path / "texts" / "m.jsonl")
+    return tmp_path / "texts"
+
+
+def test_a_file_that_comes_into_a_folder_before_a_build_goes_on_is_not_of_it(
+    texts: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, other = tmp_path / "out", tmp_path / "other"
+    interrupted(texts, out, monkeypatch)
+    (texts / "z").mkdir()
+    other.mkdir()
+    for file in (texts / "a.jsonl", texts / "z" / "b.jsonl", other / "c.jsonl"):
+        write_lines(file, "First text.")
+    # What is named itself is never left out.
+    for named in (other, other / "c.jsonl"):
+        with pytest.raises(InputError, match=r"holds an unfinished build with other sources: .*c.jsonl is new"):
+            build([str(texts), str(named)], out, SETTINGS, workers=1)
+
+    progress = Recorder()
+    corpus = build([str(texts)], out, SETTINGS, workers=1, progress=progress)
+    assert corpus.hash == Corpus(whole).hash
+    assert [source["name"] for source in corpus.manifest["sources"]] == ["texts/m.jsonl"]
+    assert progress.notes[:2] == [
+        f"{out}: new since this build was begun, and not part of it: texts/a.jsonl and 1 more; add --overwrite to "
+        "begin anew with all",
+        f"{out}: going on after 2 whole shards of an interrupted build",
+    ]
+    with pytest.raises(InputError, match=r"holds a corpus built with other sources: texts/a.jsonl is new"):
+        build([str(texts)], out, SETTINGS, workers=1)
+
+
+def test_an_overwriting_build_takes_what_has_come_into_a_folder(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted(texts, tmp_path / "out", monkeypatch)
+    write_lines(texts / "a.jsonl", "First text.")
+    corpus = build([str(texts)], tmp_path / "out", SETTINGS, workers=1, overwrite=True)
+    assert [source["name"] for source in corpus.manifest["sources"]] == ["texts/a.jsonl", "texts/m.jsonl"]
+
+
+def test_a_file_that_is_gone_from_a_folder_before_a_build_goes_on(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_lines(texts / "a.jsonl", "First text.")
+    interrupted(texts, tmp_path / "out", monkeypatch)
+    (texts / "a.jsonl").rename(texts / "b.jsonl")
+    with pytest.raises(InputError, match=r"unfinished build with other sources: texts/a.jsonl is gone; add"):
+        build([str(texts)], tmp_path / "out", SETTINGS, workers=1)
 
 
 @pytest.fixture

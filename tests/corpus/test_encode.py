@@ -11,7 +11,7 @@ def encoded(*texts: str, split: bool = True, tokenizer: str | None = None, **rul
     """Encode documents with bytes as tokens; returns their sentences again, and the result as it is."""
     tokenizer = tokenizer or train(["a"], TokenizerSettings(type="bpe", vocab_size=261), "en").tokenizer
     defaults = {"language": "en", "html_entities": False, "min_sentence_chars": 1, "min_document_chars": 1}
-    chunk = Chunk(Position(0, 0, 0, 0), [text.encode() for text in texts], [split] * len(texts))
+    chunk = Chunk(Position(0, 0, 0, 0, 0), [text.encode() for text in texts], [split] * len(texts))
     result = encode_chunk(chunk, TextRules(**defaults | rules), SentenceEncoder(tokenizer, "", "uint16"))
     pieces = np.split(result.tokens, np.cumsum(result.sentence_lengths))[:-1]
     sentences = [Tokenizer.from_str(tokenizer).decode(piece.tolist()).strip() for piece in pieces]

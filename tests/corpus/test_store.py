@@ -177,6 +177,22 @@ def test_check_names_the_first_changed_file(copy: Path) -> None:
         check(copy)
 
 
+def test_check_says_once_that_it_reads_a_large_corpus(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check(copy)
+    assert capsys.readouterr().err == ""
+    num_bytes = sum(file.stat().st_size for file in copy.rglob("*.npy"))
+    monkeypatch.setattr("bertsmith.corpus.info._LARGE", num_bytes)
+    check(copy)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("bertsmith.corpus.info._LARGE", num_bytes - 1)
+    for _ in range(2):
+        check(copy)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"checking 0.0 GiB of corpus in {copy}: every file is compared with its hash"
+
+
 def test_check_covers_the_tokenizer(copy: Path) -> None:
     file = copy / "tokenizer" / "tokenizer.json"
     file.write_text(file.read_text().replace("[MASK]", "[MUSK]"))

@@ -11,9 +11,10 @@ import pytest
 from finetuning_helpers import MakeRun
 from safetensors.torch import load_file, save_file
 
-from bertsmith.errors import InputError, Interrupted
+from bertsmith.errors import Hindered, InputError, Interrupted
 from bertsmith.files import locked, read_record
 from bertsmith.finetuning import seed as seed_module
+from bertsmith.finetuning.material import fingerprint
 from bertsmith.finetuning.run import finetune
 from bertsmith.finetuning.settings import FinetuningSettings
 from bertsmith.run_folder import prepare
@@ -63,6 +64,11 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(Pace, "on_optimizer_step", interrupt)
+
+
+def replace_weights(model: Path) -> None:
+    weights = load_file(model / "model.safetensors")
+    save_file({name: value * 1.1 for name, value in weights.items()}, model / "model.safetensors", {"format": "pt"})
 
 
 def checkpoints(run: FinetuningSettings) -> list[str]:
@@ -202,13 +208,57 @@ def test_what_has_changed_is_refused(make_run: MakeRun, tmp_path: Path, task_fil
     with pytest.raises(InputError, match="seed-0: was begun with another data .its content has changed"):
         finetune(make_run(**options))
     shutil.copy(task_files / "texts-train.csv", data)
-    weights = load_file(model / "model.safetensors")
-    save_file({name: value * 1.1 for name, value in weights.items()}, model / "model.safetensors", {"format": "pt"})
+    replace_weights(model)
     with pytest.raises(InputError, match="seed-0: was begun with another model .its content has changed"):
         finetune(make_run(**options))
     assert Path(run.output, SEED, "result.json").read_bytes() == before
     finetune(make_run(**options), overwrite=True)
     assert Path(run.output, SEED, "result.json").read_bytes() != before
+
+
+@pytest.fixture
+def own_model(encoder_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the encoder that a test may replace."""
+    return Path(shutil.copytree(encoder_folder, tmp_path / "bert"))
+
+
+def test_a_model_that_is_replaced_before_a_killed_run_goes_on(
+    make_run: MakeRun, own_model: Path, encoder_folder: Path, monkeypatch: pytest.MonkeyPatch, whole: dict[str, Any]
+) -> None:
+    run = make_run(model=str(own_model))
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        die_at(patch, 8)
+        finetune(run)
+    assert checkpoints(run) == ["checkpoint-6"]
+    replace_weights(own_model)
+    with pytest.raises(InputError, match="seed-0: was begun with another model .its content has changed"):
+        finetune(run)
+    assert checkpoints(run) == ["checkpoint-6"]
+    shutil.copy(encoder_folder / "model.safetensors", own_model)
+    finetune(run)
+    assert content(run.output) == whole
+
+
+def test_a_model_that_is_replaced_under_a_run(
+    make_run: MakeRun, own_model: Path, encoder_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(model=str(own_model), seeds=[0, 1], training={"epochs": 1})
+    finish = seed_module._finish
+
+    def replace_then_finish(*arguments: Any) -> None:
+        replace_weights(own_model)
+        finish(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(Hindered, match="bert: this model has changed since"):
+        patch.setattr(seed_module, "_finish", replace_then_finish)
+        finetune(run)
+    with pytest.raises(InputError, match="seed-0: was begun with another model .its content has changed"):
+        finetune(run)
+    assert not list(Path(run.output, "seed-1").glob("checkpoints/*"))
+    shutil.copy(encoder_folder / "model.safetensors", own_model)
+    finetune(run)
+    facts = [read_record(Path(run.output) / seed / "result.json")["facts"]["model"] for seed in (SEED, "seed-1")]
+    assert facts == [fingerprint(str(encoder_folder))] * 2
 
 
 def test_folders_of_others_are_left_alone(make_run: MakeRun, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from augment_helpers import KEEP_ALL, made_up_sentences, save_marian, train_sentencepiece
 
 from bertsmith.cli import main
 from bertsmith.corpus import Corpus
 from bertsmith.files import read_record
 from bertsmith.training.checkpoints import in_order, seal
+from bertsmith.training.trainer import Pace
 
 SOURCE = Path(__file__).parents[2] / "src" / "bertsmith"
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "jsonpickle"}
@@ -263,6 +266,14 @@ def begun(corpus_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
+def put_into(checkpoint: Path, name: str, marker: Path) -> None:
+    """Put a malicious file into a checkpoint; whoever makes that can make the seal too."""
+    facts = read_record(checkpoint / "seal.json")
+    (checkpoint / "seal.json").unlink()
+    torch.save(Malicious(marker), checkpoint / name)
+    seal(checkpoint, {key: value for key, value in facts.items() if key != "files"})
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -279,14 +290,153 @@ def test_a_checkpoint_is_not_unpickled(
     folder = tmp_path / "run"
     shutil.copytree(begun / "run", folder)
     checkpoint = in_order(folder / "checkpoints")[-1]
-    facts = read_record(checkpoint / "seal.json")
-    (checkpoint / "seal.json").unlink()
-    torch.save(Malicious(marker), checkpoint / name)
-    # Whoever makes the file can make the seal too.
-    seal(checkpoint, {key: value for key, value in facts.items() if key != "files"})
+    put_into(checkpoint, name, marker)
     words = ["pretrain", str(begun / "run.yaml"), "--output", str(folder), "--training.budget.steps", "3"]
     if name == "training_args.bin":
         assert main(words) == 0
     else:
-        assert f"{checkpoint}: a .pt or .pth in it" in one_line(words, capsys)
+        assert f"{checkpoint}: a .bin, .pt or .pth in it" in one_line(words, capsys)
     assert main(["export", str(folder), "--out", str(tmp_path / "out")]) == 0
+
+
+@pytest.fixture(scope="module")
+def begun_tuning(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fine-tuning that was interrupted in its second epoch."""
+    folder = tmp_path_factory.mktemp("begun_tuning")
+    (folder / "rows.csv").write_text("text,label\nba be,a\nbi bo,b\nba bo,a\nbi be,b\n", encoding="utf-8")
+    (folder / "run.yaml").write_text(
+        f"model: {model}\ntask: {{train: {folder}/rows.csv, validation: {folder}/rows.csv}}\nseeds: [0]\n"
+        "training: {epochs: 2, batch_size: 2, precision: fp32}\n"
+    )
+    on_step_end = Pace.on_step_end
+
+    def interrupt(self: Pace, args: Any, state: Any, control: Any, **more: Any) -> None:
+        if state.global_step == 3:
+            raise KeyboardInterrupt
+        on_step_end(self, args, state, control, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Pace, "on_step_end", interrupt)
+        assert main(["finetune", str(folder / "run.yaml"), "--output", str(folder / "run")]) == 130
+    return folder
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "optimizer.pt", "pytorch_model.bin",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("scheduler.pt", "rng_state.pth", "training_args.bin")
+        ),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_of_a_seed_is_not_unpickled(
+    name: str, begun_tuning: Path, marker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(begun_tuning / "run", folder)
+    (checkpoint,) = in_order(folder / "seed-0" / "checkpoints")
+    if name == "pytorch_model.bin":
+        (checkpoint / "model.safetensors").unlink()
+    put_into(checkpoint, name, marker)
+    words = ["finetune", str(begun_tuning / "run.yaml"), "--output", str(folder)]
+    if name == "training_args.bin":
+        assert main(words) == 0
+    else:
+        assert f"{checkpoint}: a .bin, .pt or .pth in it" in one_line(words, capsys)
+
+
+def test_the_best_checkpoint_of_a_trained_seed_is_not_unpickled(
+    begun_tuning: Path,
+    marker: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(begun_tuning / "run", folder)
+    words = ["finetune", str(begun_tuning / "run.yaml"), "--output", str(folder)]
+    with monkeypatch.context() as patch:
+        patch.setattr("bertsmith.finetuning.seed._finish", lambda *arguments: signal.raise_signal(signal.SIGINT))
+        assert main(words) == 130
+    for checkpoint in in_order(folder / "seed-0" / "checkpoints"):
+        (checkpoint / "model.safetensors").unlink()
+        put_into(checkpoint, "pytorch_model.bin", marker)
+    assert "a .bin, .pt or .pth in it" in one_line(words, capsys)
+
+
+def test_a_folder_of_sentence_transformers_is_not_unpickled(
+    model: Path, marker: Path, tmp_path: Path, text_file: Path, corpus_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "sentence"
+    assert main(["export", str(model), "--sentence", "--out", str(folder)]) == 0
+    modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+    (folder / "theirs.py").write_text(f"import os\nos.mkdir({str(marker)!r})\n")
+    for number, kind in enumerate(("sentence_transformers.models.Dense", "theirs.Pooling"), start=len(modules)):
+        place = f"{number}_{kind.rpartition('.')[2]}"
+        modules.append({"idx": number, "name": str(number), "path": place, "type": kind})
+        (folder / place).mkdir()
+        shutil.copy(folder / "1_Pooling" / "config.json", folder / place)
+        torch.save(Malicious(marker), folder / place / "pytorch_model.bin")
+    (folder / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
+    commands = openers(folder, tmp_path, text_file, corpus_folder)
+    scored = tmp_path / "pairs.csv"
+    scored.write_text("text,other,label\nba be,ba,1\nbi bo,bu,0\nba bo,ba bo,2\n", encoding="utf-8")
+    zero_shot = [
+        "--task.validation",
+        str(scored),
+        "--task.text_pair",
+        "other",
+        "--task.type",
+        "regression",
+        "--zero-shot",
+    ]
+    commands["evaluate"] = ["evaluate", str(folder), *zero_shot]
+    names = ("export", "export --sentence", "pretrain", "finetune", "evaluate")
+    for name in ("export --sentence", "evaluate"):
+        assert "has a module Dense, which bertsmith leaves out" in one_line(commands[name], capsys), name
+        commands[name] += ["--pooling", "mean"]
+    for name in names:
+        assert main(commands[name]) == 0, name
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        shutil.rmtree(tmp_path / "tuned", ignore_errors=True)
+
+    (folder / "model.safetensors").unlink()
+    torch.save({"bert.pooler.dense.bias": Malicious(marker)}, folder / "pytorch_model.bin")
+    for name in names:
+        assert "was not unpickled" in one_line(commands[name], capsys), name
+
+
+@pytest.fixture(scope="module")
+def translators(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two random Marian models."""
+    folder = tmp_path_factory.mktemp("translators")
+    vocabularies = folder / "first.spm", folder / "second.spm"
+    for seed, file in enumerate(vocabularies):
+        train_sentencepiece(file, seed)
+    save_marian(folder / "en-de", vocabularies, "en-de", 0)
+    save_marian(folder / "de-en", vocabularies[::-1], "de-en", 1)
+    return folder
+
+
+@pytest.mark.parametrize("engine", ["ctranslate2", "transformers"])
+def test_a_model_that_translates_is_not_unpickled(
+    engine: str, translators: Path, marker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join(made_up_sentences(3)) + "\n", encoding="utf-8")
+    words = ["augment", str(texts), "--engine", engine, "--via", "de", "--cache", str(tmp_path / "cache"), *KEEP_ALL]
+    words += ["--models.de-en", str(translators / "de-en"), "--models.en-de"]
+    beside, instead = tmp_path / "beside", tmp_path / "instead"
+    for folder in (beside, instead):
+        shutil.copytree(translators / "en-de", folder)
+        for name in ("training_args.bin", "optimizer.pt", "rust_model.ot", "tf_model.h5"):
+            torch.save(Malicious(marker), folder / name)
+    assert main([*words, str(beside), "--out", str(tmp_path / "out")]) == 0
+
+    (instead / "model.safetensors").unlink()
+    torch.save({"final_logits_bias": Malicious(marker)}, instead / "pytorch_model.bin")
+    line = one_line([*words, str(instead), "--out", str(tmp_path / "again")], capsys)
+    assert "its .bin holds more than weights and was not unpickled" in line

@@ -19,7 +19,7 @@ from bertsmith.corpus.sources import list_sources
 from bertsmith.corpus.tokenizer import TokenizerSettings
 from bertsmith.errors import InputError
 from bertsmith.export import write_folder
-from bertsmith.files import locked, read_record, remove, sha256, write_record, write_text
+from bertsmith.files import locked, read_record, remove, sha256, use_umask, write_record, write_text
 from bertsmith.run_folder import prepare
 from bertsmith.training.checkpoints import publish, read_seal, remove_old, seal
 
@@ -227,6 +227,26 @@ def umask(mask: int) -> Iterator[None]:
         yield
     finally:
         os.umask(before)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system has no file that says the umask")
+def test_the_umask_is_read_without_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    with umask(0o027), monkeypatch.context() as patch:
+        patch.setattr(os, "umask", lambda mask: pytest.fail("other threads would create files with this umask"))
+        use_umask(file)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
+
+
+def test_the_umask_where_no_file_says_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bertsmith.files._STATUS", tmp_path / "status")
+    file = tmp_path / "file"
+    file.touch()
+    with umask(0o027):
+        use_umask(file)
+        assert os.umask(0o027) == 0o027
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from bertsmith.augment.engines import Batch, Plan, cores, hashed, language_code, open_tokenizer
@@ -17,6 +18,7 @@ from bertsmith.augment.models import Model
 from bertsmith.augment.settings import AugmentSettings
 from bertsmith.corpus.sources import first_line
 from bertsmith.errors import InputError
+from bertsmith.pretrained import reason
 
 _UNKNOWN, _END = "<unk>", "</s>"
 _QUANTIZATION = {"float32": None}
@@ -126,6 +128,10 @@ def convert(model: Model, compute_type: str, cache: Path) -> Path:
         raise InputError(
             f"{cache}: the converted model cannot be written ({error.strerror or first_line(error)}); give another "
             "--cache"
+        ) from None
+    except UnpicklingError as error:
+        raise InputError(
+            f"models.{model.direction}: cannot open the model of {model.origin}: {reason(error)}"
         ) from None
     except Exception as error:  # ValueError, RuntimeError and KeyError, by what is wrong with the model
         raise InputError(

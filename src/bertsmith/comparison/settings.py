@@ -5,7 +5,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any
 
-from bertsmith.settings import merge, parse_overrides, read_yaml, settings, validate
+from bertsmith.settings import Output, merge, parse_overrides, read_yaml, settings, validate
 
 _LONGEST_LABEL = 60
 
@@ -57,7 +57,7 @@ class ComparisonSettings:
     parallel: int = 1
     """Processes that work side by side, each with its share of the cores, or a GPU; another number rounds in another
     way."""
-    output: str
+    output: Output
     """The folder of the comparison."""
 
     def __post_init__(self) -> None:

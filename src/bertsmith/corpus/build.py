@@ -33,7 +33,7 @@ from bertsmith.corpus.sample import make_tokenizer, receive_tokenizer, take_toke
 from bertsmith.corpus.sentences import LANGUAGES
 from bertsmith.corpus.shards import Made, ShardWriter, Totals, begun_shards, discard_parts, versions
 from bertsmith.corpus.sources import changed_since
-from bertsmith.corpus.staging import install, make_plan, prepare
+from bertsmith.corpus.staging import divide, install, make_plan, prepare
 from bertsmith.corpus.store import MANIFEST, STAGING, VERSION, Corpus
 from bertsmith.corpus.tokenizer import TokenizerFacts, TokenizerSettings, describe_tokenizer
 from bertsmith.errors import InputError, see_doctor
@@ -109,7 +109,8 @@ def build(
     """Build a corpus; continue a killed build; or, if the corpus is there already, only open it.
 
     Args:
-        sources: Files, folders, hub data-set ids, ``python-docs``.
+        sources: Files, folders, hub data-set ids, ``python-docs``. A killed build goes on with the files that were in a
+            folder when it began.
         out: The corpus folder.
         build_settings: All that decides the result, together with the sources.
         overwrite: Whether another corpus in ``out`` is replaced, once the new one is whole.
@@ -133,14 +134,20 @@ def build(
     folder = Path(out)
     # Listed once: a file that comes into a folder under the build is not of it.
     listed = list_sources(sources)
-    plan = make_plan(to_dict(build_settings), listed)
 
     with _explained(folder), locked(folder, "--out"):
+        listed, new = (listed, []) if overwrite else divide(folder, sources, listed)
+        plan = make_plan(to_dict(build_settings), listed)
         if not prepare(folder, plan, overwrite):
             check(folder)
             corpus = Corpus(folder)
             progress.note(f"{folder}: already built from these sources with these settings; nothing to do")
             return corpus
+        if new:
+            progress.note(
+                f"{folder}: new since this build was begun, and not part of it: {new[0].name}"
+                f"{f' and {len(new) - 1:,} more' * (len(new) > 1)}; add --overwrite to begin anew with all"
+            )
         staging = folder / STAGING
         try:
             if not (staging / MANIFEST).exists():
@@ -217,8 +224,8 @@ def _make_here(
 ) -> Made:
     """Make tokenizer and shards with worker processes of this machine."""
 
-    def refuse_changes() -> None:
-        if (changed := changed_since(sources)) is not None:
+    def refuse_changes(read: Sequence[Source]) -> None:
+        if (changed := changed_since(read)) is not None:
             raise InputError(
                 f"{staging.parent}: {changed} has changed or is gone since this build began; bring the old one back "
                 f"and {_AGAIN}, or add --overwrite to begin anew"
@@ -233,7 +240,7 @@ def _make_here(
         arguments = (sources, build_settings.read, rules, build_settings.tokenizer)
         with Child(make_tokenizer, *arguments, threads=None) as child:
             receive_tokenizer(child, progress, staging / "tokenizer")
-        refuse_changes()
+        refuse_changes(sources)
     write_record(staging / _TOKENIZER, _hashes(staging / "tokenizer"))
     facts = describe_tokenizer(staging / "tokenizer")
     records = begun_shards(staging, progress)
@@ -289,11 +296,11 @@ def _encode(
     records: list[dict[str, Any]],
     workers: int,
     progress: Silent,
-    refuse_changes: Callable[[], None],
+    refuse_changes: Callable[[Sequence[Source]], None],
 ) -> Totals:
     """Write all shards that are not there yet, append their records to ``records``, and return the final totals.
 
-    A shard is whole only if no source has changed before its end.
+    A shard is whole only if no source that was read for it has changed before its end; at the very end, none may have.
     """
     totals = Totals(**records[-1]["totals"]) if records else Totals()
     chunks = _chunks(reader, totals, build_settings)
@@ -311,6 +318,7 @@ def _encode(
         stack.callback(discard_parts, shards)
         stack.callback(lambda: writer.discard())  # whichever is the last one then
         shard_begins = totals.text_bytes
+        first_source = 0
 
         for encoded in results:
             totals = totals.plus(encoded)
@@ -319,11 +327,12 @@ def _encode(
                 "tokenising", encoded.position.source_bytes, reader.total_bytes, totals.documents, totals.tokens
             )
             if totals.text_bytes - shard_begins >= build_settings.shard_bytes and writer.num_documents:
-                refuse_changes()
+                refuse_changes(reader.sources[first_source : encoded.position.source + 1])
+                first_source = encoded.position.source
                 records.append(writer.finish(totals))
                 writer = ShardWriter(shards / f"{len(records):05d}", facts.dtype, facts.vocab_size)
                 shard_begins = totals.text_bytes
-        refuse_changes()
+        refuse_changes(reader.sources)
         if writer.num_documents:
             records.append(writer.finish(totals))
     return totals
@@ -341,7 +350,7 @@ def _chunks(reader: Reader, begin: Totals, build_settings: BuildSettings) -> Ite
     chunk_begins, yielded = text_bytes, begin.documents_read
 
     def chunk() -> Chunk:
-        return Chunk(Position(num_read, duplicates, text_bytes, reader.bytes_read), texts, split)
+        return Chunk(Position(num_read, duplicates, text_bytes, reader.bytes_read, reader.place), texts, split)
 
     for num_read, document in enumerate(reader, start=1):
         is_done = num_read <= begin.documents_read

@@ -119,7 +119,7 @@ def write_shard(work: Work, facts: TokenizerFacts, sources: Sequence[Source], be
     _settle_in(work, sources)
     # Every attempt has a folder of its own: one that is thought lost may still be writing when the next one begins.
     writer = ShardWriter(work.staging / "shards" / uuid.uuid4().hex, facts.dtype, facts.vocab_size)
-    position = Position(end.documents_read, end.duplicates, end.text_bytes, 0)
+    position = Position(end.documents_read, end.duplicates, end.text_bytes, 0, end.source)
     chunks = _chunks(work, _documents(work, sources, begin, end), position)
     tokenizer = work.staging / "tokenizer" / "tokenizer.json"
     totals = Totals()

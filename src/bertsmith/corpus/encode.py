@@ -52,6 +52,8 @@ class Position(NamedTuple):
     """Raw text in UTF-8, duplicates not counted."""
     source_bytes: int
     """Bytes of the sources read, as they lie on disk; only for progress."""
+    source: int
+    """Which of the sources holds the last document."""
 
 
 class Chunk(NamedTuple):

@@ -1,5 +1,7 @@
 """What is in a corpus, as text, and whether it is still what was built."""
 
+import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import numpy as np
 from bertsmith.corpus.store import MANIFEST, Corpus, Ints, read_manifest
 from bertsmith.errors import Hindered, InputError
 from bertsmith.files import inside, sha256_once
+from bertsmith.terminal import say
 
 _NUM_EXAMPLES = 10
 _NUM_NAMES = 5
@@ -52,11 +55,15 @@ def check(path: str | Path, *, tokens: bool = True) -> None:
     folder = Path(path)
     manifest = read_manifest(folder)
     recorded = {f"tokenizer/{name}": digest for name, digest in manifest["tokenizer"]["files"].items()}
+    num_bytes = 0
     for shard in manifest["shards"]:
         for name, facts in shard["files"].items():
             if name == "tokens.npy" and not tokens:
                 continue
             recorded[f"shards/{shard['name']}/{name}"] = facts["sha256"]
+            num_bytes += facts["bytes"]
+    if num_bytes > _LARGE:
+        _say_once(f"checking {num_bytes / 2**30:.1f} GiB of corpus in {folder}: every file is compared with its hash")
     for name, digest in recorded.items():
         try:
             file = inside(folder, name)
@@ -68,6 +75,16 @@ def check(path: str | Path, *, tokens: bool = True) -> None:
             raise Hindered(f"{file}: cannot be read ({error.strerror}); {_REMEDY}") from None
         if not is_whole:
             raise Hindered(f"{file}: changed since it was built; {_REMEDY}")
+
+
+_LARGE = 4 * 2**30
+"""Bytes that take longer to read than one waits without a word."""
+
+
+@cache
+def _say_once(line: str) -> None:
+    """Say something on standard error; in one process the files are read only once, too."""
+    say(line, sys.stderr)
 
 
 _REMEDY = "build the corpus again with --overwrite"

@@ -57,6 +57,7 @@ class Reader:
         sources: What is read, one file each.
         total_bytes: Their size as stored.
         bytes_read: How far the pass has come in it.
+        place: Which of the sources the pass is in.
         num_empty: Documents so far that held nothing but white space, and were passed over.
         layouts: For each ``.txt`` that was opened, its name and what was taken for a line and a document in it.
         offset: In JSON lines where the last document begins, in bytes of the text from ``begin``; -1 in other sources.
@@ -83,6 +84,7 @@ class Reader:
         self.sources = list_sources(sources)
         self.total_bytes = sum(source.bytes for source in self.sources)
         self.bytes_read = 0
+        self.place = 0
         self.num_empty = 0
         self.layouts: dict[str, str] = {}
         self.offset = -1
@@ -94,7 +96,8 @@ class Reader:
     def __iter__(self) -> Iterator[Document]:
         """Yield every document that holds more than white space."""
         done = 0
-        for source in self.sources:
+        for place, source in enumerate(self.sources):
+            self.place = place
             num_documents = 0
             num_problems_before = self._num_problems
             self.bytes_read, self.offset = done, -1

@@ -29,6 +29,28 @@ def make_plan(settings: dict[str, Any], sources: Sequence[Source]) -> dict[str, 
     return plan
 
 
+def divide(folder: Path, given: Sequence[str], listed: Sequence[Source]) -> tuple[list[Source], list[Source]]:
+    """Divide sources into those of a build and files that have come into their folders since it was begun.
+
+    Args:
+        folder: The corpus folder; without an unfinished build in it nothing is new.
+        given: The sources as the user names them; of a folder that the build did not have, no file is left out.
+        listed: The files in them.
+    """
+    names = {source["name"] for source in (_read(folder / STAGING / PLAN) or {}).get("sources", ())}
+    begun = [source for source in listed if source.name in names]
+    known = [path for path in map(Path, given) if path.is_dir() and any(_is_in(source, path) for source in begun)]
+
+    def is_new(source: Source) -> bool:
+        return source.name not in names and any(_is_in(source, path) for path in known)
+
+    return [source for source in listed if not is_new(source)], [source for source in listed if is_new(source)]
+
+
+def _is_in(source: Source, folder: Path) -> bool:
+    return source.path is not None and Path(source.path).is_relative_to(folder)
+
+
 def prepare(folder: Path, plan: dict[str, Any], overwrite: bool) -> bool:
     """Make the staging folder ready for a build, be it the begun one or a new one.
 
@@ -115,12 +137,12 @@ def difference(old: dict[str, Any], plan: dict[str, Any]) -> str:
     changed = [key for key in sorted(before | now) if before.get(key) != now.get(key)]
     if changed:
         return "other settings: " + ", ".join(f"{key} {before.get(key)!r} (now {now.get(key)!r})" for key in changed)
-    sources = [source for source in plan["sources"] if source not in old.get("sources", [])]
-    if sources:
-        return f"other sources: {sources[0]['name']} is new or has changed"
-    if old.get("sources") != plan["sources"]:
-        return "more sources, or in another order"
-    return ""
+    had, has = ({source["name"]: source for source in one.get("sources", [])} for one in (old, plan))
+    if new := [name for name in has if had.get(name) != has[name]]:
+        return f"other sources: {new[0]} is new or has changed"
+    if gone := [name for name in had if name not in has]:
+        return f"other sources: {gone[0]} is gone"
+    return "its sources in another order" if list(had) != list(has) else ""
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:

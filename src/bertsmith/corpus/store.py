@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import PositiveInt, TypeAdapter, ValidationError
+from pydantic import NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # typing's own serves pydantic from Python 3.12 on
 
 from bertsmith.errors import InputError
@@ -57,6 +57,7 @@ class _TokenizerFacts(TypedDict):
 
 
 class _FileFacts(TypedDict):
+    bytes: NonNegativeInt
     sha256: str
 
 

@@ -72,9 +72,15 @@ def read_evaluation(words: Sequence[str]) -> EvaluationSettings:
     """Read the settings of a command line; ``--task NAME`` is short for ``--task.name``.
 
     Raises:
-        InputError: A key or value is wrong.
+        InputError: A key or value is wrong, or no task is named.
     """
     values = parse_overrides(task_by_name(words), EvaluationSettings)
+    # A misspelt --task is for the validation to name.
+    if "task" not in values and values.keys() <= EvaluationSettings.__dataclass_fields__.keys():
+        raise InputError(
+            "command line: --task is missing; name one, such as `--task RTE --task.data nyu-mll/glue`, or a file of "
+            "your own, `--task.validation FILE.csv`"
+        )
     return validate(EvaluationSettings, values, where="command line")
 
 

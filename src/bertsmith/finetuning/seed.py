@@ -35,7 +35,7 @@ from bertsmith.training.copies import Found, newest_of_all
 from bertsmith.training.dropout import use_fast_dropout
 from bertsmith.training.memory import kept_memory
 from bertsmith.training.monitors import METRICS, Monitor, human
-from bertsmith.training.running import train
+from bertsmith.training.running import tensors_alone, train
 from bertsmith.training.trainer import ObjectiveTrainer, Pace, Watch
 
 RESULT = "result.json"
@@ -102,7 +102,9 @@ def train_seed(
                 train(trainer, pace, monitor, resumed, heeds_signals=stop is None)
             # The clock of the budget stands still from here on.
             if is_main:
-                trainer._load_from_checkpoint(str(Path(args.output_dir) / f"checkpoint-{judge.facts['best_step']}"))
+                best = Path(args.output_dir) / f"checkpoint-{judge.facts['best_step']}"
+                with tensors_alone(best):
+                    trainer._load_from_checkpoint(str(best))
             ranks.copy_from_first(objective.state_dict().values())
             _finish(run, material, objective, judge, budget, batches, seed, folder, machine(args))
             epoch = judge.facts["best_step"] // batches.steps_per_epoch

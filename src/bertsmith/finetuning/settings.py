@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator
 
 from bertsmith.pooling import Pooling
-from bertsmith.settings import merge, parse_overrides, read_yaml, settings, validate
+from bertsmith.settings import Output, merge, parse_overrides, read_yaml, settings, validate
 from bertsmith.ssa import SsaSettings
 from bertsmith.tasks.settings import TaskSettings
 from bertsmith.training.budget import Schedule
@@ -141,7 +141,7 @@ class FinetuningSettings:
     """Folder or hub id of an encoder."""
     task: TaskSettings
     """What to learn."""
-    output: str
+    output: Output
     """The run folder."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """A training for each; a seed decides on the head's first weights, the order, dropout and which `task.examples`."""

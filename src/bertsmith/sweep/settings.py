@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bertsmith.settings import merge, parse_overrides, read_yaml, settings, validate
+from bertsmith.settings import Output, merge, parse_overrides, read_yaml, settings, validate
 
 
 @settings
@@ -28,7 +28,7 @@ class SweepSettings:
     """End unpromising trials early, by their validations; on where these compare, if not given."""
     seed: int = 0
     """Seed of the search."""
-    output: str
+    output: Output
     """The folder of the sweep."""
 
     def __post_init__(self) -> None:

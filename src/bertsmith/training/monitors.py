@@ -1,7 +1,6 @@
 """What a user sees of a run while it goes on: the progress line, metrics.jsonl and TensorBoard."""
 
 import json
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -55,8 +54,8 @@ class Monitor:
         if active:
             # Checkpoints of older versions keep none.
             rows = read_metrics(resumed if resumed and (resumed / METRICS).exists() else folder)
-            kept = [row for row in rows if row["step"] <= resumed_step]
-            write_text(self._path, "".join(json.dumps(row) + "\n" for row in kept))
+            self._lines = [json.dumps(row) + "\n" for row in rows if row["step"] <= resumed_step]
+            self._write_log(self._path)
         self._console = Console(stderr=True, quiet=not active)
         self._has_bar = bar and self._console.is_terminal
         self._bar = Progress(
@@ -87,13 +86,23 @@ class Monitor:
         say_on(self._console, self._prefix + text)
 
     def keep_rows(self, checkpoint: Path) -> None:
-        """Copy the rows into a checkpoint, where its seal protects them."""
-        shutil.copyfile(self._path, checkpoint / METRICS)
+        """Write the rows into a checkpoint, where its seal protects them, and a log anew that has been deleted."""
+        self._write_log(checkpoint / METRICS)
+        if not self._path.exists():
+            self._write_log(self._path)
+
+    def _write_log(self, path: Path) -> None:
+        write_text(path, "".join(self._lines))
 
     def write(self, row: Mapping[str, float]) -> None:
         """Append a row to metrics.jsonl and TensorBoard, and show its losses."""
-        with self._path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(row) + "\n")
+        self._lines.append(json.dumps(row) + "\n")
+        if self._path.exists():
+            with self._path.open("a", encoding="utf-8") as stream:
+                stream.write(self._lines[-1])
+        else:
+            # Deleted while the run goes on.
+            self._write_log(self._path)
         if self._board is not None:
             self._board.add(row)
         if "validation_loss" in row:

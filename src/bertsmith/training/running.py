@@ -38,13 +38,9 @@ def train(
         InputError: The checkpoint holds what only unpickling would open.
     """
     try:
-        with _stops_gently(pace, monitor.say) if heeds_signals else nullcontext(), kept_memory():
+        gently = _stops_gently(pace, monitor.say) if heeds_signals else nullcontext()
+        with gently, kept_memory(), tensors_alone(resumed):
             trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
-    except UnpicklingError:
-        raise InputError(
-            f"{resumed}: a .pt or .pth in it holds more than the state of a training, and was not unpickled; delete "
-            "the folder, and the same command goes on from the checkpoint before"
-        ) from None
     except Diverged as error:
         proven = [
             path
@@ -58,6 +54,18 @@ def train(
         ) from None
     if pace.interrupted and not trainer.budget.spent:
         raise Interrupted(f"stopped at step {trainer.state.global_step}, saved; the same command goes on from there")
+
+
+@contextmanager
+def tensors_alone(checkpoint: Path | None) -> Iterator[None]:
+    """Say in one line that a checkpoint holds what only unpickling would open."""
+    try:
+        yield
+    except UnpicklingError:
+        raise InputError(
+            f"{checkpoint}: a .bin, .pt or .pth in it holds more than the state of a training, and was not unpickled; "
+            "delete the folder, and the same command goes on from the checkpoint before"
+        ) from None
 
 
 def work_side_by_side(work: Callable[[], None], num_processes: int, num_cores: int) -> None:
