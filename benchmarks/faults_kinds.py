@@ -76,7 +76,10 @@ def readonly(case: Case) -> None:
         process.kill()
         case.end(process, (-signal.SIGKILL,))
         raise Missed
-    # What is open already can still be written; whatever is opened from now on, by its path, cannot.
+    # What is open already can still be written; whatever is opened from now on, by its path, cannot. Meanwhile the
+    # process stands, for a mount that is written through cannot be made read-only.
+    process.send_signal(signal.SIGSTOP)
+    wait_for(lambda: process.poll() is not None or state_of(process.pid) == "T")
     subprocess.run(["mount", "--bind", case.out, case.out], check=True)
     try:
         _remount(case.out, "bind,ro")

@@ -83,9 +83,9 @@ def test_progress_reads_no_markup(tmp_path: Path) -> None:
         progress.note(ALL)
     assert "[bold red]x[/bold red]" in stream.getvalue() and "\x1b]" not in stream.getvalue()
     stream = io.StringIO()
-    monitor = Monitor(tmp_path)
-    monitor._console.file = stream
-    monitor.say(ALL)
+    with Monitor(tmp_path) as monitor:
+        monitor._console.file = stream
+        monitor.say(ALL)
     assert unsafe(stream.getvalue()) == [] and ESCAPES["markup"] in stream.getvalue()
 
 
