@@ -183,7 +183,8 @@ def compare_arms(scores: npt.NDArray[np.float64]) -> tuple[list[Estimate], list[
     degrees of freedom of Student's t are those of the pool, (k - 1)(n - 1). Where all arms have one spread, 95 %
     intervals then cover 96 %; where one of four has twice the spread of the others, 91 % or more of its differences,
     which the pool alone would not reach (benchmarks/comparison_statistics.py); with two arms it is the paired t-test.
-    The intervals of the means are made in the same way.
+    The intervals of the means are made in the same way, but where a seed moves all arms alike, their spreads say the
+    same thing several times: the degrees of freedom are Satterthwaite's (Biometrics Bulletin 2, 1946).
     Where all arms differ by the same with every seed, nothing says what is chance: there is no interval and no p.
     Bootstrap intervals of so few values would cover far less than 95 %, and a permutation test of three could never
     find anything.
@@ -200,9 +201,10 @@ def compare_arms(scores: npt.NDArray[np.float64]) -> tuple[list[Estimate], list[
     means = [_moments(column[~np.isnan(column)].tolist()) for column in scores.T]
     pairs = [(i, j) for i in range(len(means)) for j in range(i + 1, len(means))]
     moments = [_moments(_both(scores, i, j).tolist()) if len(_both(scores, i, j)) else None for i, j in pairs]
-    of_means = _Pool(means, sum(sd is not None for _, _, sd in means))
+    of_means = _Pool(means, _degrees_of_means(scores))
     spread = [pair for pair, found in zip(pairs, moments, strict=True) if found is not None and found[2] is not None]
-    of_pairs = _Pool([found for found in moments if found is not None], _num_independent(spread))
+    least = min((found[0] - 1 for found in moments if found is not None and found[2] is not None), default=0)
+    of_pairs = _Pool([found for found in moments if found is not None], _num_independent(spread) * least)
     estimates = [Estimate(n, mean, *of_means.interval(n, mean, sd)[:2]) for n, mean, sd in means]
     differences = []
     for (i, j), found in zip(pairs, moments, strict=True):
@@ -232,18 +234,32 @@ def _num_independent(pairs: Sequence[tuple[int, int]]) -> int:
     return num
 
 
+def _degrees_of_means(scores: npt.NDArray[np.float64]) -> float:
+    """Count the degrees of freedom of the mean variance of the arms, which seeds that move all of them make fewer."""
+    arms = scores[:, (~np.isnan(scores)).sum(axis=0) > 1]
+    whole = arms[~np.isnan(arms).any(axis=1)]
+    n, k = whole.shape
+    if n < 2 or k < 2:
+        return float(min(k, 1) * max(n - 1, 1))
+    # The variances of the arms add up to the mean square of seeds and k - 1 times that of what they do not share.
+    together = whole.var(axis=0, ddof=1).sum()
+    of_seeds = k * whole.mean(axis=1).var(ddof=1)
+    of_rest = max(together - of_seeds, 0.0) / (k - 1)
+    return float((n - 1) * together**2 / (of_seeds**2 + (k - 1) * of_rest**2)) if together > 0 else float(n - 1)
+
+
 class _Pool:
     """The spread of several samples together.
 
     Args:
         moments: Number, mean and standard deviation of each.
-        independent: How many of the samples do not follow from the others.
+        degrees: Degrees of freedom of their pooled variance.
     """
 
-    def __init__(self, moments: Sequence[tuple[int, float, float | None]], independent: int) -> None:
+    def __init__(self, moments: Sequence[tuple[int, float, float | None]], degrees: float) -> None:
         spread = [(n - 1, sd**2) for n, _, sd in moments if sd is not None]
         self._variance = sum(w * v for w, v in spread) / sum(w for w, _ in spread) if spread else 0.0
-        self._degrees = independent * min((w for w, _ in spread), default=0)
+        self._degrees = degrees
 
     def interval(
         self, n: int, mean: float, own: float | None
