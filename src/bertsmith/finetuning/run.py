@@ -191,6 +191,13 @@ def load_material(
         run.max_answer_length,
     )
     material, num_cut = read_material(task, reading, run.model, bool(run.training.swap_pairs))
+    _announce(run, material, num_cut, console)
+    return material
+
+
+def _announce(run: FinetuningSettings, material: Material, num_cut: int, console: Console) -> None:
+    """Say what is in the task, and how much of it is cut: ``num_cut`` training texts, and those of its splits."""
+    task = material.task
 
     def say(text: str) -> None:
         say_on(console, text)
@@ -212,7 +219,6 @@ def load_material(
         what = f"texts are cut to {run.max_length} tokens"
         what = "questions are cut to 64 tokens" if task.type == "question_answering" else what
         say(f"{num_cut + material.num_cut:,} {what} ({num_cut:,} of them in training)")
-    return material
 
 
 def check_trainable(run: FinetuningSettings, material: Material) -> None:
