@@ -23,15 +23,8 @@ from bertsmith.finetuning.arms import Arm, arms_of, summarise_arms
 from bertsmith.finetuning.layers import layer_depths
 from bertsmith.finetuning.material import Material, Reading, read_material
 from bertsmith.finetuning.models import longest_input, open_tokenizer
-from bertsmith.finetuning.seed import (
-    RESULT,
-    assemble,
-    read_result,
-    seed_folder,
-    seeds_in,
-    train_seed,
-    training_arguments,
-)
+from bertsmith.finetuning.seed import assemble, train_seed, training_arguments
+from bertsmith.finetuning.seed_files import RESULT, read_result, seed_folder, seeds_in
 from bertsmith.finetuning.settings import FinetuningSettings, resolve
 from bertsmith.finetuning.summary import summarise_seeds
 from bertsmith.pretrained import open_pretrained
