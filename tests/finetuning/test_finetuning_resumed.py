@@ -19,7 +19,8 @@ from bertsmith.finetuning.run import finetune
 from bertsmith.finetuning.settings import FinetuningSettings
 from bertsmith.run_folder import prepare
 from bertsmith.training.monitors import read_metrics
-from bertsmith.training.trainer import ObjectiveTrainer, Pace
+from bertsmith.training.pace import Pace
+from bertsmith.training.trainer import ObjectiveTrainer
 from bertsmith.yaml_files import read_yaml
 
 SEED = "seed-0"

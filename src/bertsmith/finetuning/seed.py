@@ -34,8 +34,9 @@ from bertsmith.training.copies import Found, newest_of_all
 from bertsmith.training.dropout import use_fast_dropout
 from bertsmith.training.memory import kept_memory
 from bertsmith.training.monitors import Monitor, human
+from bertsmith.training.pace import Pace
 from bertsmith.training.running import tensors_alone, train
-from bertsmith.training.trainer import ObjectiveTrainer, Pace, Watch
+from bertsmith.training.trainer import ObjectiveTrainer, Watch
 
 
 def train_seed(
