@@ -26,9 +26,10 @@ from report import machine_and_command, write
 from transformers import AutoModelForMaskedLM, AutoModelForPreTraining
 
 from bertsmith.corpus import Corpus
+from bertsmith.electra_generator import generator_config
 from bertsmith.encoder import EncoderSettings, build_encoder
 from bertsmith.objectives import OBJECTIVES
-from bertsmith.objectives.electra import ElectraSettings, generator_config, sample
+from bertsmith.objectives.electra import ElectraSettings, sample
 from bertsmith.objectives.mlm import MLMSettings
 from bertsmith.rows import NUM_SPECIAL, TextRow, TextRows
 from bertsmith.settings import to_dict

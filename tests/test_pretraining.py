@@ -19,8 +19,9 @@ from bertsmith.run_settings import RunSettings, load_run
 from bertsmith.settings import merge, validate
 from bertsmith.training.budget import Budget
 from bertsmith.training.monitors import read_metrics
+from bertsmith.training.pace import Pace
 from bertsmith.training.part_sums import PartSums
-from bertsmith.training.trainer import ObjectiveTrainer, Pace
+from bertsmith.training.trainer import ObjectiveTrainer
 
 MakeRun = Callable[..., RunSettings]
 Finished = tuple[RunSettings, dict[str, Any]]
@@ -409,7 +410,7 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(
         original(self, args, state, control, **kwargs)
         if state.global_step == after:
             with torch.no_grad():
-                self._trainer.objective.get_input_embeddings().weight.mul_(poison)
+                self._objective.get_input_embeddings().weight.mul_(poison)
 
     monkeypatch.setattr(Pace, "on_optimizer_step", spoil)
     run = make_run()

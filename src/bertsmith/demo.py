@@ -164,7 +164,7 @@ def _against_none(out: Path, model: Path) -> str:
     """Fine-tune the model, and the same network with new weights; lay out what they reach."""
     from bertsmith.finetuning.material import fingerprint
     from bertsmith.finetuning.run import finetune
-    from bertsmith.finetuning.seed import read_result, seed_folder
+    from bertsmith.finetuning.seed_files import read_result, seed_folder
     from bertsmith.finetuning.settings import load_finetuning
     from bertsmith.statistics import paired, summarise
 

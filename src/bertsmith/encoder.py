@@ -6,7 +6,6 @@ Shapes: B rows, L positions, H hidden size, E embedding size, V vocabulary size,
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -20,7 +19,7 @@ from bertsmith.attention import packed_arguments
 from bertsmith.batching import Packing
 from bertsmith.errors import InputError
 from bertsmith.positions import start_sinusoidal
-from bertsmith.pretrained import TOKENIZER_FILES, open_pretrained
+from bertsmith.pretrained import check_tokenizer, open_pretrained
 from bertsmith.settings import nearest, settings
 from bertsmith.terminal import say
 
@@ -374,29 +373,6 @@ def _check_positions(config: Any, row_length: int) -> None:
     if row_length > num_positions(config):
         raise InputError(
             f"data.row_length is {row_length}, but the encoder has only {num_positions(config)} positions; lower it"
-        )
-
-
-def check_tokenizer(origin: str, tokenizer: Any, key: str) -> None:
-    """Refuse a corpus whose token ids mean something else to the checkpoint.
-
-    Args:
-        origin: Folder or hub id of the checkpoint.
-        tokenizer: The corpus's tokenizer.
-        key: The setting that names the origin, for errors.
-
-    Raises:
-        InputError: The checkpoint has another tokenizer, or none.
-    """
-    from transformers import AutoTokenizer
-
-    own = open_pretrained(AutoTokenizer.from_pretrained, origin, "tokenizer", key)
-    if Path(origin).is_dir() and not any((Path(origin) / name).exists() for name in TOKENIZER_FILES):
-        raise InputError(f"{key}: {origin} has no tokenizer; put the one it was trained with there")
-    if own.get_vocab() != tokenizer.get_vocab():
-        raise InputError(
-            f"{key}: the corpus was built with another tokenizer ({len(tokenizer)} tokens) than "
-            f"{origin} has ({len(own)} tokens); build the corpus again with --tokenizer.from-pretrained {origin}"
         )
 
 

@@ -17,8 +17,8 @@ from bertsmith.markdown import code, plain
 from bertsmith.objectives import OBJECTIVES, Objective
 from bertsmith.objectives.base import HEAD, ObjectiveConfig
 from bertsmith.pretrained import refuse_code
-from bertsmith.settings import read_yaml
 from bertsmith.training import checkpoints
+from bertsmith.yaml_files import read_yaml
 
 _POOLER_SEED = 0
 

@@ -75,6 +75,29 @@ def open_pretrained(load: Any, origin: str, what: str, key: str = "encoder.from_
         raise InputError(f"{key}: cannot open the {what} of {origin}: {reason(error)}") from None
 
 
+def check_tokenizer(origin: str, tokenizer: Any, key: str) -> None:
+    """Refuse a corpus whose token ids mean something else to the checkpoint.
+
+    Args:
+        origin: Folder or hub id of the checkpoint.
+        tokenizer: The corpus's tokenizer.
+        key: The setting that names the origin, for errors.
+
+    Raises:
+        InputError: The checkpoint has another tokenizer, or none.
+    """
+    from transformers import AutoTokenizer
+
+    own = open_pretrained(AutoTokenizer.from_pretrained, origin, "tokenizer", key)
+    if Path(origin).is_dir() and not any((Path(origin) / name).exists() for name in TOKENIZER_FILES):
+        raise InputError(f"{key}: {origin} has no tokenizer; put the one it was trained with there")
+    if own.get_vocab() != tokenizer.get_vocab():
+        raise InputError(
+            f"{key}: the corpus was built with another tokenizer ({len(tokenizer)} tokens) than "
+            f"{origin} has ({len(own)} tokens); build the corpus again with --tokenizer.from-pretrained {origin}"
+        )
+
+
 def reason(error: Exception) -> str:
     """Say in a line why something could not be opened, and what to do."""
     text = str(error).strip() or type(error).__name__

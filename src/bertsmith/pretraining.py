@@ -41,8 +41,9 @@ from bertsmith.training.budget import Budget, learning_rate_factor
 from bertsmith.training.copies import Found, newest_of_all
 from bertsmith.training.monitors import Monitor, human, mean_density, read_metrics
 from bertsmith.training.optimizer import optimizer_class
+from bertsmith.training.pace import Pace
 from bertsmith.training.running import train
-from bertsmith.training.trainer import ObjectiveTrainer, Pace, Watch
+from bertsmith.training.trainer import ObjectiveTrainer, Watch
 
 _LEAST_GAIN = 0.05
 """So many nats below the loss without context a model has begun to use context."""

@@ -11,7 +11,7 @@ import yaml
 
 from bertsmith.errors import Hindered, InputError
 from bertsmith.files import LOCK, remove, write_text
-from bertsmith.settings import read_yaml
+from bertsmith.yaml_files import read_yaml
 
 RUN_FILE = "run.yaml"
 _MARK = "# Written by bertsmith: every setting of the run in this folder.\n"

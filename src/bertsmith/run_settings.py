@@ -11,8 +11,9 @@ from bertsmith.encoder import EncoderSettings
 from bertsmith.objectives import ObjectiveSettings
 from bertsmith.objectives.electra import DEFAULTS as ELECTRA_DEFAULTS
 from bertsmith.rows import NUM_SPECIAL
-from bertsmith.settings import Output, merge, parse_overrides, read_yaml, settings, validate
+from bertsmith.settings import Output, merge, parse_overrides, settings, validate
 from bertsmith.training.budget import BudgetSettings, Schedule
+from bertsmith.yaml_files import read_yaml
 
 
 @settings

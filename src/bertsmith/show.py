@@ -14,11 +14,12 @@ from transformers import AutoModelForPreTraining
 
 from bertsmith.batching import TrainingStream, rows_per_step
 from bertsmith.corpus import Corpus
+from bertsmith.detection import Verdict
 from bertsmith.encoder import EncoderSettings, build_encoder
 from bertsmith.errors import InputError
 from bertsmith.masking import Bools
 from bertsmith.objectives import OBJECTIVES
-from bertsmith.objectives.electra import Electra, ElectraSettings, Verdict
+from bertsmith.objectives.electra import Electra, ElectraSettings
 from bertsmith.pairs import KINDS, NO_LABEL, PairRow
 from bertsmith.pretrained import GENERATOR
 from bertsmith.rows import Ints, split_documents

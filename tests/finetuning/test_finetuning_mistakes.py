@@ -13,13 +13,13 @@ from transformers import AutoConfig
 
 from bertsmith.errors import InputError
 from bertsmith.finetuning import run as run_module
-from bertsmith.finetuning import seed as seed_module
 from bertsmith.finetuning.evaluate import EvaluationSettings, evaluate
 from bertsmith.finetuning.material import fingerprint
 from bertsmith.finetuning.models import build_model, open_finetuned, open_tokenizer
 from bertsmith.finetuning.objective import TaskObjective
 from bertsmith.finetuning.rows import Collator
 from bertsmith.finetuning.run import finetune
+from bertsmith.finetuning.seed_files import RESULT
 from bertsmith.finetuning.settings import FinetuningSettings
 from bertsmith.settings import validate
 from bertsmith.tasks import TASKS, Example, TaskData
@@ -124,7 +124,7 @@ def test_a_model_says_whether_it_knows_no_answer(make_run: MakeRun, tmp_path: Pa
     finetune(run)
     model = Path(run.output) / "seed-0" / "model"
     config = AutoConfig.from_pretrained(model)
-    result = json.loads((Path(run.output) / "seed-0" / seed_module.RESULT).read_text(encoding="utf-8"))
+    result = json.loads((Path(run.output) / "seed-0" / RESULT).read_text(encoding="utf-8"))
     assert config.null_answers is True and config.null_threshold == result["null_threshold"]
 
     # Unlabelled, the same questions have the same answers as far as the model's threshold says.

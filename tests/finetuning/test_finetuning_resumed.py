@@ -18,9 +18,10 @@ from bertsmith.finetuning.material import fingerprint
 from bertsmith.finetuning.run import finetune
 from bertsmith.finetuning.settings import FinetuningSettings
 from bertsmith.run_folder import prepare
-from bertsmith.settings import read_yaml
 from bertsmith.training.monitors import read_metrics
-from bertsmith.training.trainer import ObjectiveTrainer, Pace
+from bertsmith.training.pace import Pace
+from bertsmith.training.trainer import ObjectiveTrainer
+from bertsmith.yaml_files import read_yaml
 
 SEED = "seed-0"
 

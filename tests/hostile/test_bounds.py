@@ -18,11 +18,11 @@ from bertsmith import files
 from bertsmith.corpus.readers import Reader, ReadOptions
 from bertsmith.errors import InputError
 from bertsmith.files import read_json
-from bertsmith.settings import read_yaml
 from bertsmith.tasks import convert, records, submission
 from bertsmith.tasks.convert import Columns, to_examples
 from bertsmith.tasks.records import read_table
 from bertsmith.tasks.squad import read_squad
+from bertsmith.yaml_files import read_yaml
 
 LAUGHS = "a0: &a0 [lol]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
 YAML = {

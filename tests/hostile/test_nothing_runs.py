@@ -20,7 +20,7 @@ from bertsmith.cli import main
 from bertsmith.corpus import Corpus
 from bertsmith.files import read_record
 from bertsmith.training.checkpoints import in_order, seal
-from bertsmith.training.trainer import Pace
+from bertsmith.training.pace import Pace
 
 SOURCE = Path(__file__).parents[2] / "src" / "bertsmith"
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "jsonpickle"}

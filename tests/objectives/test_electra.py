@@ -12,13 +12,15 @@ from sklearn.metrics import roc_auc_score
 from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForPreTraining, ElectraForMaskedLM
 
 from bertsmith.corpus import Corpus
+from bertsmith.detection import area_under_curve
+from bertsmith.electra_generator import generator_config
 from bertsmith.encoder import EncoderSettings, build_encoder, new_config, training_flops
 from bertsmith.errors import InputError
 from bertsmith.export import export_checkpoint, write_model
 from bertsmith.fill import fill, read_sentences
 from bertsmith.masking import num_predicted
 from bertsmith.objectives import Electra
-from bertsmith.objectives.electra import ElectraSettings, area_under_curve, generator_config, sample
+from bertsmith.objectives.electra import ElectraSettings, sample
 from bertsmith.pretraining import pretrain
 from bertsmith.rows import TextRow
 from bertsmith.run_settings import load_run

@@ -19,7 +19,8 @@ from bertsmith.pretraining import pretrain
 from bertsmith.run_settings import RunSettings
 from bertsmith.settings import validate
 from bertsmith.training import ranks, sharding
-from bertsmith.training.trainer import ObjectiveTrainer, Pace
+from bertsmith.training.pace import Pace
+from bertsmith.training.trainer import ObjectiveTrainer
 
 
 def train_all(run_files: list[Path], last_steps: dict[Path, int]) -> None:

@@ -17,12 +17,13 @@ from rich.console import Console
 from bertsmith.comparison.settings import ArmSettings, ComparisonSettings
 from bertsmith.comparison.words import AVERAGE
 from bertsmith.corpus import Corpus, check
-from bertsmith.encoder import check_tokenizer, num_positions
+from bertsmith.encoder import num_positions
 from bertsmith.errors import InputError
 from bertsmith.finetuning.material import Material, fingerprint
 from bertsmith.finetuning.models import longest_input
 from bertsmith.finetuning.run import load_material
 from bertsmith.finetuning.settings import FinetuningSettings, resolve
+from bertsmith.pretrained import check_tokenizer, open_pretrained
 from bertsmith.run_settings import RunSettings, make_run
 from bertsmith.settings import merge, to_dict, validate
 from bertsmith.tasks import subset
@@ -177,8 +178,6 @@ def _longest(run: RunSettings) -> int:
     if run.encoder.from_pretrained is not None:
         from transformers import AutoConfig
 
-        from bertsmith.pretrained import open_pretrained
-
         origin = run.encoder.from_pretrained
         return num_positions(open_pretrained(AutoConfig.from_pretrained, origin, "model", "encoder.from_pretrained"))
     return int(run.encoder.config.get("max_position_embeddings", 512))
@@ -186,8 +185,6 @@ def _longest(run: RunSettings) -> int:
 
 def _check_model(label: str, folder: str, corpus: Corpus) -> int:
     from transformers import AutoConfig
-
-    from bertsmith.pretrained import open_pretrained
 
     key = f"checkpoints.{label}"
     config = open_pretrained(AutoConfig.from_pretrained, folder, "model", key)

@@ -5,7 +5,8 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any
 
-from bertsmith.settings import Output, merge, parse_overrides, read_yaml, settings, validate
+from bertsmith.settings import Output, merge, parse_overrides, settings, validate
+from bertsmith.yaml_files import read_yaml
 
 _LONGEST_LABEL = 60
 

@@ -26,7 +26,8 @@ from bertsmith.errors import Hindered, InputError, Interrupted
 from bertsmith.export import export_checkpoint, write_model
 from bertsmith.files import changed_since, hashes_of, locked, read_record, remove, write_json, write_record
 from bertsmith.finetuning.material import fingerprint
-from bertsmith.finetuning.seed import PREDICTIONS, RESULT, seed_folder, train_seed
+from bertsmith.finetuning.seed import train_seed
+from bertsmith.finetuning.seed_files import PREDICTIONS, RESULT, seed_folder
 from bertsmith.objectives import MLM, Objective
 from bertsmith.objectives.mlm import MLMSettings
 from bertsmith.pretraining import pretrain

@@ -4,21 +4,20 @@
 
 Plain text is read by line (see :mod:`bertsmith.corpus.text_files` for what a line is), JSON lines by line, CSV and TSV
 by record, Parquet by batch, data sets of the hub as a stream. What is wrong with a document is found when it is
-reached: it ends the pass with an :class:`~bertsmith.errors.InputError`, or is reported and left out, by the options.
+reached; see :mod:`bertsmith.corpus.bad_documents`.
 """
 
 import contextlib
 import csv
-import difflib
 import gzip
 import json
 import logging
-import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO, Literal
 
 from bertsmith.corpus import python_docs
+from bertsmith.corpus.bad_documents import SKIP, Checks, kind_of
 from bertsmith.corpus.documents import Document, Problem
 from bertsmith.corpus.read_options import ReadOptions
 from bertsmith.corpus.sources import (
@@ -39,11 +38,7 @@ __all__ = ["Document", "Problem", "ReadOptions", "Reader", "Source", "list_sourc
 _BATCH_ROWS = 64
 _BATCH_BYTES = 2**28
 """More of a Parquet file is not asked for at once, should each of its texts be as long as all of its row group."""
-_MAX_NAMES = 1000
-"""So many names of columns are searched for the one that was meant."""
-_UNWRITABLE = re.compile("[\0\ud800-\udfff]")
-_SKIP = "or go on without such documents with --bad-documents skip"
-_UNQUOTED = f"pass --quotes none if fields are not quoted, {_SKIP}"
+_UNQUOTED = f"pass --quotes none if fields are not quoted, {SKIP}"
 
 
 def _log(problem: Problem) -> None:
@@ -90,8 +85,7 @@ class Reader:
         self.offset = -1
         self._begin = begin
         self._options = options
-        self._on_problem = on_problem
-        self._num_problems = 0
+        self._checks = Checks(options, on_problem)
 
     def __iter__(self) -> Iterator[Document]:
         """Yield every document that holds more than white space."""
@@ -99,7 +93,7 @@ class Reader:
         for place, source in enumerate(self.sources):
             self.place = place
             num_documents = 0
-            num_problems_before = self._num_problems
+            num_problems_before = self._checks.num_problems
             self.bytes_read, self.offset = done, -1
             for document in self._read(source):
                 if document.text and not document.text.isspace():
@@ -107,8 +101,8 @@ class Reader:
                     yield document
                 else:
                     self.num_empty += 1
-            if num_documents == 0 and self._num_problems == num_problems_before:
-                self._report(source.path or source.name, "holds no text", f"leave it out, {_SKIP}")
+            if num_documents == 0 and self._checks.num_problems == num_problems_before:
+                self._checks.report(source.path or source.name, "holds no text", f"leave it out, {SKIP}")
             done += source.bytes
         self.bytes_read = done
 
@@ -125,9 +119,13 @@ class Reader:
             else:
                 yield from self._read_file(source)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            self._report(source.path, f"damaged or cut short gzip ({first_line(error)})", f"make it again, {_SKIP}")
+            self._checks.report(
+                source.path, f"damaged or cut short gzip ({first_line(error)})", f"make it again, {SKIP}"
+            )
         except OSError as error:
-            self._report(source.path, f"cannot be read ({error.strerror or first_line(error)})", "check the file")
+            self._checks.report(
+                source.path, f"cannot be read ({error.strerror or first_line(error)})", "check the file"
+            )
 
     def _read_file(self, source: Source) -> Iterator[Document]:
         assert source.path is not None
@@ -142,7 +140,9 @@ class Reader:
             sample = stream.read(SAMPLE_BYTES)
             if sample[:2] in (b"\xff\xfe", b"\xfe\xff"):
                 name = "UTF-32" if sample[2:4] == b"\0\0" else "UTF-16"
-                self._report(source.path, f"is {name}, not UTF-8", f"convert it (iconv -f {name} -t UTF-8), {_SKIP}")
+                self._checks.report(
+                    source.path, f"is {name}, not UTF-8", f"convert it (iconv -f {name} -t UTF-8), {SKIP}"
+                )
                 return
             lines = self._counted(read_lines(stream, self._options.max_line_bytes, sample), raw)
             match format_of(source.path):
@@ -164,19 +164,19 @@ class Reader:
 
     def _read_txt(self, source: Source, lines: Iterator[Line], sample: bytes) -> Iterator[Document]:
         if self._options.view_columns is not None:
-            advice = f"give CSV, TSV, JSON lines or Parquet, or leave out --view-columns, {_SKIP}"
-            self._report(str(source.path), "a .txt has no columns for --view-columns", advice)
+            advice = f"give CSV, TSV, JSON lines or Parquet, or leave out --view-columns, {SKIP}"
+            self._checks.report(str(source.path), "a .txt has no columns for --view-columns", advice)
             return
         layout = detect_layout(sample, self._options.txt_lines, self._options.txt_documents)
         self.layouts[source.name] = str(layout)
-        decoded = ((line.number, text) for line in lines if (text := self._decode(source, line)) is not None)
+        decoded = ((line.number, text) for line in lines if (text := self._checks.decode(source, line)) is not None)
         for number, text in join_lines(decoded, layout):
             yield Document(f"{source.name}:{number}", text, split=layout.lines == "paragraph")
 
     def _read_jsonl(self, source: Source, lines: Iterator[Line]) -> Iterator[Document]:
         for line in lines:
             self.offset = line.offset
-            text = self._decode(source, line)
+            text = self._checks.decode(source, line)
             if text is None or not text or text.isspace():
                 continue
             where = f"{source.path}, line {line.number}"
@@ -185,18 +185,18 @@ class Reader:
             try:
                 record = json.loads(text, object_pairs_hook=None if is_sure else unique_keys)
             except (ValueError, RecursionError) as error:
-                self._report(where, f"malformed JSON ({json_fault(error)})", f"correct the line, {_SKIP}")
+                self._checks.report(where, f"malformed JSON ({json_fault(error)})", f"correct the line, {SKIP}")
                 continue
             if not isinstance(record, dict):
-                found = _kind(record)
-                self._report(where, f"the line holds {found}, not an object", f"write {{...}} lines, {_SKIP}")
+                found = kind_of(record)
+                self._checks.report(where, f"the line holds {found}, not an object", f"write {{...}} lines, {SKIP}")
                 continue
-            yield from self._documents(record, where, f"{source.name}:{line.number}")
+            yield from self._checks.documents(record, where, f"{source.name}:{line.number}")
 
     def _read_csv(self, source: Source, lines: Iterator[Line], delimiter: str) -> Iterator[Document]:
         csv.field_size_limit(self._options.max_line_bytes)
         quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self._options.quotes == "csv" else csv.QUOTE_NONE
-        records = Records(lines, 2 * self._options.max_line_bytes, lambda line: self._decode(source, line))
+        records = Records(lines, 2 * self._options.max_line_bytes, lambda line: self._checks.decode(source, line))
         reader = csv.reader(records, delimiter=delimiter, quoting=quoting, strict=True)
         columns: list[str] | None = None
         while True:
@@ -209,25 +209,25 @@ class Reader:
                 return
             except csv.Error as error:
                 message = f"malformed record ({first_line(error)})"
-                self._report(where, message, f"look for a quotation mark without its partner; {_UNQUOTED}")
+                self._checks.report(where, message, f"look for a quotation mark without its partner; {_UNQUOTED}")
                 continue
             if records.take_fault() or not fields:
                 continue
             if columns is None:
                 columns = self._columns(fields)
-                if not self._has_columns(columns, where) or not self._are_unique(columns, where):
+                if not self._checks.has_columns(columns, where) or not self._checks.are_unique(columns, where):
                     return
                 if columns == fields:
                     continue
             if len(fields) != len(columns):
                 message = f"{len(fields)} fields where the first line has {len(columns)}"
-                self._report(where, message, f"correct the line; {_UNQUOTED}")
+                self._checks.report(where, message, f"correct the line; {_UNQUOTED}")
             elif delimiter == "\t" and any("\n" in field and "\t" in field for field in fields):
                 message = f"a quotation mark opens a field that runs over tabs to line {records.number}"
-                self._report(where, message, f"give the mark its partner; {_UNQUOTED}")
+                self._checks.report(where, message, f"give the mark its partner; {_UNQUOTED}")
             else:
                 record = dict(zip(columns, fields, strict=True))
-                yield from self._documents(record, where, f"{source.name}:{first}")
+                yield from self._checks.documents(record, where, f"{source.name}:{first}")
 
     def _columns(self, fields: list[str]) -> list[str]:
         """The names of columns: the first record, or numbers where columns are chosen so and it has no such name."""
@@ -235,26 +235,6 @@ class Reader:
         if not set(self._options.columns) & set(fields) and all(column.isdecimal() for column in wanted):
             return [str(number) for number in range(len(fields))]
         return fields
-
-    def _has_columns(self, columns: Iterable[str], where: str) -> bool:
-        names = list(columns)
-        text_option = "--text-column" if self._options.view_columns is None else "--view-columns"
-        chosen = [(text_option, column) for column in self._options.columns]
-        for option, column in [*chosen, ("--id-column", self._options.id_column)]:
-            if column is not None and column not in names:
-                nearest = difflib.get_close_matches(column, names[:_MAX_NAMES], 1)
-                hint = f" (the nearest is {nearest[0]!r})" if nearest else ""
-                message = f"no column {column!r}; there are {', '.join(map(repr, names[:20])) or 'none'}{hint}"
-                self._report(where, message, f"name one with {option}, {_SKIP}")
-                return False
-        return True
-
-    def _are_unique(self, columns: list[str], where: str) -> bool:
-        for column in self._options.columns:
-            if columns.count(column) > 1:
-                self._report(where, f"column {column!r} stands there twice", f"rename one, {_SKIP}")
-                return False
-        return True
 
     def _read_parquet(self, source: Source) -> Iterator[Document]:
         import pyarrow
@@ -266,23 +246,25 @@ class Reader:
             # So set, pyarrow does not load a whole row group at once, which may be the whole file.
             with pyarrow.parquet.ParquetFile(source.path, buffer_size=2**20, pre_buffer=False) as file:
                 num_rows = max(1, file.metadata.num_rows)
-                if not self._has_columns(file.schema_arrow.names, str(source.path)):
+                if not self._checks.has_columns(file.schema_arrow.names, str(source.path)):
                     return
                 for group in range(file.metadata.num_row_groups):
                     batch_rows = self._batch_rows(file.metadata.row_group(group), columns)
                     if batch_rows is None:
                         message = f"a text after row {index} is longer than {self._options.max_line_bytes:,} bytes"
-                        self._report(str(source.path), message, f"raise --max-line-bytes, {_SKIP}")
+                        self._checks.report(str(source.path), message, f"raise --max-line-bytes, {SKIP}")
                         index += file.metadata.row_group(group).num_rows
                         continue
                     for batch in file.iter_batches(batch_rows, row_groups=[group], columns=columns):
                         for record in batch.to_pylist():
-                            yield from self._documents(record, f"{source.path}, row {index}", f"{source.name}:{index}")
+                            yield from self._checks.documents(
+                                record, f"{source.path}, row {index}", f"{source.name}:{index}"
+                            )
                             index += 1
                         self.bytes_read = before + source.bytes * index // num_rows
         except (pyarrow.ArrowException, OSError) as error:
             message = f"damaged Parquet file after row {index} ({first_line(error)})"
-            self._report(str(source.path), message, f"make it again, {_SKIP}")
+            self._checks.report(str(source.path), message, f"make it again, {SKIP}")
 
     def _batch_rows(self, group: Any, columns: Sequence[str]) -> int | None:
         """Say how many rows of a row group to ask for at once; None if one of its texts must be too long."""
@@ -305,7 +287,7 @@ class Reader:
                 hub_id.name, hub_id.config, split=hub_id.split, revision=source.name.partition("@")[2], streaming=True
             )
             for index, record in enumerate(rows):
-                yield from self._documents(record, f"{source.name}, row {index}", f"{source.name}:{index}")
+                yield from self._checks.documents(record, f"{source.name}, row {index}", f"{source.name}:{index}")
         except InputError:
             raise
         except Exception as error:  # datasets', the client's and the network's own errors have no common class
@@ -319,104 +301,3 @@ class Reader:
             self.bytes_read += module.num_bytes
 
         return python_docs.documents(advance)
-
-    def _decode(self, source: Source, line: Line) -> str | None:
-        """The text of a line; None if it was reported."""
-        is_strict = self._options.errors == "strict"
-        if line.data is None:
-            message = f"the line is longer than {self._options.max_line_bytes:,} bytes"
-            self._report_line(source, line, message, "raise --max-line-bytes, break the line")
-            return None
-        try:
-            text = line.data.decode()
-        except UnicodeDecodeError as error:
-            if is_strict:
-                message = f"byte 0x{line.data[error.start]:02X} at offset {line.offset + error.start} is not UTF-8"
-                self._report_line(source, line, message, "convert the file (iconv), pass --errors replace")
-                return None
-            text = line.data.decode("utf-8", "replace")
-        if "\0" in text:
-            if is_strict:
-                message = f"NUL byte at offset {line.offset + line.data.index(0)}"
-                self._report_line(
-                    source, line, message, "make sure it is text in UTF-8, not UTF-16, pass --errors replace"
-                )
-                return None
-            text = text.replace("\0", "\ufffd")
-        return text
-
-    def _report_line(self, source: Source, line: Line, message: str, advice: str) -> None:
-        self._report(f"{source.path}, line {line.number}", message, f"{advice}, {_SKIP}")
-
-    def _documents(self, record: Mapping[str, Any], where: str, default_id: str) -> Iterator[Document]:
-        """A record's text and id, checked; nothing if it was reported."""
-        options = self._options
-        has_id = options.id_column is None or options.id_column in record
-        if not (has_id and set(options.columns) <= set(record)) and not self._has_columns(record, where):
-            return
-        texts = [self._text(record[column], column, where) for column in options.columns]
-        whole = [text for text in texts if text is not None]
-        if len(whole) < len(texts):
-            return
-        identity = None if options.id_column is None else record[options.id_column]
-        yield Document(
-            default_id if identity in (None, "") else str(identity),
-            "\n".join(whole),
-            split=options.view_columns is None,
-        )
-
-    def _text(self, text: object, column: str, where: str) -> str | None:
-        """The text of a column, a view on one line; None if it was reported."""
-        options = self._options
-        if not isinstance(text, str):
-            message = f"column {column!r} holds {_kind(text)}, not text"
-            option = "--text-column" if options.view_columns is None else "--view-columns"
-            self._report(where, message, f"choose another with {option}, {_SKIP}")
-            return None
-        if len(text) > options.max_line_bytes:
-            message = f"the text is longer than {options.max_line_bytes:,} characters"
-            self._report(where, message, f"raise --max-line-bytes, {_SKIP}")
-            return None
-        if not _is_writable(text):
-            if options.errors == "strict":
-                message = "the text holds a NUL character or half of a surrogate pair"
-                self._report(where, message, f"pass --errors replace, {_SKIP}")
-                return None
-            text = _UNWRITABLE.sub("\ufffd", text)
-        if options.view_columns is None:
-            return text
-        view = " ".join(text.split())
-        if not view:
-            self._report(where, f"column {column!r} is empty", f"fill it, leave the line out, {_SKIP}")
-            return None
-        return view
-
-    def _report(self, where: str, message: str, advice: str) -> None:
-        if self._options.bad_documents == "fail":
-            raise InputError(f"{where}: {message}; {advice}")
-        self._num_problems += 1
-        self._on_problem(Problem(where, message))
-
-
-def _is_writable(text: str) -> bool:
-    if "\0" in text:
-        return False
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _kind(value: object) -> str:
-    """What a JSON value that is no text is, in words."""
-    kinds = {
-        bool: "true or false",
-        int: "a number",
-        float: "a number",
-        list: "a list",
-        dict: "an object",
-        str: "a text",
-        bytes: "bytes",
-    }
-    return "null" if value is None else kinds.get(type(value), f"a {type(value).__name__}")

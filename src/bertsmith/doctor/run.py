@@ -27,9 +27,9 @@ from bertsmith.finetuning.settings import FinetuningSettings, load_finetuning, r
 from bertsmith.gpu import should_compile
 from bertsmith.pretraining import assemble, compilation, training_arguments
 from bertsmith.run_settings import RunSettings, load_run
-from bertsmith.settings import read_yaml
 from bertsmith.training.arguments import use_bf16
 from bertsmith.training.monitors import human
+from bertsmith.yaml_files import read_yaml
 
 _BYTES = 4
 _LIBRARIES = 6e8

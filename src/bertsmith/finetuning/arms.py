@@ -14,7 +14,7 @@ import numpy as np
 
 from bertsmith.errors import InputError
 from bertsmith.files import write_json, write_text
-from bertsmith.finetuning.seed import seed_folder
+from bertsmith.finetuning.seed_files import seed_folder
 from bertsmith.finetuning.settings import FinetuningSettings
 from bertsmith.plots import plot_arms
 from bertsmith.results import lay_out, points

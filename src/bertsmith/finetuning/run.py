@@ -23,15 +23,8 @@ from bertsmith.finetuning.arms import Arm, arms_of, summarise_arms
 from bertsmith.finetuning.layers import layer_depths
 from bertsmith.finetuning.material import Material, Reading, read_material
 from bertsmith.finetuning.models import longest_input, open_tokenizer
-from bertsmith.finetuning.seed import (
-    RESULT,
-    assemble,
-    read_result,
-    seed_folder,
-    seeds_in,
-    train_seed,
-    training_arguments,
-)
+from bertsmith.finetuning.seed import assemble, train_seed, training_arguments
+from bertsmith.finetuning.seed_files import RESULT, read_result, seed_folder, seeds_in
 from bertsmith.finetuning.settings import FinetuningSettings, resolve
 from bertsmith.finetuning.summary import summarise_seeds
 from bertsmith.pretrained import open_pretrained
@@ -191,6 +184,13 @@ def load_material(
         run.max_answer_length,
     )
     material, num_cut = read_material(task, reading, run.model, bool(run.training.swap_pairs))
+    _announce(run, material, num_cut, console)
+    return material
+
+
+def _announce(run: FinetuningSettings, material: Material, num_cut: int, console: Console) -> None:
+    """Say what is in the task, and how much of it is cut: ``num_cut`` training texts, and those of its splits."""
+    task = material.task
 
     def say(text: str) -> None:
         say_on(console, text)
@@ -212,7 +212,6 @@ def load_material(
         what = f"texts are cut to {run.max_length} tokens"
         what = "questions are cut to 64 tokens" if task.type == "question_answering" else what
         say(f"{num_cut + material.num_cut:,} {what} ({num_cut:,} of them in training)")
-    return material
 
 
 def check_trainable(run: FinetuningSettings, material: Material) -> None:

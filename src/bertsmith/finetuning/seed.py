@@ -6,7 +6,6 @@ from contextlib import ExitStack
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from transformers import TrainingArguments
 from bertsmith.attention import choose_batching
 from bertsmith.encoder import parameter_count
 from bertsmith.errors import Hindered, InputError
-from bertsmith.files import read_record, remove, sha256_once, synchronise, write_record
+from bertsmith.files import remove, sha256_once, synchronise, write_record
 from bertsmith.finetuning.card import model_card
 from bertsmith.finetuning.judge import Judge
 from bertsmith.finetuning.layers import freeze, layerwise_optimizer
@@ -24,33 +23,20 @@ from bertsmith.finetuning.models import add_attention, build_model, save_model, 
 from bertsmith.finetuning.objective import SsaObjective, TaskObjective
 from bertsmith.finetuning.relabelling import Relabelling, number_rows
 from bertsmith.finetuning.rows import Batches, Batching, Collator
+from bertsmith.finetuning.seed_files import PREDICTIONS, RESULT, check_facts, kept_files, read_result, seed_folder
 from bertsmith.finetuning.settings import FinetuningSettings
 from bertsmith.randomness import key_of
 from bertsmith.tasks import subset
-from bertsmith.tasks.examples import Predictions
 from bertsmith.training import checkpoints, ranks
 from bertsmith.training.arguments import machine, make_arguments, use_bf16
 from bertsmith.training.budget import Budget, BudgetSettings, learning_rate_factor
 from bertsmith.training.copies import Found, newest_of_all
 from bertsmith.training.dropout import use_fast_dropout
 from bertsmith.training.memory import kept_memory
-from bertsmith.training.monitors import METRICS, Monitor, human
+from bertsmith.training.monitors import Monitor, human
+from bertsmith.training.pace import Pace
 from bertsmith.training.running import tensors_alone, train
-from bertsmith.training.trainer import ObjectiveTrainer, Pace, Watch
-
-RESULT = "result.json"
-PREDICTIONS = "predictions.npz"
-
-
-def seed_folder(output: str | Path, seed: int) -> Path:
-    """Say where the results of a seed are."""
-    return Path(output) / f"seed-{seed}"
-
-
-def seeds_in(output: Path) -> list[int]:
-    """List the seeds that have a folder in a run folder."""
-    names = (path.name.removeprefix("seed-") for path in output.glob("seed-*"))
-    return sorted(int(name) for name in names if name.isdecimal())
+from bertsmith.training.trainer import ObjectiveTrainer, Watch
 
 
 def train_seed(
@@ -109,55 +95,6 @@ def train_seed(
             _finish(run, material, objective, judge, budget, batches, seed, folder, machine(args))
             epoch = judge.facts["best_step"] // batches.steps_per_epoch
             monitor.say(f"{run.training.selection} epoch {epoch}, {judge.best}")
-
-
-def read_result(folder: Path, facts: Mapping[str, str] | None = None) -> dict[str, Any] | None:
-    """Read what a finished seed left; None if it is not finished.
-
-    Raises:
-        InputError: It was trained on other data, or from another model, than ``facts`` say, or it is damaged.
-    """
-    if not (folder / RESULT).exists():
-        return None
-    try:
-        result = read_record(folder / RESULT)
-        old = result["facts"]
-    except (KeyError, ValueError):
-        raise _damaged(folder, RESULT) from None
-    if facts is not None:
-        _check_facts(folder, old, facts)
-    if not (folder / "model" / "config.json").exists():
-        raise _damaged(folder, "model")
-    for name, expected in result.get("files", {}).items():
-        if not (folder / name).exists() or sha256_once(folder / name) != expected:
-            raise _damaged(folder, name)
-    return result
-
-
-def read_predictions(folder: Path, split: str) -> Predictions:
-    """Read what a finished seed says about a split.
-
-    Raises:
-        InputError: It is damaged.
-    """
-    try:
-        with np.load(folder / PREDICTIONS) as arrays:
-            return Predictions(arrays[f"{split}.values"], tuple(arrays[f"{split}.answers"].tolist()))
-    except (OSError, EOFError, KeyError, ValueError, BadZipFile):
-        raise _damaged(folder, PREDICTIONS) from None
-
-
-def _kept_files(folder: Path) -> list[Path]:
-    """List what a finished seed must still have when the same command comes again."""
-    # A model card is there to be written on.
-    model = [path for path in (folder / "model").rglob("*") if path.is_file() and path.name != "README.md"]
-    return [folder / METRICS, folder / PREDICTIONS, *sorted(model)]
-
-
-def _damaged(folder: Path, name: str) -> InputError:
-    return InputError(
-        f"{folder}: {name} is damaged or gone; delete this folder, and the same command trains the seed anew"
-    )
 
 
 def assemble(run: FinetuningSettings, material: Material, seed: int) -> tuple[TaskObjective, Batches]:
@@ -341,21 +278,12 @@ def _newest_with_best(folder: Path, facts: Mapping[str, str]) -> tuple[Found | N
     for num_damaged, path in enumerate(reversed(paths)):
         sealed = checkpoints.read_seal(path)
         if sealed is not None:
-            _check_facts(folder.parent, sealed, facts)
+            check_facts(folder.parent, sealed, facts)
             best = None if sealed["best_step"] is None else path.with_name(f"checkpoint-{sealed['best_step']}")
             if best is None or best == path or checkpoints.read_seal(best) is not None:
                 return Found(path, sealed, []), num_damaged
         remove(path)
     return None, len(paths)
-
-
-def _check_facts(folder: Path, old: Mapping[str, str], new: Mapping[str, str]) -> None:
-    for name, value in new.items():
-        if old[name] != value:
-            raise InputError(
-                f"{folder}: was begun with another {name} (its content has changed since); bring the old one back, "
-                "give another `output`, or start over with --overwrite"
-            )
 
 
 def _greet(
@@ -426,7 +354,7 @@ def _finish(
         "null_threshold": null_threshold,
         "facts": material.facts,
         "machine": on,
-        "files": {file.relative_to(folder).as_posix(): sha256_once(file) for file in _kept_files(folder)},
+        "files": {file.relative_to(folder).as_posix(): sha256_once(file) for file in kept_files(folder)},
     }
     write_record(folder / RESULT, result)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)

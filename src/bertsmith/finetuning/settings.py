@@ -9,10 +9,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator
 
 from bertsmith.pooling import Pooling
-from bertsmith.settings import Output, merge, parse_overrides, read_yaml, settings, validate
+from bertsmith.settings import Output, merge, parse_overrides, settings, validate
 from bertsmith.ssa import SsaSettings
 from bertsmith.tasks.settings import TaskSettings
 from bertsmith.training.budget import Schedule
+from bertsmith.yaml_files import read_yaml
 
 Recipe = Literal["bert", "electra"]
 

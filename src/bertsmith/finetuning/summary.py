@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from bertsmith.files import write_json, write_text
 from bertsmith.finetuning.material import Material, Split
-from bertsmith.finetuning.seed import read_predictions, read_result, seed_folder, seeds_in
+from bertsmith.finetuning.seed_files import read_predictions, read_result, seed_folder, seeds_in
 from bertsmith.finetuning.settings import FinetuningSettings
 from bertsmith.plots import plot_confusion, plot_curves
 from bertsmith.results import SeedResult, confident_errors, confusion, results_table, write_errors, write_predictions

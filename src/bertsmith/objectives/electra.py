@@ -24,11 +24,9 @@ Shapes: B rows, L positions, N = B L, H hidden size, E embedding size, V vocabul
 whole batch.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -39,7 +37,9 @@ from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForPreTraini
 from bertsmith.attention import use_packed_attention
 from bertsmith.batching import Packing, flatten, pack, real_tokens
 from bertsmith.corpus import Corpus
-from bertsmith.encoder import hidden_states, load_encoder, num_positions, training_flops
+from bertsmith.detection import Verdict, add_monitors
+from bertsmith.electra_generator import Tie, make_generator
+from bertsmith.encoder import hidden_states, training_flops
 from bertsmith.errors import InputError
 from bertsmith.masking import MaskingSettings, Vocabulary, mask, num_predicted, vocabulary_for
 from bertsmith.objectives.base import (
@@ -54,7 +54,6 @@ from bertsmith.pretrained import GENERATOR
 from bertsmith.randomness import RowGenerator
 from bertsmith.rows import NUM_SPECIAL, Ints, TextRow, TextRows
 from bertsmith.settings import settings, to_dict
-from bertsmith.terminal import say
 
 # What the paper trains each size with (its table 6, and the authors' code), below whatever a run file says.
 _COMMON = {"schedule": "linear_throughout", "bias_correction": False, "weight_decay": 0.01}
@@ -100,7 +99,7 @@ class ElectraSettings(MaskingSettings):
     """Temperature of the relaxed sample, whose gradient gumbel_softmax takes."""
     disc_weight: float = 50.0
     """Weight of the discriminator's loss beside the generator's."""
-    tie: Literal["all", "tokens", "none"] = "all"
+    tie: Tie = "all"
     """What generator and discriminator share: the whole embedding, that of the tokens, or nothing."""
 
     def __post_init__(self) -> None:
@@ -153,19 +152,6 @@ class ElectraCollator:
             "num_real": int(real.sum()),
         }
         return pack(whole) if self.packed else whole
-
-
-class Verdict(NamedTuple):
-    """What the discriminator makes of a batch; all (B, L), or (1, T) of a packed one."""
-
-    corrupted: Tensor
-    """Token ids, the generator's samples among them."""
-    logits: Tensor
-    """fp32, above 0 where a token is taken for a replaced one."""
-    is_replaced: Tensor
-    """1 where it is."""
-    real: Tensor
-    """1 where there is no padding."""
 
 
 class Electra(Objective):
@@ -228,7 +214,9 @@ class Electra(Objective):
                 f"objective.name is 'electra', but the encoder is of architecture {encoder.config.model_type!r}; set "
                 "encoder.architecture: electra, or take the preset electra-small"
             )
-        generator = _make_generator(encoder, objective, tokenizer)
+        generator = make_generator(
+            encoder, tokenizer, objective.generator, size=objective.generator_size, tie=objective.tie
+        )
         config = ObjectiveConfig(
             encoder=encoder.config.to_dict(), objective=to_dict(objective), generator=generator.config.to_dict()
         )
@@ -298,7 +286,7 @@ class Electra(Objective):
         errors = binary_cross_entropy_with_logits(verdict.logits, verdict.is_replaced, reduction="none")
         parts["disc"], counts["disc"] = (errors * verdict.real).sum(), count(num_real, targets)
         loss = self.total(parts, counts, num_items)
-        _add_monitors(verdict, parts, counts)
+        add_monitors(verdict, parts, counts)
         if cut_words is not None and self.config.objective["unit"] == "word":
             num_rows = input_ids.shape[0] if packing is None else packing["cu_seq_lens_q"].numel() - 2
             parts["cut_words"], counts["cut_words"] = cut_words, count(num_rows, targets)
@@ -407,104 +395,3 @@ def sample(logits_MV: Tensor, draws: Tensor) -> Tensor:
     heights_M1 = (draws * cumulative_MV[:, -1])[:, None]
     drawn: Tensor = torch.searchsorted(cumulative_MV, heights_M1, right=True).squeeze(-1)
     return drawn.clamp(max=logits_MV.shape[1] - 1)
-
-
-def area_under_curve(logits_N: Tensor, is_positive_N: Tensor, real_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the area under the ROC curve, without waiting for the device.
-
-    Args:
-        logits_N: Scores.
-        is_positive_N: 1 for positives, 0 for negatives.
-        real_N: 1 for those that count.
-
-    Returns:
-        () the probability that a positive has a higher score than a negative, ties in order of place; and () 1 where
-        there are both, else 0, and the first is 0.
-    """
-    order = logits_N.masked_fill(real_N == 0, float("inf")).argsort(stable=True)
-    positive_N = (is_positive_N * real_N)[order].double()
-    ranks_N = torch.arange(1, len(order) + 1, device=order.device, dtype=torch.float64)
-    num_positive = positive_N.sum()
-    num_pairs = num_positive * (real_N.sum() - num_positive)
-    area = ((ranks_N * positive_N).sum() - num_positive * (num_positive + 1) / 2) / num_pairs.clamp(min=1)
-    has_both = (num_pairs > 0).double()
-    return area * has_both, has_both
-
-
-def _add_monitors(verdict: Verdict, parts: dict[str, Tensor], counts: dict[str, Tensor]) -> None:
-    """Add how well the discriminator finds replaced tokens, and how many there are."""
-    logits_N, is_replaced_N, real_N = (
-        x.detach().flatten() for x in (verdict.logits, verdict.is_replaced, verdict.real)
-    )
-    parts["disc_auc"], counts["disc_auc"] = area_under_curve(logits_N, is_replaced_N, real_N)
-    suspected_N = (logits_N > 0) * real_N
-    found = (suspected_N * is_replaced_N).sum()
-    parts["disc_precision"], counts["disc_precision"] = found, suspected_N.sum()
-    parts["disc_recall"], counts["disc_recall"] = found, is_replaced_N.sum()
-    parts["replaced_share"], counts["replaced_share"] = is_replaced_N.sum(), counts["disc"]
-
-
-def _make_generator(encoder: PreTrainedModel, objective: ElectraSettings, tokenizer: Any) -> PreTrainedModel:
-    """Make a generator, or load the one that is named or lies in the discriminator's folder."""
-    inside = Path(encoder.name_or_path) / GENERATOR if encoder.name_or_path else None
-    origin = objective.generator
-    if origin is None and inside is not None and inside.is_dir():
-        origin = str(inside)
-        say(f"note: the generator of {inside} is taken up", file=sys.stderr)
-    if origin is None:
-        config = generator_config(encoder.config, objective.generator_size)
-        if config.hidden_size >= encoder.config.hidden_size:
-            say(
-                f"note: the generator is as wide as the discriminator ({config.hidden_size}), which costs time and "
-                "usually quality; a quarter is usual",
-                file=sys.stderr,
-            )
-        generator = AutoModelForMaskedLM.from_config(config)
-        generator.base_model.embeddings.load_state_dict(encoder.base_model.embeddings.state_dict())
-        return generator
-    generator = load_encoder(origin, {}, tokenizer, 1, AutoModelForMaskedLM, "objective.generator")
-    if generator.config.model_type != "electra":
-        raise InputError(
-            f"objective.generator: {origin} is of architecture {generator.config.model_type!r}, no ELECTRA"
-        )
-    _check_fit(encoder, generator, objective, origin)
-    return generator
-
-
-def generator_config(config: Any, size: float) -> Any:
-    """Make the config of a generator that is ``size`` times as wide as a discriminator, with as many layers."""
-    heads = max(1, round(config.num_attention_heads * size))
-    narrow = {
-        "num_attention_heads": heads,
-        "hidden_size": heads * _multiple_of_8(config.hidden_size * size / heads),
-        "intermediate_size": _multiple_of_8(config.intermediate_size * size),
-    }
-    return AutoConfig.for_model(**{**config.to_dict(), **narrow, "architectures": None})
-
-
-def _multiple_of_8(size: float) -> int:
-    return max(1, round(size / 8)) * 8
-
-
-def _check_fit(encoder: PreTrainedModel, generator: PreTrainedModel, objective: ElectraSettings, origin: str) -> None:
-    """Check that an existing generator can share what it is to share; a new discriminator starts with its embedding."""
-    if num_positions(generator.config) < num_positions(encoder.config) and objective.tie != "all":
-        raise InputError(f"objective.generator: {origin} has fewer positions than the discriminator; lower them there")
-    if objective.tie == "none":
-        return
-    theirs, ours = (model.base_model.embeddings for model in (generator, encoder))
-    if objective.tie == "tokens":
-        theirs, ours = theirs.word_embeddings, ours.word_embeddings
-    values, own = theirs.state_dict(), ours.state_dict()
-    if {name: value.shape for name, value in values.items()} != {name: value.shape for name, value in own.items()}:
-        raise InputError(
-            f"objective.generator: {origin} has an embedding of other sizes than the discriminator, so that they "
-            "cannot share it; set objective.tie: none"
-        )
-    if not encoder.name_or_path:
-        ours.load_state_dict(values)
-    elif any(not torch.allclose(values[name], own[name], atol=1e-3) for name in own):
-        raise InputError(
-            f"objective.generator: {origin} has another embedding than {encoder.name_or_path}, so that they cannot "
-            "share it; set objective.tie: none"
-        )

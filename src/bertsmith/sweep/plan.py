@@ -15,10 +15,11 @@ from bertsmith.finetuning.settings import FinetuningSettings, load_finetuning
 from bertsmith.pretraining import validated_figures
 from bertsmith.run_folder import Layout
 from bertsmith.run_settings import RunSettings, load_run
-from bertsmith.settings import nearest, read_yaml
+from bertsmith.settings import nearest
 from bertsmith.sweep.settings import SweepSettings
 from bertsmith.tasks import load_task
 from bertsmith.tasks.metrics import is_better
+from bertsmith.yaml_files import read_yaml
 
 STUDY = "study.db"
 SWEEP = Layout(

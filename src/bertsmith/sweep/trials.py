@@ -22,13 +22,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from bertsmith.errors import Failed, Hindered, InputError
 from bertsmith.files import changed_since, hashes_of, locked, read_record, write_record
 from bertsmith.finetuning.run import finetune
-from bertsmith.finetuning.seed import RESULT
+from bertsmith.finetuning.seed_files import RESULT
 from bertsmith.finetuning.settings import FinetuningSettings
 from bertsmith.pretraining import pretrain
-from bertsmith.settings import read_yaml
 from bertsmith.sweep.plan import RUN, STUDY, TASK, Distribution, Plan, content_of, load, load_judge, plain, short
 from bertsmith.terminal import say_on
 from bertsmith.training.monitors import duration
+from bertsmith.yaml_files import read_yaml
 
 OUTCOME = "outcome.json"
 """What came of a trial, beside the study: in the folder of the trial."""

@@ -17,7 +17,8 @@ from bertsmith.terminal import say
 from bertsmith.training import checkpoints, ranks
 from bertsmith.training.memory import kept_memory
 from bertsmith.training.monitors import Monitor
-from bertsmith.training.trainer import Diverged, ObjectiveTrainer, Pace
+from bertsmith.training.pace import Pace
+from bertsmith.training.trainer import Diverged, ObjectiveTrainer
 
 
 def train(
