@@ -447,6 +447,30 @@ def test_a_full_disk_while_the_file_of_trials_is_made(searched: Sweep, num_pages
     assert [row["outcome"] for row in searched(rate)["trials"]] == ["done"] * 3
 
 
+@pytest.mark.parametrize("draws_before", range(4))
+def test_a_search_that_is_stopped_while_it_draws(
+    searched: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, draws_before: int
+) -> None:
+    file = tmp_path / "sweep.yaml"
+    values = yaml.safe_load(file.read_text())
+    values["search"]["training.weight_decay"] = {"low": 0.0, "high": 0.1}
+    file.write_text(yaml.safe_dump(values))
+    expected = [row["training.weight_decay"] for row in searched(rate)["trials"]]
+    shutil.rmtree(tmp_path / "sweep")
+    draw, left = trials._suggest, iter([True] * draws_before)
+
+    def stop(*arguments: Any) -> Any:
+        if not next(left, False):
+            raise KeyboardInterrupt
+        return draw(*arguments)
+
+    monkeypatch.setattr(trials, "_suggest", stop)
+    with pytest.raises(KeyboardInterrupt):
+        searched(rate)
+    monkeypatch.setattr(trials, "_suggest", draw)
+    assert [row["training.weight_decay"] for row in searched(rate)["trials"]] == expected
+
+
 def test_the_file_of_trials_damaged_and_removed(searched: Sweep, tmp_path: Path) -> None:
     before = searched(rate)
     study = tmp_path / "sweep" / "study.db"

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -132,7 +133,7 @@ def work(plan: Plan) -> None:
             trial = _take(plan, study, stack)
             if trial is None:
                 return
-            values = {key: _suggest(trial, key, one) for key, one in plan.distributions.items()}
+            values = _draw(plan, study, trial)
             began = time.monotonic()
             outcome = _attempt(plan, study, trial, values)
             match outcome:
@@ -248,11 +249,20 @@ def _take(plan: Plan, study: Any, stack: ExitStack) -> Trial | None:
             return Trial(study, left._trial_id)
         if len(known) >= plan.settings.trials:
             return None
-        # Whatever process draws it, and however often the search is stopped, a trial has draws of its own.
-        study.sampler = optuna.samplers.TPESampler(seed=plan.settings.seed + len(known))
         trial: Trial = study.ask()
         stack.enter_context(locked(plan.trial_folder(trial.number), "`output`"))
         return trial
+
+
+def _draw(plan: Plan, study: Any, trial: Trial) -> dict[str, Any]:
+    """Draw the values of a trial; what was drawn before the search was stopped stays."""
+    values = {}
+    for number, (key, one) in enumerate(plan.distributions.items()):
+        # Whatever process draws it, and wherever it was stopped, a value has a seed of its own.
+        seed = np.random.SeedSequence((plan.settings.seed, trial.number, number)).generate_state(1)
+        study.sampler = optuna.samplers.TPESampler(seed=int(seed[0]))
+        values[key] = _suggest(trial, key, one)
+    return values
 
 
 def _suggest(trial: Trial, key: str, distribution: Distribution) -> Any:
