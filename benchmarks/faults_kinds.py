@@ -157,7 +157,8 @@ def clock(case: Case) -> None:
 
 def _damaged(damage: Callable[[Case, Path], None], case: Case) -> None:
     """Damage a file of an interrupted run, or of one that is done."""
-    if case.draw.random() < 0.75:
+    is_done = case.draw.random() >= 0.75
+    if not is_done:
         process = case.start_until(earliest=0.3)
         process.kill()
         case.end(process, (-signal.SIGKILL,))
@@ -166,7 +167,7 @@ def _damaged(damage: Callable[[Case, Path], None], case: Case) -> None:
         case.end(case.start())
     if not has_begun(case.out):
         raise Missed
-    file = _victim(case)
+    file = _victim(case, is_done)
     kept = file.with_name("kept-copy")
     shutil.copy2(file, case.folder / kept.name)
     damage(case, file)
@@ -190,14 +191,18 @@ _SPARED = re.compile(
 """What no command reads, and tables and pages for people, which are written anew or are an end in themselves."""
 
 
-def _victim(case: Case) -> Path:
-    """Draw a file, each kind as likely as every other: of the folder, or of the corpus that is read."""
+def _victim(case: Case, is_done: bool) -> Path:
+    """Draw a file, each kind as likely as every other: of the folder, or of the corpus that is read.
+
+    Translations of an augmentation that is done are looked at again only when there is more to translate.
+    """
     kinds: dict[str, list[Path]] = {}
     corpus = case.folder / "corpus" if case.command.source == "corpus" and case.command.remembers else case.out
     for folder in {case.out, corpus}:
         for path in sorted(folder.rglob("*")):
             name = path.relative_to(folder).as_posix()
-            if path.is_file() and path.stat().st_size and not _SPARED.search(name):
+            is_read = not (_SPARED.search(name) or (is_done and path.suffix == ".sqlite"))
+            if path.is_file() and path.stat().st_size and is_read:
                 kinds.setdefault(path.name, []).append(path)
     if not kinds:
         raise Missed

@@ -28,7 +28,7 @@ def test_a_replaced_corpus_a_full_disk_and_damaged_files(
 ) -> None:
     own, kept = tmp_path / "corpus", tmp_path / "kept"
     shutil.copytree(corpus.path, own)
-    given = write(make_values(Corpus(own), tmp_path, seeds=[0], none=False), tmp_path / "run.yaml")
+    given = write(make_values(Corpus(own), tmp_path, seeds=[0], none=False, curve=1), tmp_path / "run.yaml")
     units = tmp_path / "out" / "units"
 
     def replace_after(run: Any) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def test_a_replaced_corpus_a_full_disk_and_damaged_files(
     before = found(compare(given))
 
     # A figure, a log that is read no more, and a model of which nothing has to be judged any more.
-    (result,) = units.glob("mlm-*/tasks/*/*/seed-0/result.json")
+    (result,) = units.glob("mlm-*/tasks/*/1.0000/seed-0/result.json")
     scores = json.loads(result.read_text())["scores"]
     result.write_text(result.read_text().replace(json.dumps(scores["validation"]["accuracy"]), "99.0"))
     (log,) = units.glob("ssp-*/pretraining/metrics.jsonl")
@@ -79,6 +79,9 @@ def test_a_replaced_corpus_a_full_disk_and_damaged_files(
     assert "is damaged or gone; mlm, seed 0 is trained anew" in capfd.readouterr().err
 
     # What nothing has to be judged by any more is nevertheless what a user wants of a comparison.
+    (early,) = units.glob("mlm-*/curve/*/model.safetensors")
+    kept_early = early.read_bytes()
+    early.write_bytes(kept_early[:-1])
     others = weights.parents[1] / "run.yaml", weights.parents[1] / "summary.json"
     texts = [file.read_text() for file in others]
     others[0].write_text(texts[0][:200])
@@ -86,10 +89,11 @@ def test_a_replaced_corpus_a_full_disk_and_damaged_files(
     weights.unlink()
     assert found(compare(given)) == before
     said = capfd.readouterr().err
-    for lost, unit, mark in ((weights, "mlm, seed 0", trained), (log, "ssp, seed 0", log.parents[1] / "trained.json")):
+    for lost, unit, mark in ((early, "mlm, seed 0", trained), (log, "ssp, seed 0", log.parents[1] / "trained.json")):
         words = f"is damaged or gone, the scores of {unit} are not; to have it again, remove {mark} and give the same"
         assert f"{lost}: {words}" in said
     assert [file.read_text() for file in others] == texts
     trained.unlink()
     assert found(compare(given)) == before
-    assert weights.exists() and f"{weights}: is damaged" not in capfd.readouterr().err
+    assert early.read_bytes() == kept_early
+    assert weights.exists() and f"{early}: is damaged" not in capfd.readouterr().err

@@ -163,8 +163,9 @@ def _keep_curve(plan: Plan, unit: Unit) -> dict[str, Any]:
         number = int(used[quantity] / limit * num + 1e-9)
         if 0 < number < num:
             folder = unit.folder / "curve" / f"{number / num:.4f}"
-            if not folder.exists():
-                export_checkpoint(path, folder)
+            # What is there may be what was damaged.
+            remove(folder)
+            export_checkpoint(path, folder)
             curve[f"{number / num:.4f}"] = used
     return curve
 

@@ -136,11 +136,16 @@ def _read_parquet(path: Path) -> Table:
     require("pyarrow", path)
     import pyarrow.parquet
 
-    try:
+    @contextmanager
+    def explained() -> Iterator[None]:
+        try:
+            yield
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: damaged Parquet file ({first_line(error)}); make it again") from None
+
+    with explained():
         file = pyarrow.parquet.ParquetFile(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise InputError(f"{path}: damaged Parquet file ({first_line(error)}); make it again") from None
-    schema = file.schema_arrow
+        schema, names = file.schema_arrow, tuple(file.schema_arrow.names)
     features = _parse((schema.metadata or {}).get(b"huggingface", b"{}"), str(path)).get("info", {}).get("features", {})
     class_names = {
         column: tuple(value["names"])
@@ -149,13 +154,11 @@ def _read_parquet(path: Path) -> Table:
     }
 
     def rows() -> Iterator[dict[str, Any]]:
-        try:
+        with explained():
             for batch in file.iter_batches(_BATCH_ROWS):
                 yield from batch.to_pylist()
-        except (pyarrow.ArrowException, OSError) as error:
-            raise InputError(f"{path}: damaged Parquet file ({first_line(error)}); make it again") from None
 
-    return Table(str(path), "row", tuple(schema.names), _numbered(rows()), class_names)
+    return Table(str(path), "row", names, _numbered(rows()), class_names)
 
 
 def _read_json(path: Path) -> Table:
