@@ -11,7 +11,7 @@ from bertsmith.encoder import EncoderSettings
 from bertsmith.objectives import ObjectiveSettings
 from bertsmith.objectives.electra import DEFAULTS as ELECTRA_DEFAULTS
 from bertsmith.rows import NUM_SPECIAL
-from bertsmith.settings import Output, merge, parse_overrides, settings, validate
+from bertsmith.settings import Output, Processes, merge, parse_overrides, settings, validate
 from bertsmith.training.budget import BudgetSettings, Schedule
 from bertsmith.yaml_files import read_yaml
 
@@ -67,7 +67,7 @@ class TrainingSettings:
     """Arithmetic; auto is bf16 where the hardware has it, with fp32 weights."""
     compile: bool | Literal["auto"] = "auto"
     """Compile the layers with torch.compile; auto does so on a GPU for runs that are long enough to pay for it."""
-    workers: int | Literal["auto"] = "auto"
+    workers: Processes | Literal["auto"] = "auto"
     """Processes that prepare batches; auto is 4 on a GPU and none on a CPU."""
     log_every: float = 0.005
     """Share of the budget between logged rows."""

@@ -40,6 +40,20 @@ Output = Annotated[str, AfterValidator(_named)]
 """The folder that a run writes; an empty name would be the folder in which the command is started."""
 
 
+MOST_PROCESSES = 512
+"""More cores than machines have; each process takes half a gigabyte."""
+
+
+def _few(processes: int) -> int:
+    if processes > MOST_PROCESSES:
+        raise ValueError(f"is {processes}; expected at most {MOST_PROCESSES} processes, as many as there are cores")
+    return processes
+
+
+Processes = Annotated[int, AfterValidator(_few)]
+"""How many processes to start; too many would take all memory of the machine."""
+
+
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def settings(cls: type[T]) -> type[T]:
     """Make ``cls`` a frozen keyword-only dataclass that pydantic validates strictly.

@@ -112,6 +112,7 @@ CASES: list[Case] = [
     Case("build: neither true nor false", build("a.txt", "--deduplicate=perhaps"), files={"a.txt": GOOD}),
     Case("build: one view", build("a.csv", "--view-columns a"), files={"a.csv": "a\nba\n"}),
     Case("build: no processes", "corpus build a.txt --out out --processes 0", files={"a.txt": GOOD}),
+    Case("build: processes without end", "corpus build a.txt --out out --processes 100000", files={"a.txt": GOOD}),
     Case("build: processes in words", "corpus build a.txt --out out --processes two", files={"a.txt": GOOD}),
     Case("build: an unknown cluster", "corpus build a.txt --out out --on dask", files={"a.txt": GOOD}),
     Case("build: no folder", "corpus build a.txt", files={"a.txt": GOOD}),

@@ -187,6 +187,7 @@ CASES: list[Case] = [
     finetune("a submission that is no zip", "--submission a.tar"),
     finetune("a submission of one's own task", "--submission a.zip"),
     finetune("no processes", "--parallel 0"),
+    finetune("processes without end", "--parallel 100000"),
     finetune("an argument that is ours", "--training.trainer.max_steps 3"),
     finetune("output is empty text", "--output="),
     finetune("output is a file", "--output train.csv"),

@@ -5,7 +5,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any
 
-from bertsmith.settings import Output, merge, parse_overrides, settings, validate
+from bertsmith.settings import Output, Processes, merge, parse_overrides, settings, validate
 from bertsmith.yaml_files import read_yaml
 
 _LONGEST_LABEL = 60
@@ -55,7 +55,7 @@ class ComparisonSettings:
     """Seeds of fine-tuning; every model is fine-tuned with each on every task, and its mean counts."""
     curve: int = 0
     """How many models on the way, at equal shares of the budget, are judged too, for learning curves."""
-    parallel: int = 1
+    parallel: Processes = 1
     """Processes that work side by side, each with its share of the cores, or a GPU; another number rounds in another
     way."""
     output: Output

@@ -38,7 +38,7 @@ from bertsmith.corpus.store import MANIFEST, STAGING, VERSION, Corpus
 from bertsmith.corpus.tokenizer import TokenizerFacts, TokenizerSettings, describe_tokenizer
 from bertsmith.errors import InputError, see_doctor
 from bertsmith.files import locked, read_record, sha256, write_record
-from bertsmith.settings import settings, to_dict
+from bertsmith.settings import MOST_PROCESSES, settings, to_dict
 
 _CHUNK_BYTES = 1024**2
 _CHUNKS_AHEAD = 3
@@ -129,8 +129,8 @@ def build(
     if on is not None and workers is not None:
         raise InputError(f"--processes {workers} has no effect beside --on {on}; remove one")
     workers = available_cores() if workers is None else workers
-    if workers < 1:
-        raise InputError(f"--processes is {workers}; expected at least 1")
+    if not 1 <= workers <= MOST_PROCESSES:
+        raise InputError(f"--processes is {workers}; expected 1 to {MOST_PROCESSES}, as many as there are cores")
     folder = Path(out)
     # Listed once: a file that comes into a folder under the build is not of it.
     listed = list_sources(sources)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator
 
 from bertsmith.pooling import Pooling
-from bertsmith.settings import Output, merge, parse_overrides, settings, validate
+from bertsmith.settings import Output, Processes, merge, parse_overrides, settings, validate
 from bertsmith.ssa import SsaSettings
 from bertsmith.tasks.settings import TaskSettings
 from bertsmith.training.budget import Schedule
@@ -146,7 +146,7 @@ class FinetuningSettings:
     """The run folder."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """A training for each; a seed decides on the head's first weights, the order, dropout and which `task.examples`."""
-    parallel: int = 1
+    parallel: Processes = 1
     """How many seeds to train at the same time, each in a process of its own with its share of the cores; another
     number rounds in another way."""
     pooling: Pooling = "cls"

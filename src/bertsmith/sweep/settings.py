@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bertsmith.settings import Output, merge, parse_overrides, settings, validate
+from bertsmith.settings import Output, Processes, merge, parse_overrides, settings, validate
 from bertsmith.yaml_files import read_yaml
 
 
@@ -19,7 +19,7 @@ class SweepSettings:
     for a logarithmic scale or step."""
     trials: int = 20
     """How many, those that end early among them; raise it to go on with a finished search."""
-    parallel: int = 1
+    parallel: Processes = 1
     """Processes that try side by side; more can be started by the same command, also later."""
     finetune: str | None = None
     """The run file of a fine-tuning by which each pre-trained model is judged, instead of its validation loss."""
