@@ -1,6 +1,7 @@
 """The commands, as a user types them."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from bertsmith import commands
 from bertsmith.cli import main
 
 
@@ -33,6 +35,18 @@ def fails(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     assert lines[-1].startswith("bertsmith: ")
     assert not any("Traceback" in line for line in lines)
     return lines[-1]
+
+
+def test_a_plain_kill_ends_every_command_as_ctrl_c_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(commands, "schema", lambda options: signal.raise_signal(signal.SIGTERM))
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        assert main(["schema"]) == 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert capsys.readouterr().err == "bertsmith: interrupted; the same command goes on from what is saved\n"
 
 
 def test_build_info_check_pretrain_fill_show_export(

@@ -485,6 +485,15 @@ def test_the_file_of_trials_damaged_and_removed(searched: Sweep, tmp_path: Path)
     assert before == after
 
 
+def test_the_file_of_trials_put_aside(searched: Sweep, tmp_path: Path) -> None:
+    searched(rate)
+    study = tmp_path / "sweep" / "study.db"
+    aside = study.rename(study.with_name("study.db.bak"))
+    content = aside.read_bytes()
+    searched(lambda run: pytest.fail("no trial is trained again"))
+    assert aside.read_bytes() == content
+
+
 def test_a_file_of_a_finished_trial_is_damaged(
     searched: Sweep, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import io
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -48,6 +49,9 @@ def _run(arguments: Sequence[str] | None) -> int:
         options.settings = rest
         if _has_ranks() and options.run not in (commands.pretrain, commands.finetune):
             raise InputError("several processes run pretrain and finetune; start this command without torchrun")
+        if not _has_ranks():
+            # A plain kill ends a command as Ctrl-C does: with its workers gone and a line that says how to go on.
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
         options.run(options)
         sys.stdout.flush()
     except (InputError, Failed, Interrupted) as error:

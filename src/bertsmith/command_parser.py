@@ -11,6 +11,13 @@ from bertsmith.command_words import Help, Parser
 DEMO_TOKENS = 2.5e6
 
 
+def _named(word: str) -> Path:
+    """Take the path of what is written; an empty one would be the folder in which the command is started."""
+    if not word.strip():
+        raise argparse.ArgumentTypeError(f"{word!r} names nothing; give a folder or file")
+    return Path(word)
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Make the parser of all commands; what it finds has the function to call as ``run``."""
     parser = Parser(
@@ -37,7 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _add_demo(known: Any) -> None:
     command = _add(known, "demo", commands.demo, "the whole path on the docstrings of this machine, in minutes")
-    command.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for everything (%(default)s)")
+    command.add_argument("--out", type=_named, default=Path("out/demo"), help="folder for everything (%(default)s)")
     command.add_argument("--tokens", type=float, default=DEMO_TOKENS, help="budget of each run (%(default)g)")
     command.add_argument("--quick", action="store_true", help="one model, and what it is worth, in three minutes")
     command.add_argument("--seconds", type=float, help="budget of the training with --quick (180)")
@@ -53,7 +60,7 @@ def _add_corpus(known: Any) -> None:
         metavar="SRC",
         help=".txt, .jsonl, .csv, .tsv, .parquet, each also .gz; folders of them; python-docs; a hub data-set id",
     )
-    command.add_argument("--out", required=True, type=Path, help="the corpus folder")
+    command.add_argument("--out", required=True, type=_named, help="the corpus folder")
     command.add_argument("--overwrite", action="store_true", help="build anew, whatever the folder holds")
     command.add_argument("--processes", type=int, help="worker processes (one for each core)")
     command.add_argument("--on", choices=("ray",), help="have the nodes of a Ray cluster do the work")
@@ -70,7 +77,7 @@ def _add_augment(known: Any) -> None:
     meaning = "back-translate sentences into positive pairs"
     command = _add(known, "augment", commands.augment, meaning, _augment_settings)
     command.add_argument("sources", nargs="*", metavar="SRC", help="files with sentences, as for corpus build")
-    command.add_argument("--out", required=True, type=Path, help="the folder for pairs and translations")
+    command.add_argument("--out", required=True, type=_named, help="the folder for pairs and translations")
     command.add_argument("--via", action="append", metavar="LANGUAGE", help="a pivot language; give one or two")
     command.add_argument("--overwrite", action="store_true", help="make pairs anew, whatever the folder holds")
     command.add_argument("--settings", dest="settings_file", metavar="FILE.yaml", help="a file of settings")
@@ -99,7 +106,7 @@ def _add_evaluate(known: Any) -> None:
     meaning = "score a fine-tuned model, or an encoder zero-shot"
     command = _add(known, "evaluate", commands.evaluate, meaning, _evaluation_settings)
     command.add_argument("model", help="folder or hub id of the model")
-    command.add_argument("--out", type=Path, help="a folder for the predictions")
+    command.add_argument("--out", type=_named, help="a folder for the predictions")
 
 
 def _add_report(known: Any) -> None:
@@ -114,7 +121,7 @@ def _add_show(known: Any) -> None:
     command.add_argument("run_file", metavar="RUN.yaml|MODEL", help="with a MODEL, give the task as for evaluate")
     command.add_argument("--rows", type=int, default=4, help="how many rows (%(default)s)")
     command.add_argument("--against", metavar="MODEL", help="with a MODEL: a plain one to stand beside it")
-    command.add_argument("--out", type=Path, metavar="FILE.html", help="with a MODEL: write a page too")
+    command.add_argument("--out", type=_named, metavar="FILE.html", help="with a MODEL: write a page too")
 
 
 def _add_fill(known: Any) -> None:
@@ -135,7 +142,7 @@ def _add_export(known: Any) -> None:
         help="a run, one of its checkpoints, or a fine-tuned model, whose encoder alone is written; with --sentence "
         "any model",
     )
-    command.add_argument("--out", required=True, type=Path, help="the model folder to write")
+    command.add_argument("--out", required=True, type=_named, help="the model folder to write")
     command.add_argument("--head", action="store_true", help="also the head of objectives nsp, ssp, span and cert")
     command.add_argument("--sentence", action="store_true", help="as a folder for sentence-transformers")
     command.add_argument("--pooling", choices=("cls", "mean", "max"), help="of --sentence (the model's own, or mean)")

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import signal
 from pathlib import Path
 
 from bertsmith.errors import Failed, InputError
@@ -29,8 +28,6 @@ def corpus_build(options: argparse.Namespace) -> None:
     from bertsmith.corpus.progress import ConsoleProgress
     from bertsmith.settings import read_words
 
-    # A plain kill ends a build as Ctrl-C does: with its workers gone and a line that says how to go on.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     settings = read_words(BuildSettings, options.settings, options.settings_file)
     with ConsoleProgress() as progress:
         corpus = build(
@@ -70,7 +67,6 @@ def augment(options: argparse.Namespace) -> None:
     from bertsmith.corpus.progress import ConsoleProgress
     from bertsmith.settings import read_words
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     settings = read_words(AugmentSettings, options.settings, options.settings_file, {"via": options.via})
     with ConsoleProgress() as progress:
         summary = augment(options.sources, options.out, settings, overwrite=options.overwrite, progress=progress)

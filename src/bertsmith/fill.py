@@ -82,6 +82,8 @@ def _masked_model(folder: Path) -> Path:
         classes = read_json(folder / "config.json").get("architectures") or []
     except (OSError, ValueError, AttributeError):
         return folder
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        return folder  # What is wrong with it is said where it is opened.
     if classes and not any(name.endswith(("ForMaskedLM", "ForPreTraining", "LMHeadModel")) for name in classes):
         raise InputError(
             f"{folder}: has no vocabulary head ({classes[0]}), so it fills no masks; fine-tune it, or take a model "
@@ -103,8 +105,11 @@ def _fill_one(pipe: Any, text: str) -> list[list[Guess]]:
         raise InputError(f"{text!r}: has no mask; write {MASK} where a token is to be guessed")
     try:
         found = pipe(text)
-    except (RuntimeError, IndexError, ValueError) as error:
-        raise InputError(f"{text[:60]!r}: cannot be filled: {str(error).splitlines()[0]}; is it too long?") from None
+    except (RuntimeError, IndexError, ValueError, TypeError) as error:
+        what = str(error).splitlines()[0]
+        raise InputError(
+            f"{text[:60]!r}: cannot be filled: {what}; is it too long, or a file of the model damaged?"
+        ) from None
     # With a single mask the pipeline gives a list of proposals, with several a list of such lists.
     masks = [found] if isinstance(found[0], dict) else found
     return [[Guess(guess["token_str"].strip(), guess["score"]) for guess in guesses] for guesses in masks]

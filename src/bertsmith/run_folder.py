@@ -115,7 +115,10 @@ def read_run(folder: Path) -> dict[str, Any] | None:
 
 def _is_marked(folder: Path) -> bool:
     file = folder / RUN_FILE
-    return file.exists() and file.read_text(encoding="utf-8", errors="replace").startswith(_MARK)
+    if not file.is_file():
+        return False
+    with file.open(encoding="utf-8", errors="replace") as stream:
+        return stream.read(len(_MARK)) == _MARK
 
 
 def _read_unchanged(folder: Path, free: Sequence[str]) -> dict[str, Any] | None:

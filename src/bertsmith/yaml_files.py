@@ -84,9 +84,12 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         InputError: The file cannot be read, is not YAML, or holds something else.
     """
     try:
-        if Path(path).stat().st_size > _MAX_YAML_BYTES:
+        # A pipe or a device says no size before it has been read, and may have no end.
+        with Path(path).open("rb") as stream:
+            content = stream.read(_MAX_YAML_BYTES + 1)
+        if len(content) > _MAX_YAML_BYTES:
             raise InputError(f"{path}: is larger than {_MAX_YAML_BYTES:,} bytes; give a run file (YAML)")
-        values = load_yaml(Path(path).read_text(encoding="utf-8"))
+        values = load_yaml(content.decode("utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; give the path of a run file (YAML)") from None
     except UnicodeDecodeError as error:

@@ -131,6 +131,7 @@ CASES: list[Case] = [
     Case("build: a folder without tokenizer", "corpus build a.txt --out out --tokenizer.from-pretrained ./t", files={"a.txt": GOOD, "t/readme.md": "x"}),
     Case("build: a damaged tokenizer", "corpus build a.txt --out out --tokenizer.from-pretrained copy", files={"a.txt": GOOD}, make=copied("tokenizer", tokenizer__json='{"version": "1.0"')),
     # The folder
+    Case("out: without a name", "corpus build a.txt --out '' --tokenizer.from-pretrained {tokenizer}", files={"a.txt": GOOD}),
     Case("out: is a file", "corpus build a.txt --out b.txt --tokenizer.from-pretrained {tokenizer}", files={"a.txt": GOOD, "b.txt": "mine"}),
     Case("out: below a file", "corpus build a.txt --out b.txt/c --tokenizer.from-pretrained {tokenizer}", files={"a.txt": GOOD, "b.txt": "mine"}),
     Case("out: holds other files", build("a.txt"), files={"a.txt": GOOD, "out/thesis.tex": "mine"}),

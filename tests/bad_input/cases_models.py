@@ -33,6 +33,8 @@ CASES: list[Case] = [
     Case("fill: a model without config", "fill copy 'ba [MASK]'", make=copied("model", "config.json")),
     Case("fill: a damaged config", "fill copy 'ba [MASK]'", make=copied("model", config__json="{")),
     Case("fill: a config that is a list", "fill copy 'ba [MASK]'", make=copied("model", config__json="[]")),
+    Case("fill: a config whose class is a number", "fill copy 'ba [MASK]'", make=edited("model", "config.json", architectures=[1])),
+    Case("fill: a tokenizer of no length", "fill copy 'ba [MASK]'", make=edited("model", "tokenizer_config.json", model_max_length={})),
     Case("fill: damaged weights", "fill copy 'ba [MASK]'", make=copied("model", model__safetensors=b"no weights")),
     Case("fill: no weights", "fill copy 'ba [MASK]'", make=copied("model", "model.safetensors")),
     Case("fill: no tokenizer", "fill copy 'ba [MASK]'", make=copied("model", "tokenizer.json", "tokenizer_config.json")),

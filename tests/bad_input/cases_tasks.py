@@ -221,6 +221,7 @@ CASES: list[Case] = [
     evaluate("a misspelt setting", f"{{classifier}} {VALID} --max_lenght 9"),
     evaluate("texts beyond the model", "{classifier} --task.validation v.csv --max_length 9999", v__csv="text,label\nba,bad\nbe,good\n"),
     evaluate("a misspelt task", "{classifier} --task RTF"),
+    evaluate("a config whose classes are a number", f"copy {VALID}", make=edited("classifier", "config.json", architectures=3)),
     evaluate("damaged weights", f"copy {VALID}", make=copied("classifier", model__safetensors=b"\x08\0\0\0\0\0\0\0{}")),
     evaluate("no precision", f"{{classifier}} {VALID} --precision half"),
     evaluate("a text that is a number", "{classifier} --task.validation v.jsonl", v__jsonl='{"text": 1, "label": "good"}\n'),

@@ -69,6 +69,12 @@ def test_a_replaced_corpus_a_full_disk_and_damaged_files(
     (trained,) = units.glob("mlm-*/trained.json")
     trained.write_text(trained.read_text()[:100])
     assert found(compare(given)) == before
+    # The card of a model that is still to be judged may be written on.
+    (card,) = units.glob("mlm-*/pretraining/model/README.md")
+    card.write_text("A note.")
+    shutil.rmtree(result.parent)
+    assert found(compare(given)) == before
+    assert card.read_text() == "A note."
     # A model that is still to be judged.
     (weights,) = units.glob("mlm-*/pretraining/model/model.safetensors")
     content = bytearray(weights.read_bytes())

@@ -52,6 +52,39 @@ def test_yaml(name: str, tmp_path: Path) -> None:
     assert time.process_time() - began < 3
 
 
+ENDLESS = """
+    import resource
+    from pathlib import Path
+    from bertsmith.errors import InputError
+    from bertsmith.run_folder import prepare
+    from bertsmith.yaml_files import read_yaml
+    resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))
+    Path("run.yaml").symlink_to("/dev/zero")
+    for read in (lambda: read_yaml("run.yaml"), lambda: prepare(Path(), {}, False)):
+        try:
+            read()
+        except InputError as error:
+            print(error)
+"""
+
+
+def test_a_run_file_without_end(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", textwrap.dedent(ENDLESS)]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert ended.stdout.splitlines() == [
+        "run.yaml: is larger than 1,048,576 bytes; give a run file (YAML)",
+        ".: holds other files (run.yaml, ...) and no run; give a new folder as `output`",
+    ], ended.stderr
+
+
+def test_a_run_file_through_a_pipe() -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"output: out\n")
+    os.close(writing)
+    assert read_yaml(f"/dev/fd/{reading}") == {"output": "out"}
+    os.close(reading)
+
+
 def test_anchors_of_honest_size_are_fine(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("base: &base {x: 1}\nall: [*base, {<<: *base, y: 2}]\n")

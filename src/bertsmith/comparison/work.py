@@ -117,6 +117,8 @@ def _remember(unit: Unit, summary: dict[str, Any] | None, curve: dict[str, Any])
     """Write that a unit is trained, what that gave, and what its files are."""
     losses = loss_curves(Path(unit.run.output)) if unit.run is not None and summary else {}
     kept = [file for _, model in _models(unit, curve) for file in sorted(model.rglob("*"))]
+    # A model card is there to be written on.
+    kept = [file for file in kept if file.name != "README.md"]
     files = hashes_of(unit.folder, [*kept, unit.folder / "pretraining" / METRICS])
     write_record(unit.folder / _TRAINED, {"summary": summary, "curve": curve, "losses": losses, "files": files})
 

@@ -271,7 +271,11 @@ def open_finetuned(origin: str, type: TaskType) -> PreTrainedModel:
     auto = AutoModelForQuestionAnswering if type == "question_answering" else AutoModelForSequenceClassification
     config = open_pretrained(AutoConfig.from_pretrained, origin, "model", key="model")
     # The heads of some architectures have the same names and shapes, whatever they were trained for.
-    classes = config.architectures or ()
+    classes = config.architectures or []
+    if not isinstance(classes, list):
+        raise InputError(
+            f"{origin}: its config.json has {classes!r:.60} as architectures, not a list of names; mend it"
+        )
     if type != "question_answering" and any(name.endswith("ForQuestionAnswering") for name in classes):
         raise InputError(f"{origin}: was fine-tuned for question answering, and not for {type}")
     is_classifier = any(name.endswith("ForSequenceClassification") for name in classes)

@@ -49,9 +49,9 @@ def open_study(plan: Plan) -> Any:
     file = plan.folder / STUDY
     if not file.exists():
         # Its tables are made one by one: if the disk were full in between, those that are missing would never be made.
-        for left in plan.folder.glob(f"{STUDY}[.-]*"):
-            left.unlink()
         part = file.with_name(f"{STUDY}.part")
+        for left in (part, *(Path(f"{path}-journal") for path in (file, part))):
+            left.unlink(missing_ok=True)
         storage = RDBStorage(f"sqlite:///{part.resolve()}")
         _study(plan, storage)
         storage.remove_session()
