@@ -95,11 +95,11 @@ def test_a_changed_figure_in_a_record_is_noticed(tmp_path: Path) -> None:
     write_record(tmp_path / "record.json", value)
     assert read_record(tmp_path / "record.json") == value
     exchange(tmp_path / "record.json", "1234.5", "1235.5")
-    with pytest.raises(ValueError, match="changed since it was written"):
-        read_record(tmp_path / "record.json")
-    # Those of older versions say nothing of themselves.
-    (tmp_path / "record.json").write_text(json.dumps(value))
-    assert read_record(tmp_path / "record.json") == value
+    for _ in range(2):
+        with pytest.raises(ValueError, match="changed since it was written"):
+            read_record(tmp_path / "record.json")
+        # One that says nothing of itself is as bad.
+        (tmp_path / "record.json").write_text(json.dumps(value))
 
 
 def test_a_checkpoint_whose_seal_tells_another_budget_is_damaged(tmp_path: Path) -> None:

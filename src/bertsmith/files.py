@@ -67,7 +67,9 @@ def hashes_of(folder: Path, files: Iterable[Path]) -> dict[str, str]:
 
 def changed_since(folder: Path, hashes: Mapping[str, str]) -> list[Path]:
     """List the files of a folder that are gone, or do not have the hashes that :func:`hashes_of` gave."""
-    return [folder / name for name, known in hashes.items() if hashes_of(folder, [folder / name]).get(name) != known]
+    return [
+        folder / name for name, known in hashes.items() if hashes_of(folder, [inside(folder, name)]).get(name) != known
+    ]
 
 
 def synchronise(path: Path) -> None:
@@ -185,8 +187,7 @@ def read_record(path: Path) -> dict[str, Any]:
     value = read_json(path)
     if not isinstance(value, dict):
         raise ValueError("no JSON object")
-    # Older versions wrote none.
-    if value.pop(_SELF, None) not in (None, _hash_of(value)):
+    if value.pop(_SELF, None) != _hash_of(value):
         raise ValueError("changed since it was written")
     return value
 

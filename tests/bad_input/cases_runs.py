@@ -224,6 +224,7 @@ CASES: list[Case] = [
     Case("training: an argument that is ours", run("--training.trainer.max_steps 9"), files=file(RUN)),
     Case("training: a word for an argument", run("--training.trainer.max_grad_norm high"), files=file(RUN)),
     Case("training: an unknown tracker", run("--training.trainer.report_to nobody"), files=file(RUN)),
+    Case("training: steps without end", run("--training.budget '{steps: 1e30}'"), files=file(RUN)),
     Case("training: processes without end", run("--training.workers 100000"), files=file(RUN)),
     Case("evaluation: never", run("--evaluation.every 0"), files=file(RUN)),
     Case("evaluation: no number", run("--evaluation.every .nan"), files=file(RUN)),

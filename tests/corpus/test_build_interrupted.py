@@ -16,12 +16,14 @@ from build_helpers import SETTINGS, SMALL, Recorder, content, fill_disk, texts_o
 from bertsmith.corpus import Corpus
 from bertsmith.corpus.build import BuildSettings, build
 from bertsmith.errors import InputError
+from bertsmith.files import write_record
 from commands import Command
 
 BUILD = """
 import sys
 from bertsmith.corpus.build import *
 from bertsmith.errors import InputError
+from bertsmith.files import write_record
 settings = BuildSettings(shard_bytes=100_000, tokenizer=TokenizerSettings(vocab_size=400, sample_bytes=100_000))
 try:
     build([sys.argv[1]], sys.argv[2], settings, workers=int(sys.argv[3]), overwrite=len(sys.argv) > 4)
@@ -131,7 +133,7 @@ def test_an_exchange_that_was_killed_half_way_is_finished(
     staging = tmp_path / "out" / ".building"
     shutil.copytree(whole, staging)
     manifest = json.loads((whole / "manifest.json").read_text())
-    (staging / "build.json").write_text(json.dumps({key: manifest[key] for key in ("version", "settings", "sources")}))
+    write_record(staging / "build.json", {key: manifest[key] for key in ("version", "settings", "sources")})
     rename, moved = Path.rename, []
 
     def kill(path: Path, target: Path) -> Path:

@@ -171,7 +171,7 @@ def test_a_seal_speaks_of_its_own_folder_alone(tmp_path: Path) -> None:
     seal(folder, {})
     assert read_seal(folder) is not None
     for name in ("../outside", str(tmp_path / "outside")):
-        (folder / "seal.json").write_text(json.dumps({"files": {name: sha256(tmp_path / "outside")}}))
+        write_record(folder / "seal.json", {"files": {name: sha256(tmp_path / "outside")}})
         assert read_seal(folder) is None
 
 

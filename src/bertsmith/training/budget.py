@@ -15,6 +15,10 @@ Quantity = Literal["steps", "tokens", "flops", "seconds"]
 QUANTITIES: tuple[Quantity, ...] = ("steps", "tokens", "flops", "seconds")
 
 
+_MOST_STEPS = 10**15
+"""What no run ever reaches."""
+
+
 @settings
 class BudgetSettings:
     """How long to train: exactly one of these."""
@@ -38,8 +42,8 @@ class BudgetSettings:
         (name, value), *_ = given.items()
         if not 0 < value < math.inf:
             raise ValueError(f"{name} is {value}; expected a finite number above 0")
-        if name == "steps" and value != int(value):
-            raise ValueError(f"steps is {value}; expected a whole number")
+        if name == "steps" and (value != int(value) or value > _MOST_STEPS):
+            raise ValueError(f"steps is {value}; expected a whole number up to {_MOST_STEPS:,}")
 
 
 class Budget:
@@ -92,14 +96,15 @@ class Budget:
         """Give a number of steps that the run cannot exceed, from the least that one step can use."""
         match self.quantity:
             case "steps":
-                return math.ceil(self.limit)
+                bound = self.limit
             case "tokens":
-                return math.ceil(self.limit / least_tokens)
+                bound = self.limit / least_tokens
             case "flops":
-                return math.ceil(self.limit / least_flops)
+                bound = self.limit / least_flops
             case "seconds":
                 # No step takes less than a tenth of a millisecond.
-                return math.ceil(self.limit * 10_000)
+                bound = self.limit * 10_000
+        return math.ceil(min(bound, _MOST_STEPS))
 
 
 Schedule = Literal["linear", "cosine", "constant", "linear_throughout"]
