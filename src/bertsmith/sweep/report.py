@@ -70,7 +70,7 @@ def _row(plan: Plan, trial: FrozenTrial) -> dict[str, Any]:
         **{key: trial.params.get(key) for key in plan.distributions},
         plan.metric: value,
         "outcome": _OUTCOMES.get(trial.state, "unfinished"),
-        "seconds": round(trial.duration.total_seconds()) if trial.duration else None,
+        "seconds": trial.user_attrs.get("seconds"),
         "reason": trial.user_attrs.get("reason", ""),
     }
 

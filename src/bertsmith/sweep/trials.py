@@ -134,8 +134,8 @@ def work(plan: Plan) -> None:
             if trial is None:
                 return
             values = _draw(plan, study, trial)
-            began = time.monotonic()
             outcome = _attempt(plan, study, trial, values)
+            trial.set_user_attr("seconds", outcome["seconds"])
             match outcome:
                 case {"score": score}:
                     study.tell(trial, score)
@@ -154,7 +154,7 @@ def work(plan: Plan) -> None:
         shown = ", ".join(f"{short(key)} {plain(value)}" for key, value in values.items())
         say_on(
             console,
-            f"trial {trial.number} · {shown} · {said} · {duration(time.monotonic() - began)}{known}",
+            f"trial {trial.number} · {shown} · {said} · {duration(outcome['seconds'])}{known}",
         )
 
 
@@ -179,7 +179,7 @@ def _attempt(plan: Plan, study: Any, trial: Trial, values: Mapping[str, Any]) ->
     """Do one trial, or read what came of it where the study has lost that.
 
     Returns:
-        Its score, or the reason why it failed; nothing if it was ended early.
+        Its score, or the reason why it failed, and its seconds; these alone if it was ended early.
     """
     folder = plan.trial_folder(trial.number)
     try:
@@ -196,6 +196,7 @@ def _attempt(plan: Plan, study: Any, trial: Trial, values: Mapping[str, Any]) ->
     refuse_changes(plan, study)
     write_record(folder / OUTCOME, {"values": values})
     outcome: dict[str, Any] = {}
+    began = time.monotonic()
     try:
         outcome["score"] = _train(plan, trial, values)
     except optuna.TrialPruned:
@@ -205,6 +206,7 @@ def _attempt(plan: Plan, study: Any, trial: Trial, values: Mapping[str, Any]) ->
         raise
     except (InputError, Failed, torch.OutOfMemoryError) as error:
         outcome["reason"] = " ".join(str(error).split())
+    outcome["seconds"] = round(time.monotonic() - began)
     files = hashes_of(folder, _kept_files(folder))
     write_record(folder / OUTCOME, {"values": values, "outcome": outcome, "files": files})
     return outcome
