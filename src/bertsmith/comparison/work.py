@@ -75,7 +75,7 @@ def _attempt(plan: Plan, unit: Unit) -> None:
         with (unit.folder / "log.txt").open("a", encoding="utf-8") as log:
             traceback.print_exc(file=log)
         reason = " ".join(str(error).split()) or type(error).__name__
-        write_json(unit.folder / _FAILED, {"error": reason})
+        write_record(unit.folder / _FAILED, {"error": reason})
         _say(f"{unit.name} failed: {reason}")
 
 
