@@ -140,7 +140,7 @@ def _read_parquet(path: Path) -> Table:
     def explained() -> Iterator[None]:
         try:
             yield
-        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
             raise InputError(f"{path}: damaged Parquet file ({first_line(error)}); make it again") from None
 
     with explained():
