@@ -126,11 +126,7 @@ def build(
     """
     build_settings = build_settings or BuildSettings()
     progress = progress or Silent()
-    if on is not None and workers is not None:
-        raise InputError(f"--processes {workers} has no effect beside --on {on}; remove one")
-    workers = available_cores() if workers is None else workers
-    if not 1 <= workers <= MOST_PROCESSES:
-        raise InputError(f"--processes is {workers}; expected 1 to {MOST_PROCESSES}, as many as there are cores")
+    workers = _num_processes(workers, on)
     folder = Path(out)
     # Listed once: a file that comes into a folder under the build is not of it.
     listed = list_sources(sources)
@@ -164,6 +160,15 @@ def build(
 def available_cores() -> int:
     """Return the number of cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _num_processes(given: int | None, on: str | None) -> int:
+    if on is not None and given is not None:
+        raise InputError(f"--processes {given} has no effect beside --on {on}; remove one")
+    number = available_cores() if given is None else given
+    if not 1 <= number <= MOST_PROCESSES:
+        raise InputError(f"--processes is {number}; expected 1 to {MOST_PROCESSES}, as many as there are cores")
+    return number
 
 
 @contextmanager
