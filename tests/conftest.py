@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,6 +91,22 @@ def quick_disk() -> Iterator[None]:
 def whole_children(monkeypatch: pytest.MonkeyPatch) -> None:
     """The children of builds are interpreters of their own, as users have them."""
     monkeypatch.setattr(processes, "subprocess", subprocess)
+
+
+@pytest.fixture
+def asked_in_its_last_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first training of the test that gets to its last step is asked to stop in it."""
+    from bertsmith.training.pace import Pace
+
+    original, asked = Pace.on_step_end, []
+
+    def ask(self: Pace, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        if self._budget.spent and not asked:
+            asked.append(self)
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Pace, "on_step_end", ask)
 
 
 @pytest.fixture(scope="session")

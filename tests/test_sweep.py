@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from bertsmith.corpus import Corpus
-from bertsmith.errors import Failed, InputError
-from bertsmith.files import locked
+from bertsmith.errors import Failed, InputError, Interrupted
+from bertsmith.files import locked, read_record
 from bertsmith.run_folder import prepare
 from bertsmith.run_settings import load_run
 from bertsmith.sweep import load_sweep, sweep
@@ -240,6 +240,23 @@ def test_a_fine_tuning_is_searched(run_file: Path, task_file: Path) -> None:
     study = optuna.load_study(study_name="sweep", storage=f"sqlite:///{run_file.parent / 'sweep' / 'study.db'}")
     # Two seeds of two epochs.
     assert sorted(study.trials[0].intermediate_values) == [250, 500, 750, 1000]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("asked_in_its_last_step")
+@pytest.mark.parametrize("judged", [False, True])
+def test_asked_to_stop_in_the_last_step_of_a_trial_the_next_training_does_not_begin(
+    run_file: Path, task_file: Path, judged: bool
+) -> None:
+    given = sweep_of(run_file, trials=2, finetune=str(task_file) if judged else None)
+    with pytest.raises(Interrupted, match="stopped between two trainings"):
+        sweep(given)
+    folder = run_file.parent / "sweep" / "trials"
+    # The trial is over, or its model must still be judged.
+    over = ["outcome" in read_record(file) for file in sorted(folder.glob("*/outcome.json"))]
+    assert over == ([False] if judged else [True, False])
+    assert not list(folder.glob("*/*/seed-*/checkpoints/*"))
+    assert {row["outcome"] for row in sweep(given)["trials"]} == {"done"}
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from comparison_helpers import make_values, write
 
 from bertsmith.comparison import compare, load_comparison
 from bertsmith.corpus import Corpus
+from bertsmith.errors import Interrupted
 from commands import Command
 
 HTML = "<b onload='x'>mlm</b>"
@@ -72,6 +73,20 @@ def test_killed_gone_on_and_repeated_from_its_saved_file(corpus: Corpus, tmp_pat
     fewer = write({**values, "objectives": arms[:1], "none": False}, tmp_path / "fewer.yaml")
     assert scores_of(compare(fewer), "mlm") == scores_of(record, "mlm")
     assert first_trained.stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("asked_in_its_last_step")
+def test_asked_to_stop_in_the_last_step_of_a_training_the_next_one_does_not_begin(
+    corpus: Corpus, tmp_path: Path
+) -> None:
+    given = write(make_values(corpus, tmp_path, none=False), tmp_path / "run.yaml")
+    with pytest.raises(Interrupted, match="stopped between two trainings"):
+        compare(given)
+    # It is trained, and not judged.
+    assert len(list((tmp_path / "out" / "units").glob("*/trained.json"))) == 1
+    assert not list((tmp_path / "out" / "units").glob("*/tasks/*/*/seed-*/checkpoints/*"))
+    assert all(run["status"] == "done" for arm in compare(given)["arms"] for run in arm["runs"])
 
 
 @pytest.mark.slow

@@ -141,6 +141,16 @@ def test_an_interrupted_run_saves_and_a_damaged_checkpoint_is_passed_over(
     assert content(run.output) == whole
 
 
+@pytest.mark.usefixtures("asked_in_its_last_step")
+def test_asked_to_stop_in_the_last_step_of_a_seed_the_next_one_does_not_begin(make_run: MakeRun) -> None:
+    run = make_run(seeds=[0, 1])
+    with pytest.raises(Interrupted, match="stopped between two trainings"):
+        finetune(run)
+    assert (Path(run.output) / SEED / "result.json").exists()
+    assert not list(Path(run.output).glob("seed-1/checkpoints/*"))
+    assert sorted(finetune(run)["seeds"]) == ["0", "1"]
+
+
 @pytest.mark.slow
 def test_without_its_best_checkpoint_a_run_starts_anew(
     make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -38,6 +38,7 @@ from bertsmith.settings import to_dict
 from bertsmith.terminal import say_on
 from bertsmith.training import checkpoints
 from bertsmith.training.monitors import METRICS, duration, read_metrics
+from bertsmith.training.running import one_after_another
 
 _TRAINED = "trained.json"
 _FAILED = "failed.json"
@@ -45,6 +46,7 @@ _POINTS = 40
 """A curve of losses has no more points."""
 
 
+@one_after_another()
 def work(plan: Plan) -> None:
     """Train and judge until there is nothing left that no other process is at.
 

@@ -34,6 +34,7 @@ from bertsmith.tasks import check_submission, load_task, subset
 from bertsmith.terminal import say_on
 from bertsmith.training import ranks
 from bertsmith.training.arguments import versions
+from bertsmith.training.running import one_after_another
 from bertsmith.training.trainer import Watch
 
 FINETUNING = Layout(
@@ -74,7 +75,7 @@ def finetune(run: FinetuningSettings, *, overwrite: bool = False, watch: Watch |
         Failed: The loss of a seed diverged.
     """
     logging.disable_progress_bar()
-    with ranks.joined(run.training.trainer.get("ddp_timeout")), ExitStack() as held:
+    with ranks.joined(run.training.trainer.get("ddp_timeout")), one_after_another(), ExitStack() as held:
         return _finetune(run, overwrite, watch, held)
 
 

@@ -29,6 +29,7 @@ from bertsmith.pretraining import pretrain
 from bertsmith.sweep.plan import RUN, STUDY, TASK, Distribution, Plan, content_of, load, load_judge, plain, short
 from bertsmith.terminal import say_on
 from bertsmith.training.monitors import duration
+from bertsmith.training.running import one_after_another
 from bertsmith.yaml_files import read_yaml
 
 OUTCOME = "outcome.json"
@@ -124,6 +125,7 @@ def patiently_locked(folder: Path) -> Iterator[None]:
             return
 
 
+@one_after_another()
 def work(plan: Plan) -> None:
     """Try until there is nothing left to try."""
     study = open_study(plan)
