@@ -146,7 +146,7 @@ def export_checkpoint(checkpoint: str | Path, out: str | Path, *, with_head: boo
 
     run = read_yaml(checkpoint.parent.parent / "run.yaml")
     tokenizer = Corpus(run["data"]["corpus"]).tokenizer
-    card = model_card(run, {"step": checkpoint.name.rpartition("-")[2], **facts["used"], "corpus": facts["corpus"]})
+    card = model_card(run, {"step": checkpoint.name.rpartition("-")[2], **facts["used"], "corpus": facts.get("corpus")})
     make_parents(out, "--out")
     write_model(objective, tokenizer, out, card, with_head=with_head)
     return out

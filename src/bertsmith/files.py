@@ -17,6 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from bertsmith.errors import InputError
 
 LOCK = ".lock"
@@ -177,18 +179,24 @@ def write_record(path: Path, value: dict[str, Any]) -> None:
     write_json(path, {**value, _SELF: _hash_of(value)})
 
 
-def read_record(path: Path) -> dict[str, Any]:
+def read_record(path: Path, layout: TypeAdapter[Any] | None = None) -> dict[str, Any]:
     """Read what :func:`write_record` wrote.
+
+    Args:
+        path: The file.
+        layout: What it must have; it may have more.
 
     Raises:
         OSError: It cannot be read.
-        ValueError: It is damaged.
+        ValueError: It is damaged, or another program's.
     """
     value = read_json(path)
     if not isinstance(value, dict):
         raise ValueError("no JSON object")
     if value.pop(_SELF, None) != _hash_of(value):
         raise ValueError("changed since it was written")
+    if layout is not None:
+        layout.validate_python(value, strict=True)
     return value
 
 

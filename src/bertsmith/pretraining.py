@@ -244,7 +244,7 @@ def token_shares(corpus: Corpus, held_out: Ints) -> tuple[Floats, Floats]:
 def _find_checkpoint(folder: Path, keeps: bool, corpus: Corpus, budget: Budget) -> Found | None:
     """Find the checkpoint to resume, on whatever machine it is, and set the budget to what it had used."""
     found = newest_of_all(folder / "checkpoints", keeps)
-    if found is not None and found.facts["corpus"] != corpus.hash:
+    if found is not None and found.facts.get("corpus") != corpus.hash:
         raise Hindered(
             f"{corpus.path}: this corpus has changed since the checkpoint {found.path} was trained on it; "
             "bring the old one back, or start over with --overwrite"

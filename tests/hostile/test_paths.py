@@ -168,10 +168,10 @@ def test_a_seal_speaks_of_its_own_folder_alone(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoint-1"
     folder.mkdir()
     (tmp_path / "outside").write_text("x")
-    seal(folder, {})
+    seal(folder, {"used": {}})
     assert read_seal(folder) is not None
     for name in ("../outside", str(tmp_path / "outside")):
-        write_record(folder / "seal.json", {"files": {name: sha256(tmp_path / "outside")}})
+        write_record(folder / "seal.json", {"files": {name: sha256(tmp_path / "outside")}, "used": {}})
         assert read_seal(folder) is None
 
 

@@ -14,6 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
+
 from bertsmith.augment.cache import FILE
 from bertsmith.augment.filters import Pair
 from bertsmith.corpus.staging import difference
@@ -48,8 +51,8 @@ def look_at(folder: Path, plan: dict[str, Any], overwrite: bool) -> State:
     Raises:
         InputError: It holds something else, and ``overwrite`` is false.
     """
-    held = _read(folder / _PLAN)
-    summary = _read(folder / SUMMARY)
+    held = _read(folder / _PLAN, _BEGUN)
+    summary = _read(folder / SUMMARY, _FINISHED)
     own = {PAIRS, TABLE, SUMMARY, _PLAN}
     if held is None and (folder / FILE).exists() and own & {path.name for path in folder.iterdir()}:
         if not overwrite:
@@ -90,9 +93,25 @@ def forget(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def _read(file: Path) -> dict[str, Any] | None:
+class _Begun(TypedDict):
+    settings: dict[str, Any]
+    sources: list[dict[str, str]]
+    models: list[str]
+
+
+class _Finished(TypedDict):
+    counts: dict[str, int]
+    found: dict[str, int]
+    dropped: list[str]
+    sentences_per_second: float | None
+
+
+_BEGUN, _FINISHED = TypeAdapter(_Begun), TypeAdapter(_Finished)
+
+
+def _read(file: Path, layout: TypeAdapter[Any]) -> dict[str, Any] | None:
     try:
-        return read_record(file)
+        return read_record(file, layout)
     except (OSError, ValueError):
         return None
 

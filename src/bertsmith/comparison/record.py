@@ -4,13 +4,12 @@ import datetime
 import os
 import platform
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from bertsmith.comparison.plan import Plan, Task, Unit
-from bertsmith.comparison.work import failure, loss_curves, models_of, score_of, trained
+from bertsmith.comparison.work import failure, models_of, score_of, trained
 from bertsmith.run_folder import RUN_FILE, flat
 from bertsmith.settings import to_dict
 from bertsmith.training.arguments import versions
@@ -81,8 +80,7 @@ def _losses(unit: Unit) -> dict[str, Any]:
     found = trained(unit)
     if found is None or unit.run is None or not found["summary"]:
         return {}
-    # Older versions did not keep them apart from the log.
-    curves: dict[str, Any] = found["losses"] if "losses" in found else loss_curves(Path(unit.run.output))
+    curves: dict[str, Any] = found["losses"]
     return curves
 
 

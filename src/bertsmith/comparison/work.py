@@ -13,11 +13,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stderr
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Required
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 from rich.console import Console
+from typing_extensions import TypedDict
 
 from bertsmith.comparison.plan import Plan, Task, Unit
 from bertsmith.corpus import Corpus
@@ -27,7 +29,7 @@ from bertsmith.export import export_checkpoint, write_model
 from bertsmith.files import changed_since, hashes_of, locked, read_record, remove, write_json, write_record
 from bertsmith.finetuning.material import fingerprint
 from bertsmith.finetuning.seed import train_seed
-from bertsmith.finetuning.seed_files import PREDICTIONS, RESULT, seed_folder
+from bertsmith.finetuning.seed_files import PREDICTIONS, RESULT, RESULT_LAYOUT, seed_folder
 from bertsmith.objectives import MLM, Objective
 from bertsmith.objectives.mlm import MLMSettings
 from bertsmith.pretraining import pretrain
@@ -130,7 +132,7 @@ def _look_for_damage(plan: Plan, unit: Unit) -> None:
     held = trained(unit)
     if held is None or unit.run is None:
         return
-    damaged = changed_since(unit.folder, held.get("files", {}))
+    damaged = changed_since(unit.folder, held["files"])
     needed = [
         model
         for share, model in models_of(unit)
@@ -214,12 +216,12 @@ def _models(unit: Unit, curve: Mapping[str, Any]) -> list[tuple[float, Path]]:
 
 def trained(unit: Unit) -> dict[str, Any] | None:
     """Read what the training of a unit left; None if it has none, or that is damaged."""
-    return _read(unit.folder / _TRAINED)
+    return _read(unit.folder / _TRAINED, _TRAINING)
 
 
 def failure(unit: Unit) -> str | None:
     """Read why a unit failed; None if it did not."""
-    found = _read(unit.folder / _FAILED)
+    found = _read(unit.folder / _FAILED, _FAILURE)
     return None if found is None else str(found["error"])
 
 
@@ -230,7 +232,7 @@ def has_judged(unit: Unit, task: Task, share: float, seed: int) -> bool:
 
 def score_of(unit: Unit, task: Task, share: float, seed: int) -> float | None:
     """Read what a model reached on a task with a seed of fine-tuning; None if that has not been done."""
-    found = _read(seed_folder(_judged(unit, task, share), seed) / RESULT)
+    found = _read(seed_folder(_judged(unit, task, share), seed) / RESULT, RESULT_LAYOUT)
     return None if found is None else float(found["scores"][task.material.validation[0].name][task.metric])
 
 
@@ -238,9 +240,33 @@ def _judged(unit: Unit, task: Task, share: float) -> Path:
     return unit.folder / "tasks" / task.key / f"{share:.4f}"
 
 
-def _read(file: Path) -> dict[str, Any] | None:
+class _Summary(TypedDict, total=False):
+    tokens: Required[float]
+    flops: Required[float]
+    seconds: Required[float]
+    machine: Required[dict[str, Any]]
+    tokens_per_second: float | None
+    parameters: int
+    warnings: list[str]
+
+
+class _Training(TypedDict):
+    summary: _Summary | None
+    curve: dict[str, dict[str, float]]
+    losses: dict[str, list[list[float]]]
+    files: dict[str, str]
+
+
+class _Failure(TypedDict):
+    error: str
+
+
+_TRAINING, _FAILURE = TypeAdapter(_Training), TypeAdapter(_Failure)
+
+
+def _read(file: Path, layout: TypeAdapter[Any]) -> dict[str, Any] | None:
     try:
-        return read_record(file)
+        return read_record(file, layout)
     except (FileNotFoundError, ValueError):
         return None
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
 
 from bertsmith.corpus.encode import Encoded, count_tokens
 from bertsmith.corpus.progress import Silent
@@ -184,6 +186,19 @@ class _GrowingArray:
         return buffer.getvalue()
 
 
+class _FileFacts(TypedDict):
+    bytes: int
+    sha256: str
+
+
+class _Record(TypedDict):
+    files: dict[str, _FileFacts]
+    totals: dict[str, int | list[int]]
+
+
+_RECORD = TypeAdapter(_Record)
+
+
 def whole_shards(folder: Path) -> list[dict[str, Any]]:
     """Return the records of the whole shards in ``folder``, and remove whatever else is there.
 
@@ -215,8 +230,8 @@ def versions() -> dict[str, str]:
 def _read_record(shard: Path) -> dict[str, Any] | None:
     """Return a shard's record, or None unless all its files are as recorded."""
     try:
-        record = read_record(shard / RECORD)
+        record = read_record(shard / RECORD, _RECORD)
         whole = all(sha256(inside(shard, name)) == facts["sha256"] for name, facts in record["files"].items())
-    except (FileNotFoundError, ValueError, KeyError):
+    except (FileNotFoundError, ValueError):
         return None
     return record if whole else None

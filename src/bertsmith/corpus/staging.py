@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
+
 from bertsmith.corpus.readers import Source
 from bertsmith.corpus.store import MANIFEST, STAGING, VERSION
 from bertsmith.errors import InputError
@@ -37,7 +40,7 @@ def divide(folder: Path, given: Sequence[str], listed: Sequence[Source]) -> tupl
         given: The sources as the user names them; of a folder that the build did not have, no file is left out.
         listed: The files in them.
     """
-    names = {source["name"] for source in (_read(folder / STAGING / PLAN) or {}).get("sources", ())}
+    names = {source["name"] for source in (_read(folder / STAGING / PLAN) or {"sources": ()})["sources"]}
     begun = [source for source in listed if source.name in names]
     known = [path for path in map(Path, given) if path.is_dir() and any(_is_in(source, path) for source in begun)]
 
@@ -121,10 +124,22 @@ def install(folder: Path) -> None:
     shutil.rmtree(staging)
 
 
+class _Source(TypedDict):
+    name: str
+
+
+class _Plan(TypedDict):
+    settings: dict[str, Any]
+    sources: list[_Source]
+
+
+_PLAN = TypeAdapter(_Plan)
+
+
 def _read(file: Path) -> dict[str, Any] | None:
     """Return a JSON object, or None where there is none that can be read."""
     try:
-        return read_record(file)
+        return read_record(file, _PLAN)
     except (OSError, ValueError):
         return None
 

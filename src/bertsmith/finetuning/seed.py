@@ -265,7 +265,7 @@ def _find_checkpoint(
     if found is None:
         return None, num_damaged
     budget.used.update(found.facts["used"])
-    judge.facts |= {name: found.facts[name] for name in judge.facts}
+    judge.facts |= {name: found.facts[name] for name in judge.facts if name in found.facts}
     return found.path, num_damaged
 
 
@@ -277,7 +277,7 @@ def _newest_with_best(folder: Path, facts: Mapping[str, str]) -> tuple[Found | N
     paths = checkpoints.in_order(folder)
     for num_damaged, path in enumerate(reversed(paths)):
         sealed = checkpoints.read_seal(path)
-        if sealed is not None:
+        if sealed is not None and "best_step" in sealed:
             check_facts(folder.parent, sealed, facts)
             best = None if sealed["best_step"] is None else path.with_name(f"checkpoint-{sealed['best_step']}")
             if best is None or best == path or checkpoints.read_seal(best) is not None:

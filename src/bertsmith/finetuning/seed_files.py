@@ -6,6 +6,8 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
 
 from bertsmith.errors import InputError
 from bertsmith.files import read_record, sha256_once
@@ -14,6 +16,18 @@ from bertsmith.training.monitors import METRICS
 
 RESULT = "result.json"
 PREDICTIONS = "predictions.npz"
+
+
+class _Result(TypedDict):
+    seed: int
+    best_epoch: int
+    steps_per_epoch: int
+    scores: dict[str, dict[str, float]]
+    facts: dict[str, str]
+    files: dict[str, str]
+
+
+RESULT_LAYOUT = TypeAdapter(_Result)
 
 
 def seed_folder(output: str | Path, seed: int) -> Path:
@@ -36,15 +50,14 @@ def read_result(folder: Path, facts: Mapping[str, str] | None = None) -> dict[st
     if not (folder / RESULT).exists():
         return None
     try:
-        result = read_record(folder / RESULT)
-        old = result["facts"]
-    except (KeyError, ValueError):
+        result = read_record(folder / RESULT, RESULT_LAYOUT)
+    except ValueError:
         raise _damaged(folder, RESULT) from None
     if facts is not None:
-        check_facts(folder, old, facts)
+        check_facts(folder, result["facts"], facts)
     if not (folder / "model" / "config.json").exists():
         raise _damaged(folder, "model")
-    for name, expected in result.get("files", {}).items():
+    for name, expected in result["files"].items():
         if not (folder / name).exists() or sha256_once(folder / name) != expected:
             raise _damaged(folder, name)
     return result
@@ -82,7 +95,7 @@ def check_facts(folder: Path, old: Mapping[str, str], new: Mapping[str, str]) ->
         InputError: They differ.
     """
     for name, value in new.items():
-        if old[name] != value:
+        if old.get(name) != value:
             raise InputError(
                 f"{folder}: was begun with another {name} (its content has changed since); bring the old one back, "
                 "give another `output`, or start over with --overwrite"

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import numpy as np
 import optuna
@@ -17,8 +17,10 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
+from pydantic import TypeAdapter
 from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
+from typing_extensions import TypedDict
 
 from bertsmith.errors import Failed, Hindered, InputError
 from bertsmith.files import changed_since, hashes_of, locked, read_record, write_record
@@ -164,7 +166,7 @@ def refuse_damage(plan: Plan, study: Any) -> None:
     """Compare the study, whose file does not notice a changed figure, with what its trials themselves wrote."""
     for trial in study.get_trials(deepcopy=False):
         try:
-            held = read_record(plan.trial_folder(trial.number) / OUTCOME)
+            held = read_trial(plan.trial_folder(trial.number))
         except (OSError, ValueError):
             continue
         if not trial.state.is_finished() or "outcome" not in held:
@@ -185,7 +187,7 @@ def _attempt(plan: Plan, study: Any, trial: Trial, values: Mapping[str, Any]) ->
     """
     folder = plan.trial_folder(trial.number)
     try:
-        held = read_record(folder / OUTCOME)
+        held = read_trial(folder)
     except (OSError, ValueError):
         held = {}
     if held.get("values", values) != values:
@@ -214,6 +216,31 @@ def _attempt(plan: Plan, study: Any, trial: Trial, values: Mapping[str, Any]) ->
     return outcome
 
 
+class _Outcome(TypedDict):
+    seconds: float
+    score: NotRequired[float]
+    reason: NotRequired[str]
+
+
+class _Trial(TypedDict):
+    values: dict[str, Any]
+    outcome: NotRequired[_Outcome]
+    files: NotRequired[dict[str, str]]
+
+
+_TRIAL = TypeAdapter(_Trial)
+
+
+def read_trial(folder: Path) -> dict[str, Any]:
+    """Read what came of a trial.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is damaged.
+    """
+    return read_record(folder / OUTCOME, _TRIAL)
+
+
 def _kept_files(folder: Path) -> list[Path]:
     """List what a trial leaves for programs."""
     kinds = (".json", ".jsonl", ".npz", ".safetensors", ".yaml")
@@ -228,7 +255,7 @@ def say_damage(plan: Plan, study: Any) -> None:
     for trial in trials:
         folder = plan.trial_folder(trial.number)
         try:
-            known = read_record(folder / OUTCOME).get("files", {})
+            known = read_trial(folder).get("files", {})
         except (OSError, ValueError):
             known = {}
         is_best = best is not None and trial.number == best.number

@@ -8,7 +8,10 @@ carries a seal, a file with the hash of every other file, which is written last 
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
+
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
 
 from bertsmith.errors import InputError
 from bertsmith.files import inside, read_record, remove, sha256, synchronise, use_umask, write_record
@@ -40,12 +43,27 @@ def publish(staged: Path, final: Path) -> None:
     synchronise(final.parent)
 
 
+class _Seal(TypedDict):
+    files: dict[str, str]
+    used: dict[str, float]
+    kept: NotRequired[bool]
+    corpus: NotRequired[str]
+    batching: NotRequired[str]
+    least_rows: NotRequired[int | None]
+    best_step: NotRequired[int | None]
+    best: NotRequired[float | None]
+    epochs_since: NotRequired[int]
+
+
+_SEAL = TypeAdapter(_Seal)
+
+
 def read_seal(folder: Path) -> dict[str, Any] | None:
     """Return what :func:`seal` wrote, or None if the folder is not a whole checkpoint: files missing or changed."""
     try:
-        facts = read_record(folder / SEAL)
+        facts = read_record(folder / SEAL, _SEAL)
         whole = all(sha256(inside(folder, name)) == expected for name, expected in facts["files"].items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError):
         return None
     return facts if whole else None
 
