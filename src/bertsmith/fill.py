@@ -40,6 +40,8 @@ def fill(model: str | Path, texts: Sequence[str], top: int = 5) -> list[list[lis
     logging.disable_progress_bar()
     if top < 1:
         raise InputError(f"--top is {top}; expected at least 1")
+    if blank := [text for text in texts if not text.strip()]:
+        raise InputError(f"fill: {blank[0]!r} is no sentence; write one with a {MASK} where a token is to be guessed")
     if (Path(model) / "checkpoints").is_dir():
         raise InputError(f"{model}: is a run folder; give its model, {Path(model) / 'model'}")
     folder = _masked_model(Path(model)) if Path(model).is_dir() else Path(model)

@@ -124,6 +124,7 @@ def load_any(load: Any, origin: str, **options: Any) -> Any:
     from transformers import AutoConfig, AutoTokenizer, BertTokenizerFast
 
     folder = Path(origin)
+    refuse_pipes(folder)
     refuse_code(origin)
     config = _unnamed_bert(folder)
     if config is None:
@@ -145,6 +146,17 @@ def load_any(load: Any, origin: str, **options: Any) -> Any:
         strip_accents=lower and plain,
         model_max_length=config.max_position_embeddings,
     )
+
+
+def refuse_pipes(folder: Path) -> None:
+    """Refuse a folder, if there is one, with a pipe or a device in it, for which transformers would wait.
+
+    Raises:
+        InputError: There is one.
+    """
+    for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if file.exists() and not file.is_file() and not file.is_dir():
+            raise InputError(f"{file}: is a pipe or a device, and not a file; put the file itself there, or remove it")
 
 
 def refuse_code(origin: str) -> None:

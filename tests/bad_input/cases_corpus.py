@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from targets import parquet
-from world import Case, copied, edited
+from world import Case, copied, edited, piped
 
 BUILD = "corpus build {} --out out --processes 1 --tokenizer.from-pretrained {{tokenizer}}"
 GOOD = "ba be bi bo bu.\n"
@@ -130,6 +130,7 @@ CASES: list[Case] = [
     Case("build: tokenizer is a file", "corpus build a.txt --out out --tokenizer.from-pretrained a.txt", files={"a.txt": GOOD}),
     Case("build: a folder without tokenizer", "corpus build a.txt --out out --tokenizer.from-pretrained ./t", files={"a.txt": GOOD, "t/readme.md": "x"}),
     Case("build: a damaged tokenizer", "corpus build a.txt --out out --tokenizer.from-pretrained copy", files={"a.txt": GOOD}, make=copied("tokenizer", tokenizer__json='{"version": "1.0"')),
+    Case("build: a pipe for a tokenizer", "corpus build a.txt --out out --tokenizer.from-pretrained copy", files={"a.txt": GOOD}, make=piped("tokenizer", "tokenizer.json")),
     # The folder
     Case("out: without a name", "corpus build a.txt --out '' --tokenizer.from-pretrained {tokenizer}", files={"a.txt": GOOD}),
     Case("out: is a file", "corpus build a.txt --out b.txt --tokenizer.from-pretrained {tokenizer}", files={"a.txt": GOOD, "b.txt": "mine"}),

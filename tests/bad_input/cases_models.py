@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cases_runs import RUN, TASKS
-from world import Case, copied, edited, without_role
+from world import Case, copied, edited, piped, without_role
 
 
 def _run(here: Path, world: Path) -> None:
@@ -32,6 +32,7 @@ CASES: list[Case] = [
     Case("fill: a classifier", "fill {classifier} 'ba [MASK]'"),
     Case("fill: a model without config", "fill copy 'ba [MASK]'", make=copied("model", "config.json")),
     Case("fill: a damaged config", "fill copy 'ba [MASK]'", make=copied("model", config__json="{")),
+    Case("fill: a pipe for a config", "fill copy 'ba [MASK]'", make=piped("model", "config.json")),
     Case("fill: a config that is a list", "fill copy 'ba [MASK]'", make=copied("model", config__json="[]")),
     Case("fill: a config whose class is a number", "fill copy 'ba [MASK]'", make=edited("model", "config.json", architectures=[1])),
     Case("fill: a tokenizer of no length", "fill copy 'ba [MASK]'", make=edited("model", "tokenizer_config.json", model_max_length={})),
@@ -73,6 +74,7 @@ CASES: list[Case] = [
     Case("export: a run without a checkpoint", "export r --out out", make=_run),
     Case("export: a corpus", "export {corpus} --out out"),
     Case("export: a damaged config", "export copy --out out", make=copied("classifier", config__json="{")),
+    Case("export: a pipe for a config", "export copy --out out", make=piped("classifier", "config.json")),
     Case("export: a config that is a list", "export copy --out out", make=copied("classifier", config__json="[]")),
     Case("export: damaged weights", "export copy --out out", make=copied("classifier", model__safetensors=b"no")),
     Case("export: weights lacking", "export copy --out out", make=copied("classifier", "model.safetensors")),

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import yaml
-from world import Case, copied, edited
+from world import Case, copied, edited, piped
 
 from bertsmith.run_folder import prepare
 
@@ -167,6 +167,7 @@ CASES: list[Case] = [
     Case("encoder: checkpoint is a file", run(), files=file(changed(RUN, encoder={"from_pretrained": "run.yaml"}))),
     Case("encoder: checkpoint without config", run(), files=file(changed(RUN, encoder={"from_pretrained": "copy"})), make=copied("model", "config.json")),
     Case("encoder: checkpoint with a damaged config", run(), files=file(changed(RUN, encoder={"from_pretrained": "copy"})), make=copied("model", config__json="{")),
+    Case("encoder: checkpoint with a pipe for a config", run(), files=file(changed(RUN, encoder={"from_pretrained": "copy"})), make=piped("model", "config.json")),
     Case("encoder: checkpoint with a config that is a list", run(), files=file(changed(RUN, encoder={"from_pretrained": "copy"})), make=copied("model", config__json="[]")),
     Case("encoder: checkpoint of an unknown kind", run(), files=file(changed(RUN, encoder={"from_pretrained": "copy"})), make=edited("model", "config.json", model_type="berd")),
     Case("encoder: checkpoint of another width", run(), files=file(changed(RUN, encoder={"from_pretrained": "copy"})), make=edited("model", "config.json", hidden_size=8)),

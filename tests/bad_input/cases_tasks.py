@@ -4,7 +4,7 @@ import gzip
 
 from cases_runs import FINETUNE, TASKS, TRAIN, changed
 from targets import parquet, squad
-from world import Case, copied, edited
+from world import Case, copied, edited, piped
 
 CLASSES = {"train": "train.csv", "validation": "valid.csv"}
 RTE = "index\tsentence1\tsentence2\tlabel\n0\tba be\tbi\tentailment\n1\tbo\tbu\tnot_entailment\n"
@@ -197,6 +197,7 @@ CASES: list[Case] = [
     finetune("model is a file", "--model train.csv"),
     finetune("model is a run", "--model r", **{"r/run.yaml": "x: 1\n", "r/model/config.json": "{}"}),
     finetune("model without config", "--model copy", make=copied("model", "config.json")),
+    finetune("model with a pipe for weights", "--model copy", make=piped("model", "model.safetensors")),
     finetune("model without tokenizer", "--model copy", make=copied("model", "tokenizer.json", "tokenizer_config.json")),
     finetune("model without weights", "--model copy", make=copied("model", "model.safetensors")),
     finetune("model with damaged weights", "--model copy", make=copied("model", model__safetensors=b"no weights at all")),
@@ -223,6 +224,7 @@ CASES: list[Case] = [
     evaluate("a misspelt task", "{classifier} --task RTF"),
     evaluate("a config whose classes are a number", f"copy {VALID}", make=edited("classifier", "config.json", architectures=3)),
     evaluate("damaged weights", f"copy {VALID}", make=copied("classifier", model__safetensors=b"\x08\0\0\0\0\0\0\0{}")),
+    evaluate("a pipe for a tokenizer", f"copy {VALID}", make=piped("classifier", "tokenizer.json")),
     evaluate("no precision", f"{{classifier}} {VALID} --precision half"),
     evaluate("a text that is a number", "{classifier} --task.validation v.jsonl", v__jsonl='{"text": 1, "label": "good"}\n'),
 ]

@@ -1,6 +1,7 @@
 """Whole things that the cases damage or set beside bad input: a corpus, models, run files, a comparison."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -87,6 +88,16 @@ def copied(name: str, *without: str, **changed: bytes | str | None) -> Callable[
             path = here / "copy" / key.replace("___", "/").replace("__", ".")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content.encode() if isinstance(content, str) else content or b"")
+
+    return make
+
+
+def piped(name: str, file: str) -> Callable[[Path, Path], None]:
+    """Copy a folder of the world to ``copy`` and put a pipe, which nobody writes to, in the place of a file."""
+
+    def make(here: Path, world: Path) -> None:
+        copied(name, file)(here, world)
+        os.mkfifo(here / "copy" / file)
 
     return make
 

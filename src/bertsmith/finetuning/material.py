@@ -13,6 +13,7 @@ from scipy.special import softmax
 from bertsmith.errors import InputError
 from bertsmith.files import sha256_once
 from bertsmith.finetuning.rows import NO_TARGET, Row, encode
+from bertsmith.pretrained import refuse_pipes
 from bertsmith.settings import nearest
 from bertsmith.tasks.examples import Answers, Example, Predictions, TaskData, TaskType, name_of_test
 from bertsmith.tasks.metrics import score
@@ -159,6 +160,7 @@ def replace_pair(example: Example) -> Example:
 
 def fingerprint(model: str) -> str:
     """Hash what a model folder holds of weights, config and vocabulary; of a hub id, give its name."""
+    refuse_pipes(Path(model))
     kinds = ("*.safetensors", "pytorch_model*.bin", "config.json", "tokenizer.json", "vocab.*", "*.model")
     files = sorted({file for kind in kinds for file in Path(model).glob(kind)})
     return hashlib.sha256(" ".join(map(sha256_once, files)).encode()).hexdigest() if files else model
