@@ -99,13 +99,11 @@ def build_command(text: Path, tokenizer: Path, minutes: float, work: Path) -> li
 
 def built_kilobytes(work: Path) -> float:
     """Return the size of the tokens on disk, those of the shard that is being written included."""
-    total = 0
-    for file in (work / "built").glob("**/tokens.npy"):
+    while True:
         try:
-            total += file.stat().st_size
-        except FileNotFoundError:  # the shard has just been given its name
-            return built_kilobytes(work)
-    return total / 1000
+            return sum(file.stat().st_size for file in (work / "built").glob("**/tokens.npy")) / 1000
+        except FileNotFoundError:  # a shard has just been given its name
+            continue
 
 
 def sample(root: psutil.Process) -> dict[str, float]:
