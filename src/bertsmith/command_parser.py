@@ -8,7 +8,7 @@ from typing import Any
 from bertsmith import __version__, commands
 from bertsmith.command_words import Help, Parser
 
-DEMO_TOKENS = 1.8e6
+DEMO_TOKENS = 1.6e6
 
 
 def _named(word: str) -> Path:

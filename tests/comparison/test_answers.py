@@ -221,3 +221,14 @@ def test_unequal_budgets_are_said() -> None:
     record["arms"][1]["runs"][3]["share_of_budget"] = 1.012
     words = answer(record)["words"]
     assert any(text.startswith("warning: the budgets are not equal: span, seed 3, used 101.2%") for text in words)
+
+
+def test_what_runs_of_an_arm_warn_of_is_said_once() -> None:
+    record = record_of({"mlm": 0.5, "electra": 0.3})
+    for run, area in zip(record["arms"][1]["runs"], (0.57, 0.6, 0.58), strict=False):
+        run["warnings"] = [f"the discriminator hardly tells (AUC {area}): train longer", "the pairs are not learned"]
+    said = [text for text in answer(record)["words"] if text.startswith("electra: the ")]
+    assert said == [
+        "electra: the discriminator hardly tells (AUC 0.57): train longer.",
+        "electra: the pairs are not learned.",
+    ]

@@ -1,5 +1,6 @@
 """The findings of a comparison in plain words: the answer in one sentence, then what a reader must know beside it."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -106,12 +107,12 @@ def _sentences(record: Record) -> Iterator[str]:
     sizes = {run["parameters"] for arm in record["arms"] for run in arm["runs"] if run["parameters"]}
     if len(sizes) > 1 and max(sizes) > 1.02 * min(sizes):
         yield f"The encoders are not of one size: from {human(min(sizes))} to {human(max(sizes))} parameters."
-    seen = set()
     for arm in record["arms"]:
+        # Of seeds that differ in a figure alone, the first speaks for all.
+        kinds: dict[str, str] = {}
         for warning in (text for run in arm["runs"] for text in run["warnings"]):
-            if (arm["name"], warning.partition(":")[0]) not in seen:
-                seen.add((arm["name"], warning.partition(":")[0]))
-                yield f"{arm['name']}: {warning}."
+            kinds.setdefault(re.sub(r"\d+", "", warning), warning)
+        yield from (f"{arm['name']}: {warning}." for warning in kinds.values())
 
 
 def _has_scores(record: Record, arm: Mapping[str, Any], run: Mapping[str, Any]) -> bool:
