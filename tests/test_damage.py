@@ -448,7 +448,7 @@ def test_a_full_disk_while_the_file_of_trials_is_made(searched: Sweep, num_pages
     assert [row["outcome"] for row in searched(rate)["trials"]] == ["done"] * 3
 
 
-@pytest.mark.parametrize("draws_before", range(4))
+@pytest.mark.parametrize("draws_before", [0, *(pytest.param(num, marks=pytest.mark.slow) for num in (1, 2, 3))])
 def test_a_search_that_is_stopped_while_it_draws(
     searched: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, draws_before: int
 ) -> None:

@@ -15,16 +15,15 @@ from bertsmith.plots import plot_sweep
 from bertsmith.results import lay_out
 from bertsmith.settings import to_dict
 from bertsmith.sweep.plan import Plan, load, plain, short
-from bertsmith.sweep.trials import best_of, open_study
+from bertsmith.sweep.trials import best_of
 from bertsmith.training.monitors import duration
 
 _FEW = 20
 """With fewer trials, shares of their spread say little."""
 
 
-def report(plan: Plan) -> dict[str, Any]:
-    """Write what the trials give together: table, figure, the best run file."""
-    study = open_study(plan)
+def report(plan: Plan, study: Any) -> dict[str, Any]:
+    """Write what the trials of a study give together: table, figure, the best run file."""
     trials = study.get_trials(deepcopy=False)
     best = best_of(study, trials)
     if best is None:

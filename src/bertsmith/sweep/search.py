@@ -42,6 +42,11 @@ def sweep(given: SweepSettings, *, overwrite: bool = False) -> dict[str, Any]:
         return _sweep(plan, overwrite)
 
 
+def _work(plan: Plan) -> None:
+    """Try in a process of its own."""
+    work(plan, open_study(plan))
+
+
 def _sweep(plan: Plan, overwrite: bool) -> dict[str, Any]:
     given = plan.settings
     with patiently_locked(plan.folder):
@@ -55,10 +60,10 @@ def _sweep(plan: Plan, overwrite: bool) -> dict[str, Any]:
         refuse_changes(plan, study, begins=True)
         refuse_damage(plan, study)
     if given.parallel == 1:
-        work(plan)
+        work(plan, study)
     else:
-        work_side_by_side(partial(work, plan), plan.settings.parallel, available_cores())
+        work_side_by_side(partial(_work, plan), plan.settings.parallel, available_cores())
     study = open_study(plan)
     refuse_damage(plan, study)
     say_damage(plan, study)
-    return report(plan)
+    return report(plan, study)

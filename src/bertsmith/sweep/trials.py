@@ -128,9 +128,8 @@ def patiently_locked(folder: Path) -> Iterator[None]:
 
 
 @one_after_another()
-def work(plan: Plan) -> None:
+def work(plan: Plan, study: Any) -> None:
     """Try until there is nothing left to try."""
-    study = open_study(plan)
     console = Console(file=sys.__stderr__)
     while True:
         with ExitStack() as stack:
