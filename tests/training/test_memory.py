@@ -5,9 +5,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from psutil import Process
 
 from bertsmith.training.arguments import use_bf16
-from bertsmith.training.memory import kept_memory
+from bertsmith.training.memory import kept_memory, release_freed_memory
 
 # Products of 300 shapes, as those of so many steps are, and back; in a process of its own, because kernels stay.
 SHAPES = """
@@ -43,3 +45,17 @@ def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     with kept_memory():
         assert os.environ["LRU_CACHE_CAPACITY"] == "7"
         assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "64"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="others keep freed memory as they like")
+def test_freed_memory_is_kept_until_it_is_released() -> None:
+    process = Process()
+    with kept_memory():
+        # Every second one stays, so that the room between is inside the heap.
+        tensors = [torch.ones(1_000_000) for _ in range(60)]
+        whole = process.memory_info().rss
+        del tensors[::2]
+        assert process.memory_info().rss > whole - 20e6
+        release_freed_memory()
+        assert process.memory_info().rss < whole - 80e6
+    assert float(sum(tensor.sum() for tensor in tensors)) == 30e6

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 # The names of glibc's malloc.h, with the values for training, and glibc's own, at which its thresholds settle.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -2, -3, -4
@@ -32,8 +33,8 @@ def kept_memory() -> Iterator[None]:
     for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         # Read at the first product.
         os.environ.setdefault(name, _NUM_KERNELS)
-    library = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if library is None or not hasattr(library, "gnu_get_libc_version"):
+    library = _glibc()
+    if library is None:
         yield
         return
     for option, value in _KEEP:
@@ -44,3 +45,19 @@ def kept_memory() -> Iterator[None]:
         for option, value in _USUAL:
             library.mallopt(option, value)
         library.malloc_trim(0)
+
+
+def release_freed_memory() -> None:
+    """Hand back to the system what is freed and kept, once in a while.
+
+    What lives long splits the room of large tensors, so that the heap takes a little more for them now and then: 1 % an
+    hour at 70 M tokens an hour, with live memory the same to 1 MB. Takes 10 ms, and some more to fault pages in anew.
+    """
+    library = _glibc()
+    if library is not None:
+        library.malloc_trim(0)
+
+
+def _glibc() -> Any:
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    return library if hasattr(library, "gnu_get_libc_version") else None

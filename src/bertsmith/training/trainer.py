@@ -26,6 +26,7 @@ from bertsmith.objectives import Objective
 from bertsmith.rows import VALIDATION_SEED, ValidationRows
 from bertsmith.training import checkpoints, copies, ranks, sharding
 from bertsmith.training.budget import Budget
+from bertsmith.training.memory import release_freed_memory
 from bertsmith.training.monitors import Monitor
 from bertsmith.training.pace import Pace
 from bertsmith.training.part_sums import PartSums
@@ -305,6 +306,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         self.accelerator.wait_for_everyone()
         # What a rank wrote on a machine that does not see the first one's disk.
         shutil.rmtree(staging, ignore_errors=True)
+        release_freed_memory()
         self.budget.start_clock()
 
     def _save_rng_state(self, output_dir: str) -> None:
