@@ -105,7 +105,7 @@ def test_a_changed_figure_in_a_record_is_noticed(tmp_path: Path) -> None:
 
 def test_a_checkpoint_whose_seal_tells_another_budget_is_damaged(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"weights")
-    checkpoints.seal(tmp_path, {"used": {"steps": 24}})
+    checkpoints.seal(tmp_path, {"used": {"steps": 24, "tokens": 9.0, "flops": 9.0, "seconds": 1.0}})
     assert checkpoints.read_seal(tmp_path) is not None
     exchange(tmp_path / checkpoints.SEAL, '"steps": 24', '"steps": 20')
     assert checkpoints.read_seal(tmp_path) is None

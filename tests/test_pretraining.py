@@ -17,6 +17,7 @@ from bertsmith.errors import Failed, InputError, Interrupted
 from bertsmith.pretraining import pretrain
 from bertsmith.run_settings import RunSettings, load_run
 from bertsmith.settings import merge, validate
+from bertsmith.training import checkpoints, trainer
 from bertsmith.training.budget import Budget
 from bertsmith.training.monitors import read_metrics
 from bertsmith.training.pace import Pace
@@ -181,6 +182,15 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     assert "checkpoint-12: damaged, so the run goes on from an older checkpoint" in said
     assert "going on from" in said and "checkpoint-9" in said
     assert_same_bytes(whole, damaged)
+
+
+def test_every_checkpoint_hands_freed_memory_back(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    publish = checkpoints.publish
+    monkeypatch.setattr(trainer, "release_freed_memory", lambda: done.append("released"))
+    monkeypatch.setattr(checkpoints, "publish", lambda *paths: (publish(*paths), done.append("published")))
+    pretrain(make_run())
+    assert len(done) > 2 and done == ["published", "released"] * (len(done) // 2)
 
 
 @pytest.mark.slow

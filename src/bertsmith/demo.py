@@ -123,6 +123,7 @@ def quick(out: Path, seconds: float) -> None:
     from bertsmith.fill import fill
     from bertsmith.pretraining import pretrain
     from bertsmith.run_settings import load_run
+    from bertsmith.training.running import one_after_another
 
     _check_budget("--seconds", seconds)
     _build_corpus(out)
@@ -136,18 +137,19 @@ def quick(out: Path, seconds: float) -> None:
         "output": str(out / "mlm"),
     }
     run_file.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
-    summary = pretrain(load_run(run_file))
-
     model = out / "mlm" / "model"
-    say("\n3. What it fills in")
-    for prompt, masks in zip(PROMPTS, fill(model, PROMPTS), strict=True):
-        say(f"   {prompt:50} {', '.join(f'{guess.token} {guess.probability:.0%}' for guess in masks[0])}")
+    with one_after_another():
+        summary = pretrain(load_run(run_file))
 
-    say(
-        "\n4. What pre-training is worth: which of six packages is a docstring from? 100 labels, five seeds, the\n"
-        "   pre-trained encoder against the same network with new weights",
-    )
-    say(_against_none(out, model))
+        say("\n3. What it fills in")
+        for prompt, masks in zip(PROMPTS, fill(model, PROMPTS), strict=True):
+            say(f"   {prompt:50} {', '.join(f'{guess.token} {guess.probability:.0%}' for guess in masks[0])}")
+
+        say(
+            "\n4. What pre-training is worth: which of six packages is a docstring from? 100 labels, five seeds, the\n"
+            "   pre-trained encoder against the same network with new weights",
+        )
+        say(_against_none(out, model))
     say(
         f"\nValidation loss {summary['validation_mlm']:.2f}, where a model that looks at no context gets "
         f"{summary['loss_without_context']:.2f}.\n"

@@ -34,15 +34,15 @@ def sha256(file: Path) -> str:
     Raises:
         OSError: It is not there, cannot be read, or is a pipe or a device, which may have no end.
     """
-    _refuse_pipe(file)
+    if _is_pipe(file):
+        raise OSError(errno.EINVAL, "not a regular file", str(file))
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _refuse_pipe(file: Path) -> None:
-    """Refuse what would be waited for, or has no end."""
-    if file.exists() and not file.is_file():
-        raise OSError(errno.EINVAL, "not a regular file", str(file))
+def _is_pipe(file: Path) -> bool:
+    """Say whether a file would be waited for, or has no end."""
+    return file.exists() and not file.is_file()
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -145,10 +145,11 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        OSError: It is not there, cannot be read, or is a pipe or a device.
-        ValueError: It is not JSON in UTF-8, or larger or deeper than any that is written here.
+        OSError: It is not there, or cannot be read.
+        ValueError: It is not JSON in UTF-8, larger or deeper than any that is written here, or a pipe or a device.
     """
-    _refuse_pipe(path)
+    if _is_pipe(path):
+        raise ValueError("not a regular file")
     with path.open("rb") as stream:
         content = stream.read(_MAX_JSON_BYTES + 1)
     if len(content) > _MAX_JSON_BYTES:

@@ -42,7 +42,7 @@ from bertsmith.training.copies import Found, newest_of_all
 from bertsmith.training.monitors import Monitor, human, mean_density, read_metrics
 from bertsmith.training.optimizer import optimizer_class
 from bertsmith.training.pace import Pace
-from bertsmith.training.running import train
+from bertsmith.training.running import refuse_if_asked, train
 from bertsmith.training.trainer import ObjectiveTrainer, Watch
 
 _LEAST_GAIN = 0.05
@@ -90,6 +90,7 @@ def pretrain(run: RunSettings, *, overwrite: bool = False, watch: Watch | None =
 
 def _pretrain(run: RunSettings, overwrite: bool, watch: Watch | None, held: ExitStack) -> dict[str, Any]:
     folder = Path(run.output)
+    refuse_if_asked()
     # All that can be wrong with the settings is found before anything is written, or overwritten.
     with ranks.together():
         parts = assemble(run)

@@ -4,15 +4,18 @@ import json
 import os
 import shutil
 import signal
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from finetuning_helpers import MakeRun
+from finetuning_helpers import MakeRun, material_of
 from safetensors.torch import load_file, save_file
 
 from bertsmith.errors import Hindered, InputError, Interrupted
 from bertsmith.files import locked, read_record
+from bertsmith.finetuning import run as run_module
 from bertsmith.finetuning import seed as seed_module
 from bertsmith.finetuning.material import fingerprint
 from bertsmith.finetuning.run import finetune
@@ -20,6 +23,7 @@ from bertsmith.finetuning.settings import FinetuningSettings
 from bertsmith.run_folder import prepare
 from bertsmith.training.monitors import read_metrics
 from bertsmith.training.pace import Pace
+from bertsmith.training.running import one_after_another
 from bertsmith.training.trainer import ObjectiveTrainer
 from bertsmith.yaml_files import read_yaml
 
@@ -149,6 +153,21 @@ def test_asked_to_stop_in_the_last_step_of_a_seed_the_next_one_does_not_begin(ma
     assert (Path(run.output) / SEED / "result.json").exists()
     assert not list(Path(run.output).glob("seed-1/checkpoints/*"))
     assert sorted(finetune(run)["seeds"]) == ["0", "1"]
+
+
+def test_asked_to_stop_while_seeds_end_side_by_side_nothing_more_begins(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Its processes are asked to stop when they have nothing more to do.
+    last = SimpleNamespace(result=lambda: signal.raise_signal(signal.SIGTERM))
+    pool = nullcontext(SimpleNamespace(submit=lambda *arguments: last))
+    monkeypatch.setattr(run_module, "ProcessPoolExecutor", lambda *arguments: pool)
+    run = make_run(seeds=[0, 1], parallel=2)
+    material = material_of(run)
+    with one_after_another():
+        run_module._train_side_by_side(run, material)
+        with pytest.raises(Interrupted, match="stopped between two trainings"):
+            run_module._train_side_by_side(run, material)
 
 
 @pytest.mark.slow

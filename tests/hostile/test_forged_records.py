@@ -1,6 +1,7 @@
 """Records of a right hash that say what none of ours does: they are damaged, as others are."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,8 @@ import pytest
 from bertsmith.augment.output import State, look_at
 from bertsmith.comparison.plan import Unit
 from bertsmith.comparison.work import failure, trained
-from bertsmith.corpus.shards import whole_shards
-from bertsmith.corpus.staging import divide, prepare
+from bertsmith.corpus.shards import Totals, whole_shards
+from bertsmith.corpus.staging import prepare
 from bertsmith.errors import InputError
 from bertsmith.files import write_record
 from bertsmith.finetuning.seed_files import read_result
@@ -18,10 +19,19 @@ from bertsmith.sweep.trials import read_trial
 from bertsmith.training.checkpoints import read_seal
 
 PLAN = {"version": 1, "settings": {}, "sources": []}
+UNFINISHED = (None, [], State(None, None), State(None, []))
+"""What is found where there is no record, or none that is right."""
 
 
 def unit(folder: Path) -> Unit:
     return Unit("mlm", "objective", 0, folder, None, folder / "model")
+
+
+def finished_seed(folder: Path) -> Any:
+    """Read the result of a seed whose model is there."""
+    (folder / "model").mkdir()
+    (folder / "model" / "config.json").write_text("{}")
+    return read_result(folder)
 
 
 def made_pairs(folder: Path) -> Any:
@@ -30,50 +40,78 @@ def made_pairs(folder: Path) -> Any:
     return look_at(folder, PLAN, overwrite=False)
 
 
-READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
-    "checkpoint": ("seal.json", read_seal),
-    "seed": ("result.json", read_result),
-    "trial": ("outcome.json", read_trial),
-    "training of a comparison": ("trained.json", lambda folder: trained(unit(folder))),
-    "failure": ("failed.json", lambda folder: failure(unit(folder))),
-    "shard": ("00000/shard.json", whole_shards),
-    "build": (".building/build.json", lambda folder: prepare(folder, PLAN, overwrite=False)),
-    "sources of a build": (".building/build.json", lambda folder: divide(folder, [], [])),
-    "pairs": ("summary.json", made_pairs),
-    "plan of pairs": ("plan.json", lambda folder: look_at(folder, PLAN, overwrite=False)),
+def begun_build(folder: Path) -> Any:
+    """Go on with a build of which a shard is there."""
+    (folder / ".building" / "shards" / "00000").mkdir(parents=True)
+    return prepare(folder, PLAN, overwrite=False)
+
+
+USED = {"steps": 1, "tokens": 9.0, "flops": 9.0, "seconds": 1.5}
+RESULT = {"seed": 0, "best_epoch": 1, "steps_per_epoch": 3, "scores": {"v": {"f1": 0.5}}, "facts": {}, "files": {}}
+COUNTS = ("texts", "sentences", "pairs", "translated", "reused", "empty_records", "skipped_documents")
+SUMMARY = {"counts": dict.fromkeys(COUNTS, 1), "found": {}, "dropped": [], "sentences_per_second": None}
+TRAINED = {"summary": {**USED, "machine": {}}, "curve": {}, "losses": {"loss": [[1.0, 2.0]]}, "files": {}}
+
+# What reads it, a right record, and changes that make it a wrong one.
+READERS: dict[str, tuple[str, Callable[[Path], Any], dict[str, Any], list[dict[str, Any]]]] = {
+    "checkpoint": (
+        *("seal.json", read_seal, {"files": {}, "used": USED}),
+        [{"files": 3}, {"files": {"a": 1}}, {"used": {}}, {"used": 3}, {"best_step": "1"}, {"corpus": []}],
+    ),
+    "seed": (
+        *("result.json", finished_seed, RESULT),
+        [{"facts": []}, {"files": 3}, {"scores": {"v": {"f1": "high"}}}, {"scores": 3}, {"steps_per_epoch": 0}],
+    ),
+    "trial": (
+        *("outcome.json", read_trial, {"values": {}, "outcome": {"seconds": 1, "score": 0.5}, "files": {}}),
+        [{"values": 3}, {"outcome": {"seconds": 1, "score": "1"}}, {"outcome": {}}, {"files": {"a": []}}],
+    ),
+    "training of a comparison": (
+        *("trained.json", lambda folder: trained(unit(folder)), TRAINED),
+        [{"summary": {}}, {"summary": 3}, {"curve": {"0.5": 3}}, {"losses": []}, {"files": 3}],
+    ),
+    "failure": ("failed.json", lambda folder: failure(unit(folder)), {"error": "x"}, [{"error": []}, {"error": None}]),
+    "shard": (
+        *("00000/shard.json", whole_shards, {"files": {}, "totals": asdict(Totals())}),
+        [
+            {"files": {"a": 1}},
+            {"files": {"a": {}}},
+            {"totals": {"tokens": 1}},
+            {"totals": {**asdict(Totals()), "x": 1}},
+        ],
+    ),
+    "build": (
+        *(".building/build.json", begun_build, PLAN),
+        [{"settings": 3}, {"sources": 3}, {"sources": [3]}, {"sources": [{}]}],
+    ),
+    "pairs": (
+        *("summary.json", made_pairs, {**PLAN, **SUMMARY}),
+        [{"counts": {}}, {"counts": 3}, {"found": []}, {"dropped": 3}, {"sentences_per_second": "x"}],
+    ),
+    "plan of pairs": (
+        *("plan.json", lambda folder: look_at(folder, PLAN, overwrite=False), {**PLAN, "models": ["m"]}),
+        [{"models": 3}, {"models": [3]}, {"sources": 3}, {"settings": 3}],
+    ),
 }
-UNFINISHED = (None, [], True, ([], []), State(None, None), State(None, []))
-"""What is found where there is no record, or none that is right."""
 
 
-@pytest.mark.parametrize("of", READERS)
 @pytest.mark.parametrize(
-    "value",
-    [
-        {"sha": 1},
-        {"files": 3, "used": {}, "sources": 3, "outcome": 3, "values": {}, "summary": 3, "counts": 3, "settings": 3},
-        {
-            "files": {"a": 1},
-            "used": 3,
-            "sources": [3],
-            "outcome": {"score": "1"},
-            "values": {},
-            "error": [],
-            "models": 3,
-        },
-        {"files": {"a": {"sha256": []}}, "facts": [], "settings": {}, "sources": [{"name": []}], "summary": {}},
-        {"files": {}, "totals": {"tokens": "many"}, "facts": {}, "scores": {"v": {"f1": "high"}}, "settings": {}},
-    ],
+    ("of", "change"), [(of, change) for of, (_, _, _, changes) in READERS.items() for change in changes]
 )
-def test_a_forged_record_is_damage(of: str, value: dict[str, Any], tmp_path: Path) -> None:
-    name, read = READERS[of]
-    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-    write_record(tmp_path / name, value)
-    try:
-        found = read(tmp_path)
-    except InputError as error:
-        assert str(tmp_path) in str(error) and "\n" not in str(error)
-    except ValueError as error:
-        assert of == "trial", error  # which says so to those who ask
-    else:
-        assert found in UNFINISHED
+def test_a_forged_record_is_damage(of: str, change: dict[str, Any], tmp_path: Path) -> None:
+    name, read, right, _ = READERS[of]
+    found = []
+    for number, value in enumerate((right, {**right, **change})):
+        file = tmp_path / str(number) / name
+        file.parent.mkdir(parents=True)
+        write_record(file, value)
+        try:
+            found.append(read(tmp_path / str(number)))
+        except InputError as error:
+            assert str(tmp_path) in str(error) and "\n" not in str(error)
+            found.append(None)
+        except ValueError:
+            assert of == "trial"  # whose readers are told
+            found.append(None)
+    assert found[0] and found[0] not in UNFINISHED
+    assert found[1] in UNFINISHED

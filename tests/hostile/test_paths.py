@@ -21,6 +21,7 @@ from bertsmith.errors import InputError
 from bertsmith.export import write_folder
 from bertsmith.files import locked, read_record, remove, sha256, use_umask, write_record, write_text
 from bertsmith.run_folder import prepare
+from bertsmith.training.budget import QUANTITIES
 from bertsmith.training.checkpoints import publish, read_seal, remove_old, seal
 
 CLIMB = "../../outside"
@@ -168,10 +169,11 @@ def test_a_seal_speaks_of_its_own_folder_alone(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoint-1"
     folder.mkdir()
     (tmp_path / "outside").write_text("x")
-    seal(folder, {"used": {}})
+    used = dict.fromkeys(QUANTITIES, 1.0)
+    seal(folder, {"used": used})
     assert read_seal(folder) is not None
     for name in ("../outside", str(tmp_path / "outside")):
-        write_record(folder / "seal.json", {"files": {name: sha256(tmp_path / "outside")}, "used": {}})
+        write_record(folder / "seal.json", {"files": {name: sha256(tmp_path / "outside")}, "used": used})
         assert read_seal(folder) is None
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from bertsmith.errors import InputError
+from bertsmith.training.budget import QUANTITIES
 from bertsmith.training.checkpoints import SEAL, STAGING, in_order, newest_whole, publish, read_seal, remove_old, seal
 
 
@@ -13,7 +14,7 @@ def write(folder: Path, step: int) -> Path:
     staged.mkdir(parents=True)
     for name in ("model.safetensors", "optimizer.pt"):
         (staged / name).write_bytes(os.urandom(1000))
-    seal(staged, {"used": {"steps": step}})
+    seal(staged, {"used": dict.fromkeys(QUANTITIES, step)})
     publish(staged, folder / f"checkpoint-{step}")
     return folder / f"checkpoint-{step}"
 
@@ -24,7 +25,7 @@ def test_the_newest_is_found_by_number(tmp_path: Path) -> None:
     found = newest_whole(tmp_path)
     assert found is not None
     assert found[0].name == "checkpoint-100"
-    assert found[1]["used"] == {"steps": 100}
+    assert found[1]["used"]["steps"] == 100
     assert found[2] == []
 
 

@@ -99,8 +99,18 @@ class _Begun(TypedDict):
     models: list[str]
 
 
+class _Counts(TypedDict):
+    texts: int
+    sentences: int
+    pairs: int
+    translated: int
+    reused: int
+    empty_records: int
+    skipped_documents: int
+
+
 class _Finished(TypedDict):
-    counts: dict[str, int]
+    counts: _Counts
     found: dict[str, int]
     dropped: list[str]
     sentences_per_second: float | None

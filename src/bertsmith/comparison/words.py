@@ -111,7 +111,7 @@ def _sentences(record: Record) -> Iterator[str]:
         # Of seeds that differ in a figure alone, the first speaks for all.
         kinds: dict[str, str] = {}
         for warning in (text for run in arm["runs"] for text in run["warnings"]):
-            kinds.setdefault(re.sub(r"\d+", "", warning), warning)
+            kinds.setdefault(re.sub(r"-?\d[\d.,e+-]*", "", warning), warning)
         yield from (f"{arm['name']}: {warning}." for warning in kinds.values())
 
 

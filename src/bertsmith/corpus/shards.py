@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 from typing_extensions import TypedDict
 
 from bertsmith.corpus.encode import Encoded, count_tokens
@@ -191,9 +191,23 @@ class _FileFacts(TypedDict):
     sha256: str
 
 
+class _Totals(TypedDict):
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+
+    documents_read: int
+    duplicates: int
+    text_bytes: int
+    short_documents: int
+    short_sentences: int
+    documents: int
+    sentences: int
+    tokens: int
+    lengths: list[int]
+
+
 class _Record(TypedDict):
     files: dict[str, _FileFacts]
-    totals: dict[str, int | list[int]]
+    totals: _Totals
 
 
 _RECORD = TypeAdapter(_Record)

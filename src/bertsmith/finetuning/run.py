@@ -34,7 +34,7 @@ from bertsmith.tasks import check_submission, load_task, subset
 from bertsmith.terminal import say_on
 from bertsmith.training import ranks
 from bertsmith.training.arguments import versions
-from bertsmith.training.running import one_after_another
+from bertsmith.training.running import note_request, one_after_another, refuse_if_asked
 from bertsmith.training.trainer import Watch
 
 FINETUNING = Layout(
@@ -260,6 +260,7 @@ def _train_side_by_side(run: FinetuningSettings, material: Material) -> None:
     open_seeds = [seed for seed in run.seeds if read_result(seed_folder(run.output, seed), material.facts) is None]
     if not open_seeds:
         return
+    refuse_if_asked()
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
     # The share does not depend on how many seeds are left: another number of threads would round in another way.
@@ -304,7 +305,12 @@ def _train_in_process(seed: int) -> None:
 @contextmanager
 def _sets(stop: Event) -> Iterator[None]:
     """Have a request to stop, by Ctrl-C or SIGTERM, set an event that the processes look at after every step."""
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(number: int, frame: object) -> None:
+        stop.set()
+        note_request(number)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:

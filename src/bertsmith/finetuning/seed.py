@@ -35,7 +35,7 @@ from bertsmith.training.dropout import use_fast_dropout
 from bertsmith.training.memory import kept_memory
 from bertsmith.training.monitors import Monitor, human
 from bertsmith.training.pace import Pace
-from bertsmith.training.running import tensors_alone, train
+from bertsmith.training.running import refuse_if_asked, tensors_alone, train
 from bertsmith.training.trainer import ObjectiveTrainer, Watch
 
 
@@ -64,6 +64,7 @@ def train_seed(
             # A kill may have come between the result and this.
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
             return
+        refuse_if_asked()
         torch.manual_seed(seed)
         objective, batches = assemble(run, material, seed)
         with ranks.together():

@@ -6,7 +6,7 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
-from pydantic import TypeAdapter
+from pydantic import PositiveInt, TypeAdapter
 from typing_extensions import TypedDict
 
 from bertsmith.errors import InputError
@@ -21,7 +21,7 @@ PREDICTIONS = "predictions.npz"
 class _Result(TypedDict):
     seed: int
     best_epoch: int
-    steps_per_epoch: int
+    steps_per_epoch: PositiveInt
     scores: dict[str, dict[str, float]]
     facts: dict[str, str]
     files: dict[str, str]

@@ -44,7 +44,8 @@ def sweep(given: SweepSettings, *, overwrite: bool = False) -> dict[str, Any]:
 
 def _work(plan: Plan) -> None:
     """Try in a process of its own."""
-    work(plan, open_study(plan))
+    with explained(plan):
+        work(plan, open_study(plan))
 
 
 def _sweep(plan: Plan, overwrite: bool) -> dict[str, Any]:

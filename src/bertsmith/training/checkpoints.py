@@ -43,9 +43,16 @@ def publish(staged: Path, final: Path) -> None:
     synchronise(final.parent)
 
 
+class _Used(TypedDict):
+    steps: float
+    tokens: float
+    flops: float
+    seconds: float
+
+
 class _Seal(TypedDict):
     files: dict[str, str]
-    used: dict[str, float]
+    used: _Used
     kept: NotRequired[bool]
     corpus: NotRequired[str]
     batching: NotRequired[str]

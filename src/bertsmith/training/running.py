@@ -21,19 +21,36 @@ from bertsmith.training.monitors import Monitor
 from bertsmith.training.pace import Pace
 from bertsmith.training.trainer import Diverged, ObjectiveTrainer
 
-_too_late: ContextVar[list[int] | None] = ContextVar("_too_late", default=None)
+_requests: ContextVar[list[int] | None] = ContextVar("_requests", default=None)
 """Signals that asked one of several trainings to stop; they may have come in its last step."""
 
 
 @contextmanager
 def one_after_another() -> Iterator[None]:
     """Have a request to stop that comes in the last step of a training keep the next one from beginning."""
-    known = _too_late.get()
-    token = _too_late.set([] if known is None else known)
+    known = _requests.get()
+    token = _requests.set([] if known is None else known)
     try:
         yield
     finally:
-        _too_late.reset(token)
+        _requests.reset(token)
+
+
+def note_request(number: int) -> None:
+    """Remember a signal that asked one of several trainings to stop."""
+    requests = _requests.get()
+    if requests is not None:
+        requests.append(number)
+
+
+def refuse_if_asked() -> None:
+    """Do not begin a training if one before it was asked to stop.
+
+    Raises:
+        Interrupted: It was, on any rank.
+    """
+    if any(ranks.gather(bool(_requests.get()))):
+        raise Interrupted("stopped between two trainings; the same command goes on from there")
 
 
 def train(
@@ -53,8 +70,6 @@ def train(
         Failed: The loss diverged.
         InputError: The checkpoint holds what only unpickling would open.
     """
-    if _too_late.get():
-        raise Interrupted("stopped between two trainings; the same command goes on from there")
     try:
         gently = _stops_gently(pace, monitor.say) if heeds_signals else nullcontext()
         with gently, kept_memory(), tensors_alone(resumed):
@@ -148,14 +163,11 @@ def _stops_gently(pace: Pace, say: Callable[[str], None]) -> Iterator[None]:
         yield
         return
 
-    requests = _too_late.get()
-
     def stop(number: int, frame: object) -> None:
         if pace.asked_to_stop:
             raise KeyboardInterrupt
         pace.asked_to_stop = True
-        if requests is not None:
-            requests.append(number)
+        note_request(number)
         # Of several ranks, one that ends badly has its launcher send this signal to the others too.
         if ranks.num_ranks() == 1:
             say("stopping after this step, with a checkpoint; once more to stop at once")
