@@ -42,7 +42,7 @@ def sha256(file: Path) -> str:
 
 def _is_pipe(file: Path) -> bool:
     """Say whether a file would be waited for, or has no end."""
-    return file.exists() and not file.is_file()
+    return file.exists() and not file.is_file() and not file.is_dir()
 
 
 def inside(folder: Path, name: str) -> Path:
