@@ -34,14 +34,14 @@ def sha256(file: Path) -> str:
     Raises:
         OSError: It is not there, cannot be read, or is a pipe or a device, which may have no end.
     """
-    if _is_pipe(file):
+    if is_pipe(file):
         raise OSError(errno.EINVAL, "not a regular file", str(file))
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _is_pipe(file: Path) -> bool:
-    """Say whether a file would be waited for, or has no end."""
+def is_pipe(file: Path) -> bool:
+    """Say whether a path is a pipe or a device, which would be waited for or has no end."""
     return file.exists() and not file.is_file() and not file.is_dir()
 
 
@@ -148,7 +148,7 @@ def read_json(path: Path) -> Any:
         OSError: It is not there, or cannot be read.
         ValueError: It is not JSON in UTF-8, larger or deeper than any that is written here, or a pipe or a device.
     """
-    if _is_pipe(path):
+    if is_pipe(path):
         raise ValueError("not a regular file")
     with path.open("rb") as stream:
         content = stream.read(_MAX_JSON_BYTES + 1)

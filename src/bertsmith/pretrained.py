@@ -13,7 +13,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 from bertsmith.errors import InputError, lack_of_machine
-from bertsmith.files import read_json
+from bertsmith.files import is_pipe, read_json
 from bertsmith.terminal import say
 
 TOKENIZER_FILES = (
@@ -155,7 +155,7 @@ def refuse_pipes(folder: Path) -> None:
         InputError: There is one.
     """
     for file in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if file.exists() and not file.is_file() and not file.is_dir():
+        if is_pipe(file):
             raise InputError(f"{file}: is a pipe or a device, and not a file; put the file itself there, or remove it")
 
 

@@ -18,6 +18,7 @@ from typing_extensions import TypedDict
 
 from bertsmith.corpus.encode import Encoded, count_tokens
 from bertsmith.corpus.progress import Silent
+from bertsmith.corpus.store import FileFacts
 from bertsmith.corpus.tokenizer import TokenizerFacts
 from bertsmith.files import inside, read_record, remove, sha256, synchronise, write_record
 
@@ -186,11 +187,6 @@ class _GrowingArray:
         return buffer.getvalue()
 
 
-class _FileFacts(TypedDict):
-    bytes: int
-    sha256: str
-
-
 class _Totals(TypedDict):
     __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
 
@@ -206,7 +202,7 @@ class _Totals(TypedDict):
 
 
 class _Record(TypedDict):
-    files: dict[str, _FileFacts]
+    files: dict[str, FileFacts]
     totals: _Totals
 
 

@@ -56,14 +56,16 @@ class _TokenizerFacts(TypedDict):
     files: dict[str, str]
 
 
-class _FileFacts(TypedDict):
+class FileFacts(TypedDict):
+    """Size and hash of a file."""
+
     bytes: NonNegativeInt
     sha256: str
 
 
 class _ShardFacts(TypedDict):
     name: str
-    files: dict[str, _FileFacts]
+    files: dict[str, FileFacts]
 
 
 class _Named(TypedDict):
