@@ -14,6 +14,7 @@ from bertsmith.errors import InputError
 from bertsmith.export import write_model
 from bertsmith.masking import num_predicted
 from bertsmith.objectives import MLM
+from bertsmith.objectives.base import guesses
 from bertsmith.objectives.mlm import MLMSettings
 from bertsmith.rows import TextRow
 
@@ -212,3 +213,10 @@ def test_flops_of_a_batch_by_hand(tokenizer: Any) -> None:
     expected = 6 * body * (10 + 20) + 12 * 2 * hidden * (100 + 400)
     expected += 7 * (6 * hidden * vocabulary + 6 * hidden * hidden)
     assert training_flops(config, np.asarray([10, 20]), 7) == expected
+
+
+@pytest.mark.parametrize("num_rows", [0, 1, 300])
+def test_guesses_are_those_of_argmax_the_first_of_equals(num_rows: int) -> None:
+    logits = torch.randint(0, 50, (num_rows, 4096), generator=torch.manual_seed(1)).float()  # full of equals
+    logits[1::7, 5] = float("nan")
+    assert torch.equal(guesses(logits), logits.argmax(-1))

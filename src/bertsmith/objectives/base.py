@@ -291,9 +291,18 @@ def token_parts(logits_MV: Tensor, targets: Tensor) -> tuple[dict[str, Tensor], 
     num_chosen = count(targets.numel(), targets)
     parts = {
         "mlm": cross_entropy(logits_MV, targets, reduction="sum"),
-        "accuracy": (logits_MV.detach().argmax(-1) == targets).sum(),
+        "accuracy": (guesses(logits_MV) == targets).sum(),
     }
     return parts, {"mlm": num_chosen, "accuracy": num_chosen}
+
+
+def guesses(logits_MV: Tensor) -> Tensor:
+    """Return the id of the highest of the logits (M, V) of each row, the first of equals: -> (M,)."""
+    logits_MV = logits_MV.detach()
+    if logits_MV.device.type == "cpu":
+        # The same ids; torch's takes five times as long or more on a CPU, 3 to 5 % of a step.
+        return torch.from_numpy(logits_MV.numpy().argmax(-1))
+    return logits_MV.argmax(-1)
 
 
 def count(number: int, like: Tensor) -> Tensor:

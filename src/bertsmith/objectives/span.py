@@ -49,6 +49,7 @@ from bertsmith.objectives.base import (
     ObjectiveOutput,
     assemble_text,
     count,
+    guesses,
     masked_logits,
 )
 from bertsmith.randomness import RowGenerator
@@ -334,7 +335,7 @@ class Span(Objective):
         counts: dict[str, Tensor],
     ) -> None:
         """Add how many tokens are guessed right, in all and by the length of their span."""
-        is_right, is_known = logits_MV.detach().argmax(-1) == targets, targets != NO_TARGET
+        is_right, is_known = guesses(logits_MV) == targets, targets != NO_TARGET
         parts[name], counts[name] = is_right.sum(), is_known.sum()
         by_length = torch.zeros(2, self.config.objective["max_span"] + 1, device=targets.device)
         by_length.index_add_(1, span_words, torch.stack([is_right, is_known]).float())
