@@ -28,6 +28,8 @@ _TRAINING = {"tokens_per_step": 1024, "learning_rate": 2e-3}
 _MASKED = {"mask_prob": 0.3}
 # Learned positions that start as sinusoids, for an architecture that has no rotary ones.
 _ELECTRA = {"architecture": "electra", "positions": "sinusoidal", "initializer_range": 0.08}
+# Runs side by side at most: each takes 0.7 GB.
+_PROCESSES = 4
 
 
 def demo(out: Path, tokens: float) -> None:
@@ -88,7 +90,7 @@ def _comparison(out: Path, tokens: float) -> dict[str, Any]:
             for labels, epochs in LABELS.items()
         ],
         "finetune_seeds": [0],
-        "parallel": min(2, available_cores()),
+        "parallel": min(_PROCESSES, available_cores()),
         "output": str(out / "comparison"),
     }
 
@@ -160,7 +162,7 @@ def quick(out: Path, seconds: float) -> None:
         f"  bertsmith show {run_file}                        what the model is asked to predict\n"
         f"  bertsmith pretrain {run_file} --training.budget.seconds {4 * seconds:.0f}   train the same model longer\n"
         f"  bertsmith finetune {out / 'docs.yaml'} --task.examples 1000 --output {out / 'docs-1000'}   more labels\n"
-        "  bertsmith demo    which of three objectives is best for this text, in ten minutes\n"
+        "  bertsmith demo    which of three objectives is best for this text, in 10 to 15 minutes\n"
         "  bertsmith corpus build YOUR_TEXT --out corpus    your own text"
     )
 
