@@ -68,11 +68,35 @@ def test_with_one_pivot_only_the_back_translation_is_looked_at(cache: Cache) -> 
         ("我们去我们去我们去学校", "我们今天去学校上课吧", True),
         ("我们去学校上课", "我们今天去学校上课吧", False),
         ("10000000 ......", "10000000 dollars", False),
+        ("他花了1000000元买房。", "他花了100万元买房。", False),
+        ("他说他不知道......", "他说他不知道", False),
+        ("He won 1,000,000,000 dollars in 北京.", "He won a billion dollars in 北京.", False),
         ("", "anything at all that is not so short as to be let through", False),
     ],
 )
 def test_runaway(view: str, source: str, expected: bool) -> None:
     assert is_runaway(view, source, 3.0) == expected
+
+
+@pytest.mark.parametrize(
+    ("view", "source", "expected"),
+    [
+        ("Hello, World!", "hello world", True),
+        ("“No.”", "No", True),
+        ("मेरी दोस्त", "मेरा दोस्त", False),  # vowel signs are marks
+        ("ข้าว", "ขาว", False),
+        ("It costs $5.", "It costs €5.", False),
+        ("x < 3", "x > 3", False),
+    ],
+)
+def test_identical(cache: Cache, view: str, source: str, expected: bool) -> None:
+    filters = Filters(FilterSettings(language="skip"), "en", cache)
+    assert (filters.pair(source, [view]) is None) == expected and filters.found["identical"] == expected
+
+
+@pytest.mark.parametrize("view", ["“No.”", "The café.", "A naïve idea.", "São Paulo", "£3m deal", "…", "€ 5"])
+def test_a_short_view_is_not_foreign_for_a_sign_beyond_ascii(view: str) -> None:
+    assert not is_foreign(view, "en")
 
 
 def test_language() -> None:

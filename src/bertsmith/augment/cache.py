@@ -7,7 +7,7 @@ chunk, see translate.py) that made it, so that a continued run can plan that wor
 import hashlib
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,8 +29,8 @@ CREATE TEMP TABLE pairs (key BLOB PRIMARY KEY) WITHOUT ROWID;
 class Stored(NamedTuple):
     """A translation that is there."""
 
-    text: str
-    """The translation."""
+    text: str | None
+    """The translation; None of a text that is too long for the model."""
     work: int
     """Number of the work that made it; of an earlier run a number that no work has."""
 
@@ -56,18 +56,19 @@ class Cache:
             for key, content, work, check in rows:
                 # Older versions kept no checks.
                 if check in (None, _check(key, content)):
-                    found[key] = Stored(content.decode(), work)
+                    found[key] = Stored(None if content is None else content.decode(), work)
         return found
 
-    def store(self, translations: Mapping[bytes, str], work: int, seconds: float) -> None:
+    def store(self, translations: Mapping[bytes, str | None], work: int, seconds: float) -> None:
         """Keep translations, all of them or, if killed, none; and add up what they took."""
         with self._connection:
             rows = [(key, work, text) for key, text in translations.items()]
             self._connection.executemany("INSERT OR REPLACE INTO translations VALUES (?, ?, ?)", rows)
-            checks = [(key, _check(key, text.encode())) for key, text in translations.items()]
+            checks = [(key, _check(key, None if text is None else text.encode())) for key, text in translations.items()]
             self._connection.executemany("INSERT OR REPLACE INTO checks VALUES (?, ?)", checks)
+            num_made = sum(text is not None for text in translations.values())
             self._connection.execute(
-                "UPDATE totals SET translated = translated + ?, seconds = seconds + ?", (len(rows), seconds)
+                "UPDATE totals SET translated = translated + ?, seconds = seconds + ?", (num_made, seconds)
             )
 
     def totals(self) -> tuple[int, float]:
@@ -91,8 +92,9 @@ def key_of_text(model: str, text: str) -> bytes:
     return hashlib.blake2b(f"{model}\0{text}".encode(), digest_size=16).digest()
 
 
-def _check(key: bytes, text: bytes) -> bytes:
-    return hashlib.blake2b(key + text, digest_size=8).digest()
+def _check(key: bytes, text: bytes | None) -> bytes:
+    content = b"none" if text is None else b"text" + text
+    return hashlib.blake2b(key + content, digest_size=8).digest()
 
 
 @contextmanager
@@ -103,16 +105,23 @@ def open_cache(folder: Path) -> Iterator[Cache]:
         InputError: The file is damaged, or the disk is full.
     """
     file = folder / FILE
-    connection = sqlite3.connect(file)
     try:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.executescript(_TABLES)
-        yield Cache(connection)
-    except sqlite3.OperationalError as error:
-        message = f"{file}: cannot be written ({error}); make room, then the same command goes on"
-        raise InputError(see_doctor(message)) from None
+        with closing(sqlite3.connect(file)) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
+            connection.executescript(_TABLES)
+            yield Cache(connection)
     except sqlite3.DatabaseError as error:
-        raise InputError(f"{file}: is damaged ({error}); remove it to translate everything anew") from None
-    finally:
-        connection.close()
+        raise InputError(_explanation(file, error)) from None
+
+
+def _explanation(file: Path, error: sqlite3.DatabaseError) -> str:
+    """Say what is wrong with the file, and what to do."""
+    name = getattr(error, "sqlite_errorname", "")
+    if name.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
+        return see_doctor(f"{file}: cannot be written ({error}); make room, then the same command goes on")
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return f"{file}: is in use ({error}); close what has it open, then the same command goes on"
+    if name.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM")):
+        return f"{file}: cannot be opened ({error}); it must be a file that you may write"
+    return f"{file}: is damaged, or another program's ({error}); remove it to translate everything anew"

@@ -17,7 +17,13 @@ REASONS = ("too_long", "empty", "identical", "runaway", "language", "duplicate")
 _ALLOWANCE = 20
 """Characters that a view may be longer or shorter in any case: "Yes." may become "That is right."."""
 _MAX_CYCLE = 8
-_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
+_NO_SPACES = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
+"""Characters of scripts without spaces between words."""
+_UNSPACED = re.compile(f"[{_NO_SPACES}]")
+_UNITS = re.compile(rf"[{_NO_SPACES}]|[^\W{_NO_SPACES}]+")
+"""Of text in them: characters, and whole numbers and words of other scripts."""
+_DENSE = re.compile("[^\u0000-\u052f\u1e00-\u2bff]")
+"""What is beyond Latin, Greek, Cyrillic and the signs between them: a few such letters tell a language."""
 _MIN_LETTERS = 20
 _MAX_PROBABILITY = 0.05
 
@@ -86,8 +92,9 @@ def _made(pair: Pair) -> list[str]:
 
 
 def _bare(text: str) -> str:
-    """A text without case, white space and punctuation."""
-    return "".join(char for char in unicodedata.normalize("NFKC", text).casefold() if char.isalnum()) or text
+    """A text without case, white space and punctuation; marks and symbols, such as accents and currencies, stay."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return "".join(char for char in folded if unicodedata.category(char)[0] not in "PZC") or text
 
 
 def _key(pair: Pair) -> bytes:
@@ -108,7 +115,7 @@ def _loops(text: str) -> bool:
     Where text has no spaces, as Chinese and Thai, characters take the place of words, and a group has at least two.
     """
     is_spaced = not _UNSPACED.search(text)
-    units = text.casefold().split() if is_spaced else list(text)
+    units = text.casefold().split() if is_spaced else _UNITS.findall(text.casefold())
     for cycle in range(1 if is_spaced else 2, _MAX_CYCLE + 1):
         times = 4 if cycle == 1 else 3
         run = 0
@@ -130,7 +137,7 @@ def language_check(language: str) -> str | None:
 
 def is_foreign(view: str, language: str) -> bool:
     """Say whether a view is surely in another language; of short ones nothing can be said."""
-    if sum(map(str.isalpha, view)) < _MIN_LETTERS and view.isascii():
+    if sum(map(str.isalpha, view)) < _MIN_LETTERS and not _DENSE.search(view):
         return False
     ranked = _identifier().rank(view)
     return bool(ranked[0][0] != language and dict(ranked)[language] < _MAX_PROBABILITY)

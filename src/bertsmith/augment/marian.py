@@ -4,6 +4,7 @@ Sampling: CTranslate2 has one generator of random numbers a worker, which is see
 has a worker of its own, seeded by what is in the batch: a translation is a function of seed and batch.
 """
 
+import errno
 import os
 import shutil
 import warnings
@@ -18,10 +19,13 @@ from bertsmith.augment.models import Model
 from bertsmith.augment.settings import AugmentSettings
 from bertsmith.corpus.sources import first_line
 from bertsmith.errors import InputError
+from bertsmith.files import changed_since, hashes_of, read_record, remove, settle, write_record
 from bertsmith.pretrained import reason
 
 _UNKNOWN, _END = "<unk>", "</s>"
 _QUANTIZATION = {"float32": None}
+_FILES = "files.json"
+"""The hashes of a converted model's files."""
 _AHEAD = 2
 """Batches that wait for each worker, so that none is ever idle."""
 
@@ -113,26 +117,30 @@ def convert(model: Model, compute_type: str, cache: Path) -> Path:
     from ctranslate2.converters import TransformersConverter
 
     folder = cache / f"{model.sha256[:24]}-{compute_type}"
-    if (folder / "model.bin").is_file():
+    if _is_whole(folder):
         return folder
     part = cache / f"{folder.name}.{os.getpid()}"
     try:
         part.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(_unwritable(cache, error)) from None
+    try:
         quantization = _QUANTIZATION.get(compute_type, compute_type)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Recommended: pip install sacremoses")
             TransformersConverter(str(model.folder)).convert(str(part), quantization=quantization, force=True)
-        if not folder.exists():
-            part.rename(folder)
+        write_record(part / _FILES, hashes_of(part, part.iterdir()))
+        settle(part)
+        remove(folder)
+        part.rename(folder)
     except OSError as error:
-        raise InputError(
-            f"{cache}: the converted model cannot be written ({error.strerror or first_line(error)}); give another "
-            "--cache"
-        ) from None
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise InputError(_unwritable(cache, error)) from None
+        # Another process may have put it there meanwhile.
+        if not _is_whole(folder):
+            raise InputError(_unreadable(model, error)) from None
     except UnpicklingError as error:
-        raise InputError(
-            f"models.{model.direction}: cannot open the model of {model.origin}: {reason(error)}"
-        ) from None
+        raise InputError(_unreadable(model, error)) from None
     except Exception as error:  # ValueError, RuntimeError and KeyError, by what is wrong with the model
         raise InputError(
             f"models.{model.direction}: CTranslate2 cannot convert {model.origin} ({first_line(error)}); give --engine "
@@ -141,3 +149,21 @@ def convert(model: Model, compute_type: str, cache: Path) -> Path:
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    """Say whether a converted model is there, as it was written."""
+    try:
+        return not changed_since(folder, read_record(folder / _FILES))
+    except (OSError, ValueError):
+        return False
+
+
+def _unwritable(cache: Path, error: OSError) -> str:
+    return (
+        f"{cache}: the converted model cannot be written ({error.strerror or first_line(error)}); give another --cache"
+    )
+
+
+def _unreadable(model: Model, error: Exception) -> str:
+    return f"models.{model.direction}: cannot open the model of {model.origin}: {reason(error)}"

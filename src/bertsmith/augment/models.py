@@ -1,6 +1,7 @@
 """The models that translate: found, checked and named by their content, before anything is translated."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,6 +62,14 @@ def find_models(settings: AugmentSettings) -> list[Model]:
 
     logging.disable_progress_bar()
     return [_find(settings, direction) for direction in settings.directions]
+
+
+def is_same(known: Mapping[str, Any]) -> bool:
+    """Say whether a model is what it was, by the fields of its :class:`Model`; one that is gone counts as that."""
+    try:
+        return bool(_hash(Path(known["folder"]), known["direction"]) == known["sha256"])
+    except (InputError, OSError):
+        return True
 
 
 def _find(settings: AugmentSettings, direction: str) -> Model:

@@ -21,7 +21,7 @@ from bertsmith.augment.cache import FILE
 from bertsmith.augment.filters import Pair
 from bertsmith.corpus.staging import difference
 from bertsmith.errors import InputError
-from bertsmith.files import LOCK, read_record, synchronise, write_record
+from bertsmith.files import LOCK, changed_since, hashes_of, read_record, synchronise, write_record
 
 PAIRS, TABLE, SUMMARY, SKIPPED = "pairs.jsonl", "pairs.csv", "summary.json", "skipped.jsonl"
 _PLAN = "plan.json"
@@ -40,9 +40,9 @@ class State(NamedTuple):
     """What a folder holds."""
 
     finished: dict[str, Any] | None
-    """The summary of the pairs of this very plan, if it holds them and there is nothing to do."""
+    """The summary of the pairs of this very plan, if it holds them whole."""
     begun: list[str] | None
-    """What the models of a begun run of this very plan are, if it holds one."""
+    """What the models of a run of this very plan are, whose translations are gone on with; None to begin anew."""
 
 
 def look_at(folder: Path, plan: dict[str, Any], overwrite: bool) -> State:
@@ -51,8 +51,9 @@ def look_at(folder: Path, plan: dict[str, Any], overwrite: bool) -> State:
     Raises:
         InputError: It holds something else, and ``overwrite`` is false.
     """
-    held = _read(folder / _PLAN, _BEGUN)
     summary = _read(folder / SUMMARY, _FINISHED)
+    # Pairs stay until others are whole: they may be of another plan than the one that was begun last.
+    held = _read(folder / _PLAN, _BEGUN) or (summary and summary["plan"])
     own = {PAIRS, TABLE, SUMMARY, _PLAN}
     if held is None and (folder / FILE).exists() and own & {path.name for path in folder.iterdir()}:
         if not overwrite:
@@ -68,23 +69,23 @@ def look_at(folder: Path, plan: dict[str, Any], overwrite: bool) -> State:
         if foreign:
             raise InputError(f"{folder}: holds no pairs but {min(foreign)}; choose an empty folder for --out")
         return State(None, None)
+    made = summary["plan"] if summary is not None else None
+    is_made = made is not None and not difference(made, plan)
+    if summary is not None and is_made and not overwrite and not changed_since(folder, summary["files"]):
+        return State(summary, summary["plan"]["models"])
     changed = difference(held, plan)
     if changed and not overwrite:
-        kind = "pairs" if summary else "unfinished pairs"
+        kind = "pairs" if made == held else "unfinished pairs"
         raise InputError(
             f"{folder}: holds {kind} made with {changed}; add --overwrite to make them anew (translations that are "
             "still right are kept), or choose another --out"
         )
-    if summary is not None or changed:
-        return State(None if overwrite else summary, None)
-    return State(None, held.get("models"))
+    return State(None, None if changed or (is_made and overwrite) else held["models"])
 
 
-def begin(folder: Path, plan: dict[str, Any], models: list[str]) -> None:
-    """Take away the pairs that a folder holds, and let it be known whose, and of which models, those to come are."""
-    for name in (SUMMARY, PAIRS, TABLE):
-        (folder / name).unlink(missing_ok=True)
-    write_record(folder / _PLAN, plan | {"models": models})
+def begin(folder: Path, plan: dict[str, Any]) -> None:
+    """Let it be known whose, and of which models, the translations to come are."""
+    write_record(folder / _PLAN, plan)
 
 
 def forget(folder: Path) -> None:
@@ -109,7 +110,16 @@ class _Counts(TypedDict):
     skipped_documents: int
 
 
+class _Model(TypedDict):
+    folder: str
+    direction: str
+    sha256: str
+
+
 class _Finished(TypedDict):
+    plan: _Begun
+    files: dict[str, str]
+    models: list[_Model]
     counts: _Counts
     found: dict[str, int]
     dropped: list[str]
@@ -124,6 +134,12 @@ def _read(file: Path, layout: TypeAdapter[Any]) -> dict[str, Any] | None:
         return read_record(file, layout)
     except (OSError, ValueError):
         return None
+
+
+def write_summary(folder: Path, plan: dict[str, Any], summary: dict[str, Any]) -> None:
+    """Let it be known that the pairs of a plan are there, and the figures."""
+    files = hashes_of(folder, [folder / PAIRS, folder / TABLE])
+    write_record(folder / SUMMARY, summary | {"plan": plan, "files": files})
 
 
 class PairWriter:
@@ -142,7 +158,7 @@ class PairWriter:
 
 @contextmanager
 def pair_files(folder: Path) -> Iterator[PairWriter]:
-    """Open the two files of pairs, which are there once the block has ended without an error."""
+    """Open the two files of pairs, which take the place of earlier ones once the block has ended without an error."""
     parts = [folder / f"{name}.part" for name in (PAIRS, TABLE)]
     try:
         with (
@@ -150,6 +166,8 @@ def pair_files(folder: Path) -> Iterator[PairWriter]:
             parts[1].open("w", encoding="utf-8-sig", newline="") as table,
         ):
             yield PairWriter(lines, table)
+        # It is of the earlier ones.
+        (folder / SUMMARY).unlink(missing_ok=True)
         for part in parts:
             synchronise(part)
             part.rename(part.with_suffix(""))

@@ -14,10 +14,20 @@ from typing import IO, Any
 
 from bertsmith.augment.cache import Cache, open_cache
 from bertsmith.augment.engines import Engine, Plan, plan
-from bertsmith.augment.filters import REASONS, Filters, language_check
+from bertsmith.augment.filters import Filters, language_check
 from bertsmith.augment.marian import MarianEngine
-from bertsmith.augment.models import Model, find_models
-from bertsmith.augment.output import PAIRS, SKIPPED, SUMMARY, begin, forget, look_at, make_plan, pair_files
+from bertsmith.augment.models import Model, find_models, is_same
+from bertsmith.augment.output import (
+    PAIRS,
+    SKIPPED,
+    SUMMARY,
+    begin,
+    forget,
+    look_at,
+    make_plan,
+    pair_files,
+    write_summary,
+)
 from bertsmith.augment.seq2seq import TransformersEngine
 from bertsmith.augment.settings import AugmentSettings
 from bertsmith.augment.sources import Survey, Unit, UnitStream, survey
@@ -25,7 +35,7 @@ from bertsmith.augment.translate import Chain, Direction
 from bertsmith.corpus.progress import Silent
 from bertsmith.corpus.readers import Problem
 from bertsmith.errors import InputError, see_doctor
-from bertsmith.files import locked, write_record
+from bertsmith.files import locked
 from bertsmith.settings import to_dict
 
 _AGAIN = "the same command goes on from what is saved"
@@ -63,19 +73,19 @@ def augment(
         found = _survey(sources, settings, skipped, progress)
         identity = make_plan(to_dict(settings), found.sha256)
         state = look_at(folder, identity, overwrite)
-        if state.finished is not None:
+        if state.finished is not None and all(map(is_same, state.finished["models"])):
             progress.note(f"{folder}: already made from these sentences with these settings; nothing to do")
             return state.finished
         models = find_models(settings)
         how = plan(settings, models)
         _announce(progress, found, models, how, settings)
-        directions = [_direction(model, how, settings) for model in models]
-        names = [direction.identity for direction in directions]
+        directions = [_direction(model, how, settings, found) for model in models]
+        identity |= {"models": [direction.identity for direction in directions]}
         _list_skipped(folder, skipped)
         with open_cache(folder) as cache:
-            if state.begun != names:
+            if state.begun != identity["models"]:
                 cache.begin_run()
-                begin(folder, identity, names)
+                begin(folder, identity)
             elif cache.totals()[0]:
                 progress.note(f"{folder}: going on after {cache.totals()[0]:,} translations")
             try:
@@ -85,7 +95,7 @@ def augment(
                     forget(folder)
                 raise
         summary |= {"models": [model._asdict() | {"folder": str(model.folder)} for model in models]}
-        write_record(folder / SUMMARY, summary)
+        write_summary(folder, identity, summary)
     return summary
 
 
@@ -144,11 +154,7 @@ def _make(
                 num_pairs += 1
                 writer.write(pair)
         if not num_pairs:
-            reasons = ", ".join(f"{reason} {filters.found[reason]:,}" for reason in REASONS if filters.found[reason])
-            raise InputError(
-                f"no pair is left of {found.units:,} ({reasons}); look at the models, or keep some, as with "
-                "--filters.identical keep"
-            )
+            raise InputError(f"no pair is left of {found.units:,} ({_why_none(filters)}")
     translated, seconds = cache.totals()
     counts = {"texts": found.units, "sentences": found.sentences, "pairs": num_pairs}
     counts |= {"empty_records": found.empty, "skipped_documents": found.skipped}
@@ -164,6 +170,17 @@ def _make(
     }
 
 
+def _why_none(filters: Filters) -> str:
+    """Say why no pair is left, and which filter to change."""
+    dropped = {reason: number for reason, number in filters.found.items() if number and reason in filters.dropped}
+    listed = ", ".join(f"{reason} {number:,}" for reason, number in dropped.items())
+    advice = "look at the models and the text"
+    # What is too long for a model cannot be kept.
+    if (commonest := max(dropped, key=dropped.__getitem__)) != "too_long":
+        advice += f", or keep some, with --filters.{commonest} keep --overwrite"
+    return f"{listed}); {advice}"
+
+
 def _the_same(stream: UnitStream, found: Survey) -> Iterator[Unit]:
     """Give the units once more, and see that they are those that were found before."""
     digest = hashlib.sha256()
@@ -176,11 +193,15 @@ def _the_same(stream: UnitStream, found: Survey) -> Iterator[Unit]:
         )
 
 
-def _direction(model: Model, how: Plan, settings: AugmentSettings) -> Direction:
+def _direction(model: Model, how: Plan, settings: AugmentSettings, found: Survey) -> Direction:
     decoding = settings.decoding
-    seed = settings.seed if decoding.method == "sampling" else None
+    is_sampled = decoding.method == "sampling"
     codes = [settings.codes.get(language) for language in model.languages]
-    parts = [how[:3], model.sha256, model.direction, model.prefix, codes, to_dict(decoding), seed]
+    seed = settings.seed if is_sampled else None
+    parts: list[Any] = [how[:3], model.sha256, model.direction, model.prefix, codes, to_dict(decoding), seed]
+    if is_sampled and how.engine == "ctranslate2":
+        # Such a sample is a function of its batch, too: those of other batches are not taken over.
+        parts += [how.batch_tokens, found.sha256]
     return Direction(model.direction, json.dumps(parts), remembered(lambda: open_engine(model, how, settings)))
 
 

@@ -5,7 +5,7 @@ between: floating-point sums depend on the batch, and a continued run must give 
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, islice
 from typing import NamedTuple
 
@@ -43,7 +43,7 @@ class Chain:
     """Translates units there and back, through every pivot.
 
     Attributes:
-        needed: Translations that were needed so far, made or found.
+        needed: Translations that were given so far, made or found.
     """
 
     def __init__(
@@ -87,12 +87,14 @@ class Chain:
         stored = self._cache.look_up(list(keys.values()))
         known = {text: stored[key].text for text, key in keys.items() if key in stored}
         planned = [text for text, key in keys.items() if key not in stored or stored[key].work == work]
-        self.needed += len(texts)
 
         # A chunk that is whole needs no plan, and its models no loading.
         batches: list[Batch] = []
         if any(text not in known for text in planned):
             batches = self._plan(direction.engine(), planned, known)
+            to_do = {text for batch in batches for text in batch.texts}
+            too_long = [keys[text] for text in planned if text not in known and text not in to_do]
+            self._cache.store(dict.fromkeys(too_long), work, 0.0)
         num_open = sum(len(batch.texts) for batch in batches)
         self._on_progress(len(texts) - num_open, 0)
         began = time.monotonic()
@@ -103,9 +105,10 @@ class Chain:
             began = now
             known |= translations
             self._on_progress(len(results), len(results))
+        self.needed += sum(1 for text in texts if text and known.get(text) is not None)
         return [known.get(text) if text else text for text in texts]
 
-    def _plan(self, engine: Engine, texts: Sequence[str], known: dict[str, str]) -> list[Batch]:
+    def _plan(self, engine: Engine, texts: Sequence[str], known: Mapping[str, str | None]) -> list[Batch]:
         """Put sentences into batches, and leave out those batches that are known already."""
         rows = dict(zip(texts, engine.encode(texts), strict=True))
         fit = [text for text in texts if len(rows[text]) <= engine.max_tokens]
