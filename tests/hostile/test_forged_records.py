@@ -50,6 +50,7 @@ USED = {"steps": 1, "tokens": 9.0, "flops": 9.0, "seconds": 1.5}
 RESULT = {"seed": 0, "best_epoch": 1, "steps_per_epoch": 3, "scores": {"v": {"f1": 0.5}}, "facts": {}, "files": {}}
 COUNTS = ("texts", "sentences", "pairs", "translated", "reused", "empty_records", "skipped_documents")
 SUMMARY = {"counts": dict.fromkeys(COUNTS, 1), "found": {}, "dropped": [], "sentences_per_second": None}
+SUMMARY |= {"plan": {**PLAN, "models": []}, "files": {}, "models": []}
 TRAINED = {"summary": {**USED, "machine": {}}, "curve": {}, "losses": {"loss": [[1.0, 2.0]]}, "files": {}}
 
 # What reads it, a right record, and changes that make it a wrong one.
@@ -86,7 +87,16 @@ READERS: dict[str, tuple[str, Callable[[Path], Any], dict[str, Any], list[dict[s
     ),
     "pairs": (
         *("summary.json", made_pairs, {**PLAN, **SUMMARY}),
-        [{"counts": {}}, {"counts": 3}, {"found": []}, {"dropped": 3}, {"sentences_per_second": "x"}],
+        [
+            {"counts": {}},
+            {"counts": 3},
+            {"found": []},
+            {"dropped": 3},
+            {"sentences_per_second": "x"},
+            {"plan": {}},
+            {"files": 3},
+            {"models": [{}]},
+        ],
     ),
     "plan of pairs": (
         *("plan.json", lambda folder: look_at(folder, PLAN, overwrite=False), {**PLAN, "models": ["m"]}),
