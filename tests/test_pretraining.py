@@ -488,6 +488,7 @@ def test_a_checkpoint_exports_like_the_end(finished: Finished, tmp_path: Path) -
     from bertsmith.export import export_checkpoint
 
     run, _ = finished
+    (tmp_path / "exported.staging").mkdir()
     exported = load_file(export_checkpoint(run.output, tmp_path / "exported") / "model.safetensors")
     final = weights(run.output)
     assert all(torch.equal(exported[name], value) for name, value in final.items())
@@ -495,3 +496,4 @@ def test_a_checkpoint_exports_like_the_end(finished: Finished, tmp_path: Path) -
         export_checkpoint(run.output, tmp_path / "exported")
     with pytest.raises(InputError, match="not a whole checkpoint"):
         export_checkpoint(tmp_path, tmp_path / "other")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["exported", "exported.staging"]

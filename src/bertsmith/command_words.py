@@ -22,6 +22,7 @@ _OPTIONS = (
     "--head",
     "--sentence",
     "--normalize",
+    "--no-normalize",
     "--against",
 )
 """The options of the commands themselves; every other ``--key`` is a setting."""

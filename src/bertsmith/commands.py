@@ -202,7 +202,7 @@ def export(options: argparse.Namespace) -> None:
 
     if options.sentence:
         return _export_sentence(options)
-    if options.pooling or options.normalize:
+    if options.pooling or options.normalize is not None:
         raise InputError("export: --pooling and --normalize are of --sentence; add it, or leave them out")
     if (options.checkpoint / "config.json").exists() and not (options.checkpoint / "trainer_state.json").exists():
         if options.head:

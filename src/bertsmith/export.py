@@ -12,7 +12,7 @@ from transformers import AutoModel, PreTrainedModel
 from transformers.utils import logging
 
 from bertsmith.errors import Hindered, InputError, see_doctor
-from bertsmith.files import make_parents, remove, settle
+from bertsmith.files import new_folder, remove, settle
 from bertsmith.markdown import code, plain
 from bertsmith.objectives import OBJECTIVES, Objective
 from bertsmith.objectives.base import HEAD, ObjectiveConfig
@@ -24,7 +24,7 @@ _POOLER_SEED = 0
 
 
 def write_model(objective: Objective, tokenizer: Any, folder: Path, card: str, *, with_head: bool = False) -> None:
-    """Write the model folder of an objective, whole or not at all; an existing one is replaced.
+    """Write the model folder of an objective, whole or not at all, as :func:`write_folder` does.
 
     Architectures whose bare model has a pooler get one: the objective's, or else one that is initialised as usual and
     untrained, so that AutoModel gives the same output every time it opens the folder instead of a pooler that is random
@@ -66,7 +66,10 @@ def write_folder(
     beside: Mapping[str, torch.Tensor] | None = None,
     companions: Mapping[str, PreTrainedModel] | None = None,
 ) -> None:
-    """Write model, tokenizer and card into a folder, whole or not at all; an existing one is replaced.
+    """Write model, tokenizer and card into a folder, whole or not at all.
+
+    An existing one is replaced, and so is what a killed run has left under its name and ``.staging``: the folder is for
+    one that is ours, such as a run's, or of :func:`bertsmith.files.new_folder`.
 
     Args:
         model: Any transformers model.
@@ -127,11 +130,14 @@ def export_checkpoint(checkpoint: str | Path, out: str | Path, *, with_head: boo
         The folder written.
 
     Raises:
-        InputError: There is no whole checkpoint, or ``out`` exists.
+        InputError: There is no whole checkpoint, or ``out`` exists or cannot be written.
     """
-    checkpoint, out = Path(checkpoint), Path(out)
-    if out.exists():
-        raise InputError(f"{out}: exists already; give another --out")
+    with new_folder(Path(out), "--out") as folder:
+        _write_checkpoint(Path(checkpoint), folder, with_head)
+    return Path(out)
+
+
+def _write_checkpoint(checkpoint: Path, folder: Path, with_head: bool) -> None:
     if (checkpoint / "checkpoints").is_dir():
         found = checkpoints.newest_whole(checkpoint / "checkpoints")
         if found is None:
@@ -147,9 +153,7 @@ def export_checkpoint(checkpoint: str | Path, out: str | Path, *, with_head: boo
     run = read_yaml(checkpoint.parent.parent / "run.yaml")
     tokenizer = Corpus(run["data"]["corpus"]).tokenizer
     card = model_card(run, {"step": checkpoint.name.rpartition("-")[2], **facts["used"], "corpus": facts.get("corpus")})
-    make_parents(out, "--out")
-    write_model(objective, tokenizer, out, card, with_head=with_head)
-    return out
+    write_model(objective, tokenizer, folder, card, with_head=with_head)
 
 
 def objective_of(checkpoint: Path) -> Objective:

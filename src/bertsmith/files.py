@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -179,6 +180,39 @@ def make_parents(path: Path, option: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}); give another {option}") from None
+
+
+@contextmanager
+def new_folder(out: Path, option: str) -> Iterator[Path]:
+    """Have a folder of the user's choice made whole or not at all, whatever else is there.
+
+    Args:
+        out: The folder; it must not exist.
+        option: What a user changes to write elsewhere.
+
+    Yields:
+        The folder to make. It is renamed to ``out`` at the end; until then it is alone in a folder of a fresh name, on
+        the same disk, which takes all else that is made on the way, and is gone afterwards.
+
+    Raises:
+        InputError: ``out`` exists, be it as a link to nothing, or cannot be written.
+    """
+    if os.path.lexists(out):
+        raise InputError(f"{out}: exists already; give another {option}")
+    try:
+        scratch = tempfile.TemporaryDirectory(
+            prefix=f"{out.name}.", suffix=".part", dir=existing(out.parent), ignore_cleanup_errors=True
+        )
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({error.strerror}); give another {option}") from None
+    with scratch as name:
+        whole = Path(name) / "whole"
+        yield whole
+        make_parents(out, option)
+        try:
+            whole.rename(out)
+        except OSError as error:
+            raise InputError(f"{out}: cannot be written ({error.strerror}); give another {option}") from None
 
 
 def write_record(path: Path, value: dict[str, Any]) -> None:

@@ -4,7 +4,6 @@ The library itself writes the folder, so that ``SentenceTransformer(folder)`` op
 is asked. Its embeddings are those of ``AutoModel``, pooled as :func:`bertsmith.pooling.pool` does.
 """
 
-import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,10 +12,10 @@ from transformers.utils import logging
 
 from bertsmith.errors import InputError, missing_package
 from bertsmith.export import export_checkpoint
-from bertsmith.files import remove, settle
+from bertsmith.files import new_folder, settle
 from bertsmith.finetuning.exported import open_bare
-from bertsmith.finetuning.models import longest_input, open_tokenizer, save_model
-from bertsmith.finetuning.own_pooling import own_pooling
+from bertsmith.finetuning.models import longest_input, save_model
+from bertsmith.finetuning.own_embeddings import OwnEmbeddings, own_embeddings
 from bertsmith.markdown import code
 from bertsmith.pooling import Pooling
 from bertsmith.run_folder import read_run
@@ -36,44 +35,42 @@ class SentenceFolder(NamedTuple):
 
 
 def export_sentence(
-    origin: str | Path, out: str | Path, *, pooling: Pooling | None = None, normalize: bool = False
+    origin: str | Path, out: str | Path, *, pooling: Pooling | None = None, normalize: bool | None = None
 ) -> SentenceFolder:
     """Write a model as a folder of sentence-transformers, whole or not at all.
+
+    Of a folder that is one already, all that makes its embeddings is kept, or it is refused; but modules are left out
+    where another ``pooling`` is given.
 
     Args:
         origin: A run folder of pre-training, meaning its newest whole checkpoint; one of its checkpoints; or the folder
             of any model.
         out: The folder to write; it must not exist.
         pooling: None for that of the run's objective, or of the model folder itself, or else mean.
-        normalize: Give embeddings of length 1.
+        normalize: Give embeddings of length 1; None for as the model folder itself does.
 
     Returns:
-        What was written. A text is cut to the rows that the run was trained on, or to what the model takes.
+        What was written. A text is cut to the rows that the run was trained on, or to what the model takes, or to what
+        a folder of sentence-transformers says.
 
     Raises:
         InputError: sentence-transformers is not installed, ``origin`` cannot be opened, or ``out`` exists or cannot be
             written.
     """
     origin, out = Path(origin), Path(out)
-    if out.exists():
-        raise InputError(f"{out}: exists already; give another --out")
     if not origin.is_dir():
         raise InputError(f"{origin}: no such folder; give a run, a checkpoint or the folder of a model")
     # It is missed before the work, not after it.
     _library()
     logging.disable_progress_bar()
-    staging = out.with_name(out.name + ".staging")
-    remove(staging)
-    staging.mkdir(parents=True)
-    try:
-        made = _write(origin, staging, pooling, normalize)
-        made.folder.rename(out)
-    except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"{out}: the model could not be written ({str(error).splitlines()[0]}); make room, and repeat the command"
-        ) from None
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    with new_folder(out, "--out") as folder:
+        try:
+            made = _write(origin, folder, pooling, normalize)
+        except (OSError, SafetensorError) as error:
+            raise InputError(
+                f"{out}: the model could not be written ({str(error).splitlines()[0]}); make room, and repeat the "
+                "command"
+            ) from None
     return made._replace(folder=out)
 
 
@@ -85,20 +82,18 @@ def usage(folder: Path) -> str:
     )
 
 
-def _write(origin: Path, staging: Path, pooling: Pooling | None, normalize: bool) -> SentenceFolder:
-    """Write all into folders of the staging folder; the last of them is the one that is wanted."""
+def _write(origin: Path, folder: Path, pooling: Pooling | None, normalize: bool | None) -> SentenceFolder:
+    """Write the folder, and beside it what it is made of."""
     run, needs_model = _run_of(origin)
-    model = str(export_checkpoint(origin, staging / "model") if needs_model else origin)
-    tokenizer = open_tokenizer(model)
-    encoder = open_bare(model)
-    if pooling is None:
-        pooling = run.get("objective", {}).get("pooling") or own_pooling(model) or "mean"
-    max_length = min(longest_input(encoder.config, tokenizer), run.get("data", {}).get("row_length", 10**6))
-    save_model(encoder, tokenizer, staging / "encoder", card="")
-    made = SentenceFolder(staging / "whole", pooling, normalize, max_length)
-    _save(staging / "encoder", encoder.config.hidden_size, made)
-    (made.folder / "README.md").write_text(_card(origin, made), encoding="utf-8")
-    settle(made.folder)
+    model = str(export_checkpoint(origin, folder.with_name("model")) if needs_model else origin)
+    own = own_embeddings(model, pooling or run.get("objective", {}).get("pooling"))
+    encoder = open_bare(own.encoder)
+    max_length = min(longest_input(encoder.config, own.tokenizer), run.get("data", {}).get("row_length", 10**6))
+    save_model(encoder, own.tokenizer, folder.with_name("encoder"), card="")
+    made = SentenceFolder(folder, own.pooling, own.is_normalized if normalize is None else normalize, max_length)
+    _save(folder.with_name("encoder"), encoder.config.hidden_size, made, own)
+    (folder / "README.md").write_text(_card(origin, made), encoding="utf-8")
+    settle(folder)
     return made
 
 
@@ -119,7 +114,7 @@ def _run_of(origin: Path) -> tuple[dict[str, Any], bool]:
     return {}, False
 
 
-def _save(encoder: Path, hidden_size: int, made: SentenceFolder) -> None:
+def _save(encoder: Path, hidden_size: int, made: SentenceFolder, own: OwnEmbeddings) -> None:
     """Let sentence-transformers write the folder."""
     library = _library()
     parts = library.sentence_transformer.modules
@@ -129,7 +124,7 @@ def _save(encoder: Path, hidden_size: int, made: SentenceFolder) -> None:
         *([parts.Normalize()] if made.is_normalized else []),
     ]
     # Its own card is of a model that it trained, and would look for the one it comes from on the hub.
-    whole = library.SentenceTransformer(modules=modules, device="cpu", local_files_only=True)
+    whole = library.SentenceTransformer(modules=modules, device="cpu", local_files_only=True, **own.extras)
     whole.save(str(made.folder), create_model_card=False)
 
 

@@ -19,7 +19,7 @@ from bertsmith.corpus.sources import list_sources
 from bertsmith.corpus.tokenizer import TokenizerSettings
 from bertsmith.errors import InputError
 from bertsmith.export import write_folder
-from bertsmith.files import locked, read_record, remove, sha256, use_umask, write_record, write_text
+from bertsmith.files import locked, new_folder, read_record, remove, sha256, use_umask, write_record, write_text
 from bertsmith.run_folder import prepare
 from bertsmith.training.budget import QUANTITIES
 from bertsmith.training.checkpoints import publish, read_seal, remove_old, seal
@@ -131,6 +131,18 @@ def test_a_model_is_written_beside_links(tmp_path: Path, victim: Path) -> None:
         (tmp_path / name).symlink_to(victim)
     write_folder(Saved(), Saved(), tmp_path / "model", "card")  # type: ignore[arg-type]
     assert (tmp_path / "model" / "precious.txt").read_text() == "new" and not (tmp_path / "model").is_symlink()
+
+
+def test_of_two_that_make_one_folder_at_once_the_first_to_end_wins(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "out"
+    said = r"out: cannot be written \(.*\); give another --out"
+    with pytest.raises(InputError, match=said), new_folder(out, "--out") as slow:
+        slow.mkdir()
+        with new_folder(out, "--out") as quick:
+            quick.mkdir()
+            (quick / "precious.txt").write_text("quick")
+    assert (out / "precious.txt").read_text() == "quick"
+    assert [path.name for path in tmp_path.rglob("*")] == ["new", "out", "precious.txt"]
 
 
 def test_a_corpus_is_built_beside_links(tmp_path: Path, victim: Path) -> None:

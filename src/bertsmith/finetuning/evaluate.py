@@ -22,7 +22,7 @@ from bertsmith.finetuning.models import (
     takes_types,
 )
 from bertsmith.finetuning.objective import TaskObjective, batches_by_length, predict
-from bertsmith.finetuning.own_pooling import own_pooling
+from bertsmith.finetuning.own_embeddings import own_embeddings
 from bertsmith.finetuning.rows import Collator, Row
 from bertsmith.finetuning.settings import task_by_name
 from bertsmith.pooling import Pooling, pool
@@ -49,7 +49,8 @@ class EvaluationSettings:
     """Score pairs of texts with a value by the cosine of their embeddings, without any head."""
     pooling: Pooling | None = None
     """With zero_shot: how hidden states become an embedding; if not given, as the model's folder says (the modules.json
-    of sentence-transformers, or a model that was fine-tuned with mean or max), else mean."""
+    of sentence-transformers, or a model that was fine-tuned with mean or max), else mean. All else that a folder of
+    sentence-transformers says holds, too: the longest text, the default prompt."""
     max_length: int | None = None
     """Longer texts are cut to this many tokens; null for no cutting, and an error if a text is too long for the model.
     In question answering, the length of a window (null: 384, or what the model takes)."""
@@ -109,13 +110,12 @@ def evaluate(
     if out is not None:
         # A file in its place, or a disk that cannot be written, is found before the work.
         _make_folder(out)
-    tokenizer = open_tokenizer(model)
     if evaluation.zero_shot:
-        found = _similarities(model, tokenizer, task, evaluation)
+        found = _similarities(model, task, evaluation)
         # A cosine is on another scale than the values.
         task = replace(task, metrics=tuple(metric for metric in task.metrics if metric != "mean_squared_error"))
     else:
-        task, found = _predictions(model, tokenizer, task, evaluation)
+        task, found = _predictions(model, open_tokenizer(model), task, evaluation)
     figures = {}
     for name, examples in task.splits().items():
         if out is not None:
@@ -211,9 +211,7 @@ def match_labels(model: PreTrainedModel, origin: str, task: TaskData) -> tuple[T
     return replace(task, labels=ordered), [labels.index(label) for label in ordered]
 
 
-def _similarities(
-    origin: str, tokenizer: Any, task: TaskData, evaluation: EvaluationSettings
-) -> dict[str, Predictions]:
+def _similarities(origin: str, task: TaskData, evaluation: EvaluationSettings) -> dict[str, Predictions]:
     """Take the cosine of the embeddings of both texts of a pair for its value."""
     splits = task.splits()
     is_pair = all(example.text_pair is not None for examples in splits.values() for example in examples)
@@ -221,15 +219,16 @@ def _similarities(
         raise InputError(
             f"zero_shot: is for pairs of texts with a value, such as STS-B, and {task.name} is not; leave it out"
         )
-    model = open_encoder(origin).to("cuda" if torch.cuda.is_available() else "cpu")
+    own = own_embeddings(origin, evaluation.pooling)
+    tokenizer = own.tokenizer
+    model = open_encoder(own.encoder).to("cuda" if torch.cuda.is_available() else "cpu")
     reading = _reading(model, tokenizer, task, evaluation)
-    pooling = evaluation.pooling or own_pooling(origin) or "mean"
     found = {}
     for name, examples in splits.items():
-        first = [example._replace(text_pair=None) for example in examples]
-        second = [example._replace(text=example.text_pair or "", text_pair=None) for example in examples]
+        first = [example._replace(text=own.prompt + example.text, text_pair=None) for example in examples]
+        second = [example._replace(text=own.prompt + (example.text_pair or ""), text_pair=None) for example in examples]
         a, b = (
-            embed(model, _read(name, side, reading).rows, _collator(model, tokenizer), pooling)
+            embed(model, _read(name, side, reading).rows, _collator(model, tokenizer), own.pooling)[:, : own.dimensions]
             for side in (first, second)
         )
         norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)

@@ -6,8 +6,7 @@ import torch
 from transformers import AutoModel, PreTrainedModel
 from transformers.utils import logging
 
-from bertsmith.errors import InputError
-from bertsmith.files import make_parents
+from bertsmith.files import new_folder
 from bertsmith.finetuning.models import open_encoder, open_tokenizer, save_model
 from bertsmith.markdown import code
 
@@ -47,14 +46,11 @@ def export_encoder(origin: str | Path, out: str | Path) -> Path:
     Raises:
         InputError: The model cannot be opened, or ``out`` exists or cannot be written.
     """
-    out = Path(out)
-    if out.exists():
-        raise InputError(f"{out}: exists already; give another --out")
-    logging.disable_progress_bar()
-    tokenizer, encoder = open_tokenizer(str(origin)), open_bare(str(origin))
-    make_parents(out, "--out")
-    save_model(encoder, tokenizer, out, _CARD.format(origin=code(str(origin))))
-    return out
+    with new_folder(Path(out), "--out") as folder:
+        logging.disable_progress_bar()
+        tokenizer, encoder = open_tokenizer(str(origin)), open_bare(str(origin))
+        save_model(encoder, tokenizer, folder, _CARD.format(origin=code(str(origin))))
+    return Path(out)
 
 
 _CARD = """---

@@ -166,11 +166,15 @@ def open_tokenizer(origin: str) -> Any:
 
 
 def _check_folder(origin: str) -> None:
-    """Point to the model folder where the folder of its run is given."""
-    inside = [Path(origin) / "model", *sorted(Path(origin).glob("seed-*/model"))]
-    found = next((folder for folder in inside if (folder / "config.json").exists()), None)
-    if found and not (Path(origin) / "config.json").exists():
-        raise InputError(f"model: {origin} is a run folder; give its model, {found}")
+    """Point to the model that is inside of a run folder, or of an older folder of sentence-transformers."""
+    folder = Path(origin)
+    if (folder / "config.json").exists():
+        return
+    for found in (folder / "model", *sorted(folder.glob("seed-*/model")), *sorted(folder.glob("?_Transformer"))):
+        if (found / "config.json").exists():
+            is_run = found.name == "model"
+            what = "run folder; give its model" if is_run else "folder of sentence-transformers; give its encoder"
+            raise InputError(f"model: {origin} is a {what}, {found}")
 
 
 def build_model(
