@@ -374,7 +374,7 @@ class Electra(Objective):
             found["disc_auc"] = (
                 f"the discriminator hardly tells replaced tokens from original ones (AUC {figures['disc_auc']:.2f}, "
                 "0.5 is a coin): for fine-tuning it may be worse than none; begin with a model that objective.name: "
-                "mlm has trained (encoder.from_pretrained), or train much longer"
+                "mlm has trained (encoder.from_pretrained), or give a larger budget, so that the rate falls later"
             )
         return found
 
