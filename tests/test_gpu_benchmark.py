@@ -75,7 +75,10 @@ def test_everything_is_measured_and_written(tmp_path: Path) -> None:
     costs = found["step costs"]["rounds"][0]
     assert list(costs) == ["MLM", "ELECTRA", "span", "SSP", "CERT, queue 64", "CERT, queue 256"]
     assert costs["MLM"]["of_mlm"] == 1
-    assert min(cost["of_mlm"] for cost in costs.values()) > 0
+    per_token = {name: cost["milliseconds"] / cost["tokens"] for name, cost in costs.items()}
+    for name, cost in costs.items():
+        assert 0 < cost["least"] <= cost["milliseconds"] <= cost["most"]
+        assert cost["of_mlm"] == pytest.approx(per_token[name] / per_token["MLM"])
     assert found["quality"]["rounds"][0]["difference"] < 1e-4
 
     table = json_file.with_suffix(".md").read_text()

@@ -93,8 +93,8 @@ def key_of_text(model: str, text: str) -> bytes:
 
 
 def _check(key: bytes, text: bytes | None) -> bytes:
-    content = b"none" if text is None else b"text" + text
-    return hashlib.blake2b(key + content, digest_size=8).digest()
+    # A byte that no text in UTF-8 has.
+    return hashlib.blake2b(key + (b"\xff" if text is None else text), digest_size=8).digest()
 
 
 @contextmanager

@@ -14,6 +14,8 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from bertsmith.augment.engines import Batch, Plan, cores, hashed, language_code, open_tokenizer
 from bertsmith.augment.models import Model
 from bertsmith.augment.settings import AugmentSettings
@@ -26,6 +28,7 @@ _UNKNOWN, _END = "<unk>", "</s>"
 _QUANTIZATION = {"float32": None}
 _FILES = "files.json"
 """The hashes of a converted model's files."""
+_HASHES = TypeAdapter(dict[str, str])
 _AHEAD = 2
 """Batches that wait for each worker, so that none is ever idle."""
 
@@ -129,16 +132,10 @@ def convert(model: Model, compute_type: str, cache: Path) -> Path:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Recommended: pip install sacremoses")
             TransformersConverter(str(model.folder)).convert(str(part), quantization=quantization, force=True)
-        write_record(part / _FILES, hashes_of(part, part.iterdir()))
-        settle(part)
-        remove(folder)
-        part.rename(folder)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise InputError(_unwritable(cache, error)) from None
-        # Another process may have put it there meanwhile.
-        if not _is_whole(folder):
-            raise InputError(_unreadable(model, error)) from None
+        raise InputError(_unreadable(model, error)) from None
     except UnpicklingError as error:
         raise InputError(_unreadable(model, error)) from None
     except Exception as error:  # ValueError, RuntimeError and KeyError, by what is wrong with the model
@@ -146,15 +143,34 @@ def convert(model: Model, compute_type: str, cache: Path) -> Path:
             f"models.{model.direction}: CTranslate2 cannot convert {model.origin} ({first_line(error)}); give --engine "
             "transformers"
         ) from None
+    else:
+        _put(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return folder
 
 
+def _put(part: Path, folder: Path) -> None:
+    """Put a converted model into its place, unless another process has done so meanwhile, which may be reading it.
+
+    Raises:
+        InputError: It cannot be written.
+    """
+    try:
+        write_record(part / _FILES, hashes_of(part, part.iterdir()))
+        settle(part)
+        if not _is_whole(folder):
+            remove(folder)
+            part.rename(folder)
+    except OSError as error:
+        if not _is_whole(folder):
+            raise InputError(_unwritable(folder.parent, error)) from None
+
+
 def _is_whole(folder: Path) -> bool:
     """Say whether a converted model is there, as it was written."""
     try:
-        return not changed_since(folder, read_record(folder / _FILES))
+        return not changed_since(folder, read_record(folder / _FILES, _HASHES))
     except (OSError, ValueError):
         return False
 

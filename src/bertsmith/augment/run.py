@@ -154,7 +154,7 @@ def _make(
                 num_pairs += 1
                 writer.write(pair)
         if not num_pairs:
-            raise InputError(f"no pair is left of {found.units:,} ({_why_none(filters)}")
+            raise _nothing_left(found.units, filters)
     translated, seconds = cache.totals()
     counts = {"texts": found.units, "sentences": found.sentences, "pairs": num_pairs}
     counts |= {"empty_records": found.empty, "skipped_documents": found.skipped}
@@ -170,15 +170,15 @@ def _make(
     }
 
 
-def _why_none(filters: Filters) -> str:
+def _nothing_left(num_units: int, filters: Filters) -> InputError:
     """Say why no pair is left, and which filter to change."""
     dropped = {reason: number for reason, number in filters.found.items() if number and reason in filters.dropped}
     listed = ", ".join(f"{reason} {number:,}" for reason, number in dropped.items())
-    advice = "look at the models and the text"
+    message = f"no pair is left of {num_units:,} ({listed}); look at the models and the text"
     # What is too long for a model cannot be kept.
     if (commonest := max(dropped, key=dropped.__getitem__)) != "too_long":
-        advice += f", or keep some, with --filters.{commonest} keep --overwrite"
-    return f"{listed}); {advice}"
+        message += f", or keep some, with --filters.{commonest} keep --overwrite"
+    return InputError(message)
 
 
 def _the_same(stream: UnitStream, found: Survey) -> Iterator[Unit]:

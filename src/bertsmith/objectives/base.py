@@ -297,7 +297,7 @@ def token_parts(logits_MV: Tensor, targets: Tensor) -> tuple[dict[str, Tensor], 
 
 
 def guesses(logits_MV: Tensor) -> Tensor:
-    """Return the id of the highest of the logits (M, V) of each row, the first of equals: -> (M,)."""
+    """Return the id of the highest of the logits (M, V), in fp32, of each row, the first of equals: -> (M,)."""
     logits_MV = logits_MV.detach()
     if logits_MV.device.type == "cpu":
         # The same ids; torch's takes five times as long or more on a CPU, 3 to 5 % of a step.
