@@ -241,6 +241,14 @@ def read_record(path: Path, layout: TypeAdapter[Any] | None = None) -> dict[str,
     return value
 
 
+def find_record(path: Path, layout: TypeAdapter[Any]) -> dict[str, Any] | None:
+    """Read what :func:`write_record` wrote; None if it is not there, or damaged."""
+    try:
+        return read_record(path, layout)
+    except (FileNotFoundError, ValueError):
+        return None
+
+
 def _hash_of(value: Any) -> str:
     # As JSON gives it back: keys are text, tuples are lists.
     same = json.loads(json.dumps(value))

@@ -18,6 +18,14 @@ def make_task(folder: Path) -> dict[str, Any]:
     return {name: str(folder / f"{name}.csv") for name in ("train", "validation")}
 
 
+def make_pairs(folder: Path) -> dict[str, Any]:
+    """Write pairs of texts with a value; returns the settings that judge by them without training."""
+    rows = [f"da{'de' * (number % 7)},da{'ki' * (number % 5)},{number % 4 + number / 100}" for number in range(40)]
+    (folder / "pairs.csv").write_text("\n".join(["text,text_pair,label", *rows]) + "\n", encoding="utf-8")
+    task = {"validation": str(folder / "pairs.csv"), "text_pair": "text_pair", "type": "regression"}
+    return {"task": task, "zero_shot": True}
+
+
 def make_values(corpus: Corpus, folder: Path, **changes: Any) -> dict[str, Any]:
     """Lay out a comparison of a few steps."""
     values: dict[str, Any] = {

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import yaml
-from comparison_helpers import make_values, write
+from comparison_helpers import make_pairs, make_values, write
 
 from bertsmith.comparison import compare, load_comparison
 from bertsmith.corpus import Corpus
 from bertsmith.errors import Interrupted
+from bertsmith.finetuning.evaluate import evaluate, read_evaluation
 from commands import Command
 
 HTML = "<b onload='x'>mlm</b>"
@@ -114,3 +115,38 @@ def test_an_arm_that_fails_and_models_on_the_way_in_two_processes(
     # Checkpoints stay for the arm alone that may go on.
     units = {path.parent.parent for path in (tmp_path / "out").rglob("pretraining/checkpoints")}
     assert units and not any((unit / "trained.json").exists() for unit in units)
+
+
+@pytest.mark.slow
+def test_pairs_of_texts_judge_without_training(
+    corpus: Corpus, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pairs = make_pairs(tmp_path)
+    values = make_values(corpus, tmp_path, objectives=[{"objective": {"name": "mlm"}}], finetune_seeds=[0, 1])
+    values["tasks"].append(pairs)
+    given = write(values, tmp_path / "run.yaml")
+    record = compare(given)
+    assert "8 fine-tunings, 4 zero-shot" in capfd.readouterr().err
+    (task,) = (one for one in record["tasks"] if one["name"] == "pairs, zero-shot")
+    assert (task["metric"], task["num_train"], task["num_validation"]) == ("pearson", None, 40)
+
+    words = [word for key, value in pairs["task"].items() for word in (f"--task.{key}", value)]
+    of_task = [one for one in record["scores"] if one["task"] == "pairs, zero-shot"]
+    for arm, unit in (("mlm", "mlm-1-*"), ("none", "none-1-*")):
+        (model,) = (tmp_path / "out" / "units").glob(f"{unit}/pretraining/model")
+        expected = evaluate(str(model), read_evaluation([*words, "--zero-shot"]))["validation"]["pearson"]["value"]
+        # Every seed of fine-tuning has the one score there is.
+        found = [one["score"] for one in of_task if (one["arm"], one["pretrain_seed"]) == (arm, 1)]
+        assert found == [expected, expected]
+    averages = {one["arm"]: one["mean"] for one in record["estimates"] if one["task"] == "average"}
+    assert averages["mlm"] == pytest.approx(
+        sum(one["mean"] for one in record["estimates"] if one["arm"] == "mlm" and one["task"] != "average") / 2
+    )
+
+    # What is damaged is judged anew, and nothing else.
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "units").glob("*/tasks/**/*.json")}
+    damaged = next(path for path in before if path.name == "zero-shot.json")
+    damaged.write_text("{}", encoding="utf-8")
+    assert scores_of(compare(given)) == scores_of(record)
+    after = {path: path.stat().st_mtime_ns for path in before}
+    assert {path for path in before if after[path] != before[path]} == {damaged}

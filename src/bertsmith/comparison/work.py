@@ -11,7 +11,6 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stderr
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Required
 
@@ -21,15 +20,13 @@ from pydantic import TypeAdapter
 from rich.console import Console
 from typing_extensions import TypedDict
 
-from bertsmith.comparison.plan import Plan, Task, Unit
+from bertsmith.comparison.plan import Plan, Unit
+from bertsmith.comparison.tasks import Task
 from bertsmith.corpus import Corpus
 from bertsmith.encoder import build_encoder
 from bertsmith.errors import Hindered, InputError, Interrupted
 from bertsmith.export import export_checkpoint, write_model
-from bertsmith.files import changed_since, hashes_of, locked, read_record, remove, write_json, write_record
-from bertsmith.finetuning.material import fingerprint
-from bertsmith.finetuning.seed import train_seed
-from bertsmith.finetuning.seed_files import PREDICTIONS, RESULT, RESULT_LAYOUT, seed_folder
+from bertsmith.files import changed_since, find_record, hashes_of, locked, remove, write_json, write_record
 from bertsmith.objectives import MLM, Objective
 from bertsmith.objectives.mlm import MLMSettings
 from bertsmith.pretraining import pretrain
@@ -177,21 +174,15 @@ def _keep_curve(plan: Plan, unit: Unit) -> dict[str, Any]:
 
 
 def _judge(plan: Plan, unit: Unit, share: float, model: Path, task: Task) -> None:
-    """Fine-tune a model on a task with all seeds, and leave of that nothing but the results."""
-    began, scores = time.monotonic(), []
+    """Judge a model by a task with all seeds, and leave of that nothing but the results."""
+    began, scores, folder = time.monotonic(), [], _judged(unit, task, share)
     for seed in plan.settings.finetune_seeds:
         if not has_judged(unit, task, share, seed):
-            folder = _judged(unit, task, share)
-            run = replace(task.run, model=str(model), output=str(folder))
-            material = replace(task.material, facts={**task.material.facts, "model": fingerprint(str(model))})
-            if (seed_folder(folder, seed) / RESULT).exists():  # damaged
-                shutil.rmtree(seed_folder(folder, seed))
             with _logged(unit, True):
-                train_seed(run, material, seed)
+                task.judge(model, folder, seed)
             scores.append(score_of(unit, task, share, seed))
         # A kill may have come between the result and this.
-        for name in ("model", "tensorboard", PREDICTIONS):
-            remove(seed_folder(_judged(unit, task, share), seed) / name)
+        task.clear(folder, seed)
     if scores:
         at = "" if share == 1 else f" at {share:.0%} of the budget"
         said = ", ".join(in_points(task.metric, score) for score in scores if score is not None)
@@ -216,24 +207,23 @@ def _models(unit: Unit, curve: Mapping[str, Any]) -> list[tuple[float, Path]]:
 
 def trained(unit: Unit) -> dict[str, Any] | None:
     """Read what the training of a unit left; None if it has none, or that is damaged."""
-    return _read(unit.folder / _TRAINED, _TRAINING)
+    return find_record(unit.folder / _TRAINED, _TRAINING)
 
 
 def failure(unit: Unit) -> str | None:
     """Read why a unit failed; None if it did not."""
-    found = _read(unit.folder / _FAILED, _FAILURE)
+    found = find_record(unit.folder / _FAILED, _FAILURE)
     return None if found is None else str(found["error"])
 
 
 def has_judged(unit: Unit, task: Task, share: float, seed: int) -> bool:
-    """Say whether a model has been fine-tuned on a task with a seed."""
+    """Say whether a model has been judged by a task with a seed of fine-tuning."""
     return score_of(unit, task, share, seed) is not None
 
 
 def score_of(unit: Unit, task: Task, share: float, seed: int) -> float | None:
     """Read what a model reached on a task with a seed of fine-tuning; None if that has not been done."""
-    found = _read(seed_folder(_judged(unit, task, share), seed) / RESULT, RESULT_LAYOUT)
-    return None if found is None else float(found["scores"][task.material.validation[0].name][task.metric])
+    return task.score(_judged(unit, task, share), seed)
 
 
 def _judged(unit: Unit, task: Task, share: float) -> Path:
@@ -262,13 +252,6 @@ class _Failure(TypedDict):
 
 
 _TRAINING, _FAILURE = TypeAdapter(_Training), TypeAdapter(_Failure)
-
-
-def _read(file: Path, layout: TypeAdapter[Any]) -> dict[str, Any] | None:
-    try:
-        return read_record(file, layout)
-    except (FileNotFoundError, ValueError):
-        return None
 
 
 def loss_curves(folder: Path) -> dict[str, list[list[float]]]:

@@ -111,9 +111,8 @@ def evaluate(
         # A file in its place, or a disk that cannot be written, is found before the work.
         _make_folder(out)
     if evaluation.zero_shot:
-        found = _similarities(model, task, evaluation)
-        # A cosine is on another scale than the values.
-        task = replace(task, metrics=tuple(metric for metric in task.metrics if metric != "mean_squared_error"))
+        task = pairs_with_value(task)
+        found = similarities(model, task, evaluation)
     else:
         task, found = _predictions(model, open_tokenizer(model), task, evaluation)
     figures = {}
@@ -211,20 +210,38 @@ def match_labels(model: PreTrainedModel, origin: str, task: TaskData) -> tuple[T
     return replace(task, labels=ordered), [labels.index(label) for label in ordered]
 
 
-def _similarities(origin: str, task: TaskData, evaluation: EvaluationSettings) -> dict[str, Predictions]:
-    """Take the cosine of the embeddings of both texts of a pair for its value."""
-    splits = task.splits()
-    is_pair = all(example.text_pair is not None for examples in splits.values() for example in examples)
+def pairs_with_value(task: TaskData) -> TaskData:
+    """Make a task one that can be scored by the similarity of embeddings.
+
+    Raises:
+        InputError: It is not of pairs of texts with a value.
+    """
+    is_pair = all(example.text_pair is not None for examples in task.splits().values() for example in examples)
     if task.type != "regression" or not is_pair:
         raise InputError(
             f"zero_shot: is for pairs of texts with a value, such as STS-B, and {task.name} is not; leave it out"
         )
+    # A cosine is on another scale than the values.
+    return replace(task, metrics=tuple(metric for metric in task.metrics if metric != "mean_squared_error"))
+
+
+def similarities(origin: str, task: TaskData, evaluation: EvaluationSettings) -> dict[str, Predictions]:
+    """Take the cosine of the embeddings of both texts of each pair, by split.
+
+    Args:
+        origin: Folder or hub id of an encoder.
+        task: Of :func:`pairs_with_value`.
+        evaluation: How texts are read and pooled.
+
+    Raises:
+        InputError: The encoder cannot be opened, or a text is too long for it.
+    """
     own = own_embeddings(origin, evaluation.pooling)
     tokenizer = own.tokenizer
     model = open_encoder(own.encoder).to("cuda" if torch.cuda.is_available() else "cpu")
     reading = _reading(model, tokenizer, task, evaluation)
     found = {}
-    for name, examples in splits.items():
+    for name, examples in task.splits().items():
         first = [example._replace(text=own.prompt + example.text, text_pair=None) for example in examples]
         second = [example._replace(text=own.prompt + (example.text_pair or ""), text_pair=None) for example in examples]
         a, b = (
