@@ -264,7 +264,7 @@ class SsaObjective(TaskObjective):
         return {**super().count_items(batch), "importance": float((is_real & self.encoder.is_text(ids)).sum())}
 
 
-_TOKENS_PER_BATCH = {"cpu": 4096, "cuda": 65536}
+_TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 65536}
 
 
 @torch.no_grad()
