@@ -357,6 +357,22 @@ def test_zero_shot_pools_as_the_folder_says(
     assert figures(out, "--pooling", "cls") == figures(models["bert"], "--pooling", "cls") != figures(out)
 
 
+def test_a_folder_on_the_hub_says_how_it_pools(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    kept = tmp_path / "models--org--name"
+    (kept / "refs").mkdir(parents=True)
+    (kept / "refs" / "main").write_text("abc")
+    export(models["bert"], kept / "snapshots" / "abc", "--pooling", "max", "--normalize")
+    assert own_embeddings("org/name")[2:4] == ("max", True)
+    assert own_embeddings("org/name", "cls").pooling == "cls"
+    # Of one that was fetched without it, the hub would have to be asked.
+    (kept / "snapshots" / "abc" / "modules.json").unlink()
+    assert own_embeddings("org/name")[2:4] == ("mean", False)
+
+
 @pytest.mark.parametrize(
     ("modules", "pooling", "message"),
     [

@@ -76,3 +76,8 @@ def lack_of_machine(error: Exception) -> str | None:
     else:
         return None
     return see_doctor(f"{what}, {_AGAIN}")
+
+
+def first_line(error: BaseException) -> str:
+    """An error of another library in one line."""
+    return (str(error).strip().split("\n")[0] or type(error).__name__).rstrip(".")

@@ -12,7 +12,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-from bertsmith.errors import InputError, lack_of_machine
+from bertsmith.errors import InputError, first_line, lack_of_machine
 from bertsmith.files import is_pipe, read_json
 from bertsmith.terminal import say
 
@@ -24,6 +24,13 @@ TOKENIZER_FILES = (
 
 GENERATOR = "generator"
 """The folder of an ELECTRA's generator, in that of the discriminator."""
+
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+"""The weights of a folder: by the first of these patterns that any file has."""
+OTHER_FILES = ("*.json", "*.spm", "*.model", "*.txt")
+"""What else a model is made of."""
+
+_HUB_SECONDS = 20
 
 _FIELDS_OF_OTHERS = {"embedding_size", "task_type_vocab_size", "relative_attention", "bottleneck_size", "d_model"}
 """What configs of relatives of BERT have beside all that BERT's has."""
@@ -208,6 +215,33 @@ def _unnamed_bert(folder: Path) -> Any:
     except (OSError, ValueError, TypeError, KeyError):
         return None
     return BertConfig.from_dict(values, name_or_path=str(folder)) if is_bert else None
+
+
+def fetch(origin: str) -> Path:
+    """Fetch the weights, settings and vocabularies of a model from the hub; what has been fetched before is kept.
+
+    Returns:
+        Its folder on this machine.
+
+    Raises:
+        InputError: The hub has no such model, or cannot be reached and nothing was fetched before; says no more.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError
+
+    announce_hub(origin)
+    try:
+        siblings = huggingface_hub.HfApi().model_info(origin, timeout=_HUB_SECONDS).siblings
+        names = [file.rfilename for file in siblings or ()]
+        weights = WEIGHTS[0] if any(name.endswith(".safetensors") for name in names) else WEIGHTS[1]
+        return Path(huggingface_hub.snapshot_download(origin, allow_patterns=[weights, *OTHER_FILES]))
+    except Exception as error:  # the client's own errors, the network's, and those of whatever lies between
+        is_answer = isinstance(error, HfHubHTTPError)
+        found = f"the hub gave no such model ({first_line(error)})" if is_answer else "the hub cannot be reached"
+    try:
+        return Path(huggingface_hub.snapshot_download(origin, local_files_only=True))
+    except Exception:  # as above
+        raise InputError(f"{origin} is no folder here, and {found}") from None
 
 
 @cache

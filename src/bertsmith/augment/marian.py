@@ -19,8 +19,7 @@ from pydantic import TypeAdapter
 from bertsmith.augment.engines import Batch, Plan, cores, hashed, language_code, open_tokenizer
 from bertsmith.augment.models import Model
 from bertsmith.augment.settings import AugmentSettings
-from bertsmith.corpus.sources import first_line
-from bertsmith.errors import InputError
+from bertsmith.errors import InputError, first_line
 from bertsmith.files import changed_since, hashes_of, read_record, remove, settle, write_record
 from bertsmith.pretrained import reason
 

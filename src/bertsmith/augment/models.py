@@ -6,16 +6,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bertsmith.augment.settings import AugmentSettings
-from bertsmith.corpus.sources import first_line
 from bertsmith.errors import InputError
 from bertsmith.files import read_json, sha256
-from bertsmith.pretrained import announce_hub, open_pretrained
+from bertsmith.pretrained import OTHER_FILES, WEIGHTS, fetch, open_pretrained
 
 _HUB_DEFAULT = "Helsinki-NLP/opus-mt-{}"
-_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
-_OTHER_FILES = ("*.json", "*.spm", "*.model", "*.txt")
-
-_HUB_SECONDS = 20
 
 MANY_LANGUAGES = ("m2m_100", "mbart", "nllb-moe")
 """Architectures of models that are told from which language to which they translate: NLLB is of the first one."""
@@ -96,26 +91,10 @@ def _locate(origin: str, key: str) -> Path:
         raise InputError(f"{key}: {origin} is a file; give the folder of a model")
     if origin.startswith((".", "/", "~")) or origin.count("/") != 1:
         raise InputError(f"{key}: {origin}: no such folder; {_remedy(key)}")
-    return _fetch(origin, key)
-
-
-def _fetch(origin: str, key: str) -> Path:
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError
-
-    announce_hub(origin)
     try:
-        siblings = huggingface_hub.HfApi().model_info(origin, timeout=_HUB_SECONDS).siblings
-        names = [file.rfilename for file in siblings or ()]
-        weights = _WEIGHTS[0] if any(name.endswith(".safetensors") for name in names) else _WEIGHTS[1]
-        return Path(huggingface_hub.snapshot_download(origin, allow_patterns=[weights, *_OTHER_FILES]))
-    except Exception as error:  # the client's own errors, the network's, and those of whatever lies between
-        is_answer = isinstance(error, HfHubHTTPError)
-        found = f"the hub gave no such model ({first_line(error)})" if is_answer else "the hub cannot be reached"
-    try:
-        return Path(huggingface_hub.snapshot_download(origin, local_files_only=True))
-    except Exception:  # as above
-        raise InputError(f"{key}: {origin} is no folder here, and {found}; {_remedy(key, origin)}") from None
+        return fetch(origin)
+    except InputError as error:
+        raise InputError(f"{key}: {error}; {_remedy(key, origin)}") from None
 
 
 def _remedy(key: str, origin: str = "") -> str:
@@ -158,10 +137,10 @@ def short_code(language: str) -> str | None:
 
 
 def _hash(folder: Path, key: str) -> str:
-    weights = next((found for pattern in _WEIGHTS if (found := sorted(folder.glob(pattern)))), [])
+    weights = next((found for pattern in WEIGHTS if (found := sorted(folder.glob(pattern)))), [])
     if not weights:
         raise InputError(f"{key}: {folder} holds no weights (*.safetensors or pytorch_model.bin); is it whole?")
-    others = sorted(path for pattern in _OTHER_FILES for path in folder.glob(pattern))
+    others = sorted(path for pattern in OTHER_FILES for path in folder.glob(pattern))
     digest = hashlib.sha256()
     for path in [*weights, *others]:
         digest.update(f"{path.name} {sha256(path)}\n".encode())

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
-from bertsmith.corpus.sources import first_line
-from bertsmith.errors import InputError, missing_package
+from bertsmith.errors import InputError, first_line, missing_package
 
 Result = TypeVar("Result")
 

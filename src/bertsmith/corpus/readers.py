@@ -23,7 +23,6 @@ from bertsmith.corpus.read_options import ReadOptions
 from bertsmith.corpus.sources import (
     PYTHON_DOCS,
     Source,
-    first_line,
     format_of,
     json_fault,
     list_sources,
@@ -31,7 +30,7 @@ from bertsmith.corpus.sources import (
     unique_keys,
 )
 from bertsmith.corpus.text_files import SAMPLE_BYTES, Line, Records, detect_layout, join_lines, read_lines
-from bertsmith.errors import InputError
+from bertsmith.errors import InputError, first_line
 
 __all__ = ["Document", "Problem", "ReadOptions", "Reader", "Source", "list_sources"]
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import huggingface_hub
 
 from bertsmith.corpus import python_docs
-from bertsmith.errors import InputError, missing_package
+from bertsmith.errors import InputError, first_line, missing_package
 
 PYTHON_DOCS = "python-docs"
 FORMATS = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")
@@ -224,11 +224,6 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r:.60} stands there twice")
     return found
-
-
-def first_line(error: BaseException) -> str:
-    """An error of another library in one line."""
-    return (str(error).strip().split("\n")[0] or type(error).__name__).rstrip(".")
 
 
 def _with_unique_names(sources: list[Source]) -> list[Source]:

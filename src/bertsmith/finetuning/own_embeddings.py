@@ -12,7 +12,7 @@ from bertsmith.errors import InputError
 from bertsmith.files import inside, read_json
 from bertsmith.finetuning.models import PooledConfig, inner_config, open_tokenizer
 from bertsmith.pooling import Pooling
-from bertsmith.pretrained import open_pretrained
+from bertsmith.pretrained import announce_hub, fetch, may_be_hub_id, open_pretrained
 
 MODULES = "modules.json"
 """Is in every folder of sentence-transformers, and lists the encoder and what follows it."""
@@ -81,18 +81,33 @@ def own_embeddings(origin: str, pooling: Pooling | None = None) -> OwnEmbeddings
         pooling: Another pooling than its own, of the encoder's own hidden states; None for its own, or else mean.
 
     Returns:
-        All that its folder says; of a hub id, only the config is asked.
+        All that its folder says, also of a folder on the hub.
 
     Raises:
         InputError: It cannot be opened, or its embeddings are made in a way that is not known here.
     """
-    if (Path(origin) / MODULES).exists():
-        return _of_modules(Path(origin), pooling)
+    folder = _of_hub(origin) or Path(origin)
+    if (folder / MODULES).exists():
+        return _of_modules(folder, pooling)
     tokenizer = open_tokenizer(origin)
     if pooling is None:
         config = inner_config(open_pretrained(AutoConfig.from_pretrained, origin, "model", key="model"))
         pooling = config.pooling if isinstance(config, PooledConfig) else "mean"
     return OwnEmbeddings(origin, tokenizer, pooling)
+
+
+def _of_hub(origin: str) -> Path | None:
+    """Fetch a folder of sentence-transformers from the hub; None if it is a folder here, or not one of those."""
+    import huggingface_hub
+
+    if Path(origin).exists() or not may_be_hub_id(origin):
+        return None
+    announce_hub(origin)
+    try:
+        huggingface_hub.hf_hub_download(origin, MODULES)
+    except Exception:  # the client's own errors, and those of the network: opening the tokenizer says what is wrong
+        return None
+    return fetch(origin)
 
 
 def _of_modules(folder: Path, pooling: Pooling | None) -> OwnEmbeddings:

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bertsmith.corpus.sources import first_line
-from bertsmith.errors import InputError
+from bertsmith.errors import InputError, first_line
 from bertsmith.tasks.records import require
 
 Splits = Mapping[str, Any]

@@ -15,9 +15,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO, Literal, NamedTuple, TypeVar, cast
 
-from bertsmith.corpus.sources import first_line, json_fault, unique_keys
+from bertsmith.corpus.sources import json_fault, unique_keys
 from bertsmith.corpus.text_files import read_lines
-from bertsmith.errors import InputError, missing_package
+from bertsmith.errors import InputError, first_line, missing_package
 
 FORMATS = ".csv, .tsv, .jsonl (each also .gz), .json or .parquet"
 
