@@ -4,7 +4,8 @@ Shapes: B rows, L positions, H hidden size, E embedding size, V vocabulary size,
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import field
 from typing import Any, Literal
 
@@ -121,18 +122,22 @@ def build_encoder(
     if encoder.from_pretrained is not None:
         return load_encoder(encoder.from_pretrained, encoder.config, tokenizer, row_length, kind)
     assert encoder.preset is not None
-    try:
-        config = new_config(encoder, tokenizer, row_length)
+    config = new_config(encoder, tokenizer, row_length)
+    with _makes(encoder):
         model = kind.from_config(config)
-    except InputError:
-        raise
-    except Exception as error:  # what transformers and torch raise by the field that is wrong has no common class
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"encoder: no model can be made with {encoder.config}: {reason}; correct it") from None
     _check_positions(config, row_length)
     if encoder.positions == "sinusoidal":
         start_sinusoidal(model)
     return model
+
+
+@contextmanager
+def _makes(encoder: EncoderSettings) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # what transformers and torch raise by the field that is wrong has no common class
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"encoder: no model can be made with {encoder.config}: {reason}; correct it") from None
 
 
 def new_config(encoder: EncoderSettings, tokenizer: Any, row_length: int) -> Any:
@@ -143,7 +148,7 @@ def new_config(encoder: EncoderSettings, tokenizer: Any, row_length: int) -> Any
     usually wants some.
 
     Raises:
-        InputError: A field is not one of the architecture's config.
+        InputError: A field is not one of the architecture's config, or has no value that can be.
     """
     assert encoder.preset is not None
     layers, hidden, heads = PRESETS[encoder.preset]
@@ -190,7 +195,8 @@ def new_config(encoder: EncoderSettings, tokenizer: Any, row_length: int) -> Any
             f"data.row_length is {row_length}, beyond the 512 positions of the preset {encoder.preset!r}; "
             f"lower it, or set encoder.max_position_embeddings to {row_length} or more"
         )
-    config = AutoConfig.for_model(architecture, **sizes | encoder.config)
+    with _makes(encoder):
+        config = AutoConfig.for_model(architecture, **sizes | encoder.config)
     for name in ("num_hidden_layers", "hidden_size", "num_attention_heads"):
         if getattr(config, name) < 1:
             raise InputError(f"encoder.{name} is {getattr(config, name)}; expected at least 1")

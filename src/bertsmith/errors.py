@@ -25,6 +25,10 @@ class Hindered(InputError):
     """
 
 
+class InUse(InputError):
+    """Another living process holds a folder."""
+
+
 class Interrupted(RuntimeError):
     """The run was asked to stop, and saved what it had; exit code 130."""
 

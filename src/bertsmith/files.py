@@ -20,7 +20,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from bertsmith.errors import InputError
+from bertsmith.errors import InputError, InUse
 
 LOCK = ".lock"
 _SELF = "sha256_of_the_rest"
@@ -264,7 +264,8 @@ def locked(folder: Path, option: str) -> Iterator[None]:
         option: What a user changes to take another folder.
 
     Raises:
-        InputError: Another living process holds it, or it cannot be written.
+        InUse: Another living process holds it.
+        InputError: It cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -281,7 +282,7 @@ def locked(folder: Path, option: str) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "unknown"
-            raise InputError(
+            raise InUse(
                 f"{folder}: in use by a living run (process {holder}); wait for it, stop it, or give another {option}"
             ) from None
         file.truncate(0)

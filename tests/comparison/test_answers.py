@@ -135,6 +135,54 @@ def test_a_checkpoint_has_no_seeds_of_pre_training() -> None:
     assert f"; the existing model old reaches {100 * of(found, 'old')['mean']:.2f}." in found["sentence"]
 
 
+def test_one_seed_of_pre_training_is_not_told_from_a_checkpoint() -> None:
+    record = record_of({"mlm": 0.5, "old": 0.6}, old="checkpoint")
+    record["scores"] = [one for one in record["scores"] if one["pretrain_seed"] in (None, 0)]
+    (against,) = answer(record)["differences"]
+    assert [against[name] for name in ("low", "high", "p", "p_holm", "num_seeds")] == [None] * 4 + [1]
+    assert against["words"].endswith("ahead of mlm on docs, with one seed, which cannot tell what is chance.")
+
+
+def zero_shot_record() -> dict[str, Any]:
+    """Make up a record of a task that is fine-tuned with two seeds, and one that is not."""
+    record = record_of(
+        {"mlm": 0.5, "span": 0.7, "old": 0.6}, {"docs": "accuracy", "pairs": "pearson"}, old="checkpoint"
+    )
+    record["scores"] = [
+        one | {"finetune_seed": None if one["task"] == "pairs" else one["finetune_seed"]}
+        for one in record["scores"]
+        if one["task"] == "docs" or one["finetune_seed"] == 0
+    ]
+    return record
+
+
+def test_what_is_scored_without_training_counts_as_much_as_what_is_fine_tuned() -> None:
+    found = answer(zero_shot_record())
+    assert {one["task"] for one in found["estimates"]} == {"docs", "pairs", "average"}
+    for arm, num_seeds in (("mlm", 5), ("span", 5), ("old", 1)):
+        assert of(found, arm, "pairs")["num_seeds"] == of(found, arm, "average")["num_seeds"] == num_seeds
+        docs, pairs, average = (of(found, arm, task)["mean"] for task in ("docs", "pairs", "average"))
+        assert average == pytest.approx((docs + pairs) / 2)
+    # A checkpoint has one such score, and no interval of it.
+    assert of(found, "old", "pairs")["low"] is None
+    against = next(one for one in found["differences"] if (one["first"], one["task"]) == ("mlm", "pairs"))
+    assert against["num_seeds"] == 5 and against["p"] is not None
+
+
+def test_arms_that_are_equal_are_not_said_to_differ() -> None:
+    record = record_of({"mlm": 0.5, "span": 0.5}, noise=0.0)
+    record["scores"] = [one for one in record["scores"] if one["pretrain_seed"] == 0]
+    (same,) = answer(record)["differences"]
+    assert same["words"] == "mlm and span are equal on docs, with one seed, which cannot tell what is chance."
+
+
+def test_further_pre_training_is_said_to_be_that() -> None:
+    record = record_of({"mlm": 0.5, "span": 0.7, "none": 0.3})
+    assert "; without pre-training it is" in answer(record)["sentence"]
+    record["encoder"] = {"from_pretrained": "out/model"}
+    assert "; without further pre-training it is" in answer(record)["sentence"]
+
+
 def test_an_existing_model_that_is_better_is_said_to_be() -> None:
     sentence = answer(record_of({"mlm": 0.5, "span": 0.6, "none": 0.3, "old": 0.8}, old="checkpoint"))["sentence"]
     assert "; without pre-training it is" in sentence
@@ -207,6 +255,17 @@ def test_curves_cross_where_their_means_do() -> None:
     assert [(one["axis"], one["at"]) for one in crossings] == [
         (axis, pytest.approx(625_000)) for axis in ("tokens", "flops", "seconds")
     ]
+
+
+def test_curves_of_an_average_have_all_tasks_at_every_share() -> None:
+    record = record_of({"mlm": 0.6, "ssp": 0.5}, {"easy": "accuracy", "hard": "accuracy"}, noise=0.0)
+    for one in record["scores"]:
+        one["score"] += 0.3 * (one["task"] == "easy")
+    # The hard task was never done with the whole budget: what is left there is the easy one, which is no average.
+    record["scores"] = [
+        one for one in record["scores"] if (one["arm"], one["task"], one["share"]) != ("ssp", "hard", 1)
+    ]
+    assert answer(record)["crossings"] == []
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(90, "1:30 minutes"), (3600, "1:00:00 hours")])

@@ -128,16 +128,21 @@ def test_pairs_of_texts_judge_without_training(
     record = compare(given)
     assert "8 fine-tunings, 4 zero-shot" in capfd.readouterr().err
     (task,) = (one for one in record["tasks"] if one["name"] == "pairs, zero-shot")
-    assert (task["metric"], task["num_train"], task["num_validation"]) == ("pearson", None, 40)
+    assert [task[name] for name in ("metric", "zero_shot", "num_train", "num_validation")] == [
+        "pearson",
+        True,
+        None,
+        40,
+    ]
+    assert "pearson, zero-shot" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
     words = [word for key, value in pairs["task"].items() for word in (f"--task.{key}", value)]
     of_task = [one for one in record["scores"] if one["task"] == "pairs, zero-shot"]
     for arm, unit in (("mlm", "mlm-1-*"), ("none", "none-1-*")):
         (model,) = (tmp_path / "out" / "units").glob(f"{unit}/pretraining/model")
         expected = evaluate(str(model), read_evaluation([*words, "--zero-shot"]))["validation"]["pearson"]["value"]
-        # Every seed of fine-tuning has the one score there is.
-        found = [one["score"] for one in of_task if (one["arm"], one["pretrain_seed"]) == (arm, 1)]
-        assert found == [expected, expected]
+        found = [one for one in of_task if (one["arm"], one["pretrain_seed"]) == (arm, 1)]
+        assert [(one["finetune_seed"], one["score"]) for one in found] == [(None, expected)]
     averages = {one["arm"]: one["mean"] for one in record["estimates"] if one["task"] == "average"}
     assert averages["mlm"] == pytest.approx(
         sum(one["mean"] for one in record["estimates"] if one["arm"] == "mlm" and one["task"] != "average") / 2

@@ -33,6 +33,8 @@ FEW_STEPS = {"tokens_per_step": 256}
         ({"objectives": [{**MLM, "encoder": {"preset": "huge"}}]}, "encoder.preset"),
         ({"training": {"budget": {"steps": 9}}}, "steps of two objectives are not equal"),
         ({"training": {"budget": {"tokens": 9}, "seed": 1}}, "training.seed: use `seeds`"),
+        ({"training": {"budget": 50e6}}, "training.budget"),
+        ({"encoder": {"preset": "tiny", "max_position_embeddings": "many"}}, "max_position_embeddings"),
         ({"training": {"budget": {"tokens": 100}, **FEW_STEPS}}, "100 tokens is less than one step of mlm"),
         ({"training": {"budget": {"flops": 1e6}, **FEW_STEPS}}, "1e.06 flops is less than one step of mlm"),
         ({"training": {"budget": {"tokens": 9e3}, "learning_rat": 1}}, "unknown key `training.learning_rat`"),
@@ -58,7 +60,8 @@ def test_a_mistake_is_one_line(corpus: Corpus, tmp_path: Path, changes: dict[str
         ({"seeds": [0]}, "'seeds' is not for a task of a comparison: use finetune_seeds"),
         ({"pooling": "men"}, "pooling"),
         ({"training": {"trainer": {"max_steps": 3}}}, "training.trainer.max_steps"),
-        ({"label": 3}, "label is 3; expected text"),
+        ({"label": 3}, "label is 3; expected text of 1 to 60 characters that can be printed"),
+        ({"label": "a\u202eb"}, "expected text of 1 to 60 characters that can be printed"),
         ({"label": "average"}, "'average' is the mean of the tasks; give one of them another `label`"),
     ],
 )
@@ -77,6 +80,12 @@ def test_a_mistake_in_a_task(corpus: Corpus, tmp_path: Path, changes: dict[str, 
     [
         ({"task": {"train": "TRAIN", "validation": "TRAIN"}}, "is for pairs of texts with a value"),
         ({"examples": 9}, "task.examples is set, but zero_shot trains on none"),
+        (
+            {"task": {"name": "python-docs"}},
+            "is for pairs of texts with a value, such as STS-B, and python-docs is not",
+        ),
+        ({"precision": "bf16"}, "embeddings are computed in fp32; leave it out"),
+        ({"document_stride": 64}, "document_stride is for question answering"),
         ({"training": {"epochs": 1}}, "unknown key `training`"),
         ({"pooling": "men"}, "pooling"),
         ({"zero_shot": "yes"}, "zero_shot"),
@@ -94,18 +103,6 @@ def test_a_mistake_in_a_task_without_training(
     with pytest.raises(InputError, match=message):
         compare(write(values, tmp_path / "run.yaml"))
     assert not (tmp_path / "out").exists()
-
-
-def test_other_weights_in_the_same_folder_are_another_unit(corpus: Corpus, tmp_path: Path) -> None:
-    (tmp_path / "start").mkdir()
-    (tmp_path / "start" / "config.json").write_text('{"model_type": "bert"}')
-    (tmp_path / "start" / "model.safetensors").write_bytes(b"old")
-    values = make_values(corpus, tmp_path, encoder={"from_pretrained": str(tmp_path / "start")})
-    given = write(values, tmp_path / "run.yaml")
-    before = {unit.folder for unit in make_plan(given, Console(stderr=True)).units}
-    assert before == {unit.folder for unit in make_plan(given, Console(stderr=True)).units}
-    (tmp_path / "start" / "model.safetensors").write_bytes(b"new")
-    assert not before & {unit.folder for unit in make_plan(given, Console(stderr=True)).units}
 
 
 def test_a_label_that_looks_like_markup_is_announced_as_it_is(

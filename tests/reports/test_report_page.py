@@ -227,6 +227,31 @@ def test_one_seed_has_no_intervals_and_that_is_said(report: Write) -> None:
     assert not [a for t, a in page.elements if t == "line" and a.get("class") == "span"]
 
 
+def test_what_has_no_p_is_not_told_apart(report: Write) -> None:
+    made = make_comparison()
+    best = max((row for row in made["estimates"] if row["task"] == "RTE"), key=lambda row: row["mean"])["arm"]
+    for row in made["differences"]:
+        if row["task"] == "RTE" and best in (row["first"], row["second"]):
+            row |= {"p": None, "p_holm": None}
+    table = (report(made) / "report.md").read_text(encoding="utf-8").split("## Scores")[1].split("##")[0]
+    head, *rows = [line.split("|") for line in table.splitlines() if line.count("|") > 3 and "---" not in line]
+    (column,) = (number for number, cell in enumerate(head) if cell.strip().startswith("RTE"))
+    assert {row[1].strip(): row[column].count("~") for row in rows} == {
+        row[1].strip(): int(row[1].strip() != best) for row in rows
+    }
+
+
+def test_a_checkpoint_has_no_seed_and_no_training(report: Write) -> None:
+    made = make_comparison()
+    run = {**made["arms"][0]["runs"][0], "seed": None, "status": "failed", "error": "no such folder"}
+    run |= {"tokens": 0.0, "losses": {}}
+    made["arms"].append({"name": "ours", "kind": "checkpoint", "settings": {}, "runs": [run]})
+    folder = report(made)
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    assert "- ours: no such folder" in text and "None" not in read(folder).text
+    assert "ours" not in text.split("## Throughput")[1].split("##")[0]
+
+
 def test_no_curves_no_losses_no_differences(report: Write) -> None:
     made = make_comparison(shares=(1.0,), fail=False)
     made |= {"differences": [], "crossings": [], "words": [], "environment": {}, "command": "", "run_file": ""}

@@ -1,5 +1,6 @@
 """What the scores of a comparison show, and what they cannot show: estimates, differences, ranks, crossings."""
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations, pairwise
 from typing import Any, NamedTuple
@@ -35,8 +36,7 @@ def answer(record: Record) -> dict[str, Any]:
 def tasks_of(record: Record) -> list[str]:
     """List the tasks, and their average where there are several that have one."""
     tasks = [task["name"] for task in record["tasks"]]
-    averages = [task for task in record["tasks"] if task["metric"] != _ERROR]
-    return [*tasks, AVERAGE] if len(averages) > 1 else tasks
+    return [*tasks, AVERAGE] if len(_averaged(record)) > 1 else tasks
 
 
 class _Arm(NamedTuple):
@@ -76,22 +76,42 @@ def _task(record: Record, task: str) -> tuple[list[dict[str, Any]], list[dict[st
 
 def _arms(record: Record, task: str) -> list[_Arm]:
     """Average the final scores of every arm over seeds of fine-tuning and tasks, where all of them are there."""
-    of_average = [one["name"] for one in record["tasks"] if one["metric"] != _ERROR]
-    tasks = of_average if task == AVERAGE else [task]
+    tasks = _averaged(record) if task == AVERAGE else [task]
     final = [one for one in record["scores"] if one["task"] in tasks and one["share"] == 1]
-    num_tunings = len({one["finetune_seed"] for one in final})
     arms = []
     for arm in record["arms"]:
         is_trained = arm["kind"] != "checkpoint"
-        found: dict[int, list[float]] = {}
-        for one in final:
-            if one["arm"] == arm["name"]:
-                seed = one["pretrain_seed"] if is_trained else one["finetune_seed"]
-                found.setdefault(seed, []).append(one["score"])
-        whole = len(tasks) * (num_tunings if is_trained else 1)
-        scores = {seed: float(np.mean(values)) for seed, values in found.items() if len(values) == whole}
+        own = [one for one in final if one["arm"] == arm["name"]]
+        scores = _means(record, own, tasks) if is_trained else _by_tuning(own, tasks)
         arms.append(_Arm(arm["name"], is_trained, scores))
     return arms
+
+
+def _averaged(record: Record) -> list[str]:
+    return [one["name"] for one in record["tasks"] if one["metric"] != _ERROR]
+
+
+def _means(record: Record, scores: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> dict[int, float]:
+    """Average the scores of a trained arm by its seeds, of those that have been judged by all tasks with all seeds."""
+    num_tunings = {
+        task: len({one["finetune_seed"] for one in record["scores"] if one["task"] == task}) for task in tasks
+    }
+    found: dict[int, dict[str, list[float]]] = {}
+    for one in scores:
+        found.setdefault(one["pretrain_seed"], {}).setdefault(one["task"], []).append(one["score"])
+    return {
+        seed: float(np.mean([np.mean(values) for values in of_seed.values()]))
+        for seed, of_seed in found.items()
+        if all(len(of_seed.get(task, ())) == num_tunings[task] for task in tasks)
+    }
+
+
+def _by_tuning(scores: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> dict[int, float]:
+    """Average the scores of a checkpoint by seeds of fine-tuning, of which what is not fine-tuned has none."""
+    found = {(one["task"], one["finetune_seed"]): one["score"] for one in scores}
+    seeds = sorted({seed for _, seed in found if seed is not None}) or [0]
+    of_seed = {seed: [found.get((task, seed), found.get((task, None), math.nan)) for task in tasks] for seed in seeds}
+    return {seed: float(np.mean(values)) for seed, values in of_seed.items() if not np.isnan(values).any()}
 
 
 def _compare_trained(arms: Sequence[_Arm], task: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -119,10 +139,14 @@ def _estimate(arm: str, task: str, n: int, mean: float, low: float | None, high:
 def _against_checkpoint(first: _Arm, second: _Arm, task: str) -> dict[str, Any]:
     """Compare with an existing model, which has no seeds of pre-training to pair with."""
     found = welch(list(first.scores.values()), list(second.scores.values()))
+    # A single score of a checkpoint is known without error, which one of a training is not.
+    num_seeds = min((len(arm.scores) for arm in (first, second) if arm.is_trained), default=found.n)
+    is_known = num_seeds > 1 or not (first.is_trained or second.is_trained)
+    low, high, p = (found.low, found.high, found.p) if is_known else (None, None, None)
     return {
         **{"first": first.name, "second": second.name, "task": task},
-        **{"difference": found.mean, "low": found.low, "high": found.high, "num_seeds": found.n},
-        **{"p": found.p, "p_holm": None, "p_permutation": None, "sd": None},
+        **{"difference": found.mean, "low": low, "high": high, "num_seeds": num_seeds},
+        **{"p": p, "p_holm": None, "p_permutation": None, "sd": None},
     }
 
 
@@ -171,14 +195,20 @@ def crossings(record: Record) -> list[dict[str, Any]]:
 
 
 def _curve(record: Record, arm: str, task: str, axis: str) -> npt.NDArray[np.float64]:
-    """Return (n, 2) the mean use and the mean score of an arm at each share of the budget."""
-    of_average = [one["name"] for one in record["tasks"] if one["metric"] != _ERROR]
-    tasks = of_average if task == AVERAGE else [task]
-    points: dict[float, list[tuple[float, float]]] = {}
-    for one in record["scores"]:
-        if one["arm"] == arm and one["task"] in tasks:
-            points.setdefault(one["share"], []).append((one[axis], one["score"]))
-    return np.asarray([np.mean(points[share], axis=0) for share in sorted(points)]).reshape(-1, 2)
+    """Return (n, 2) the mean use and the mean score of an arm at each share of the budget, of the same seeds at all."""
+    tasks = _averaged(record) if task == AVERAGE else [task]
+    own = [one for one in record["scores"] if one["arm"] == arm and one["task"] in tasks]
+    shares: dict[float, list[Mapping[str, Any]]] = {}
+    for one in own:
+        shares.setdefault(one["share"], []).append(one)
+    means = {share: _means(record, rows, tasks) for share, rows in shares.items()}
+    seeds = set.intersection(*map(set, means.values())) if means else set()
+    if not seeds:
+        return np.empty((0, 2))
+    used = {
+        share: np.mean([one[axis] for one in rows if one["pretrain_seed"] in seeds]) for share, rows in shares.items()
+    }
+    return np.asarray([(used[share], np.mean([means[share][seed] for seed in seeds])) for share in sorted(shares)])
 
 
 def _crossings_of(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> list[float]:

@@ -4,6 +4,7 @@ A unit is one model to judge: an arm with one seed. Its folder is named by a has
 settings, the corpus, the seed), so that what has been trained once is found again, whatever else changes in the file.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -13,11 +14,12 @@ from rich.console import Console
 from bertsmith.comparison.settings import ArmSettings, ComparisonSettings
 from bertsmith.comparison.tasks import Task, read_tasks, short_hash
 from bertsmith.corpus import Corpus, check
-from bertsmith.encoder import num_positions
+from bertsmith.encoder import new_config, num_positions
 from bertsmith.errors import InputError
 from bertsmith.finetuning.material import fingerprint
 from bertsmith.finetuning.models import longest_input
-from bertsmith.pretrained import check_tokenizer, open_pretrained
+from bertsmith.finetuning.own_embeddings import own_files
+from bertsmith.pretrained import GENERATOR, check_tokenizer, open_pretrained
 from bertsmith.run_settings import RunSettings, make_run
 from bertsmith.settings import merge, to_dict
 from bertsmith.training import ranks
@@ -70,6 +72,10 @@ class Plan:
         given = to_dict(next(unit.run for unit in self.units if unit.run is not None).training.budget)
         return next((name, value) for name, value in given.items() if value is not None)
 
+    def seeds_of(self, task: Task) -> tuple[int, ...]:
+        """Give the seeds with which a task judges; one that fine-tunes nothing gives the same with every seed."""
+        return self.settings.finetune_seeds if task.num_train is not None else self.settings.finetune_seeds[:1]
+
     @property
     def arms(self) -> dict[str, list[Unit]]:
         """The units of each arm, by its label."""
@@ -93,7 +99,7 @@ def make_plan(given: ComparisonSettings, console: Console) -> Plan:
         runs[NONE] = _run_of(given, ArmSettings(objective={"name": "mlm"}), NONE)
     corpus = Corpus(str(next(iter(runs.values())).data.corpus))
     check(corpus.path)
-    longest = min(_longest(run) for run in runs.values())
+    longest = min(_longest(run, corpus) for run in runs.values())
     for label, folder in given.checkpoints.items():
         longest = min(longest, _check_model(label, folder, corpus))
     tasks = read_tasks(given, corpus.tokenizer, longest, console)
@@ -103,7 +109,7 @@ def make_plan(given: ComparisonSettings, console: Console) -> Plan:
             seeded = replace(run, training=replace(run.training, seed=seed))
             units.append(_unit(given, label, "none" if label == NONE and given.none else "objective", seeded, corpus))
     for label, model in given.checkpoints.items():
-        home = Path(given.output) / "units" / f"checkpoint-{short_hash(fingerprint(model))}"
+        home = Path(given.output) / "units" / f"checkpoint-{short_hash([fingerprint(model), own_files(model)])}"
         units.append(Unit(label, "checkpoint", None, home, None, Path(model)))
     return Plan(given, corpus, tasks, tuple(units))
 
@@ -130,7 +136,8 @@ def _run_of(given: ComparisonSettings, arm: ArmSettings, label: str) -> RunSetti
     for name, instead in (("seed", "seeds"), ("keep_every", "curve")):
         if name in given.training:
             raise InputError(f"training.{name}: use `{instead}` of the comparison")
-    if "steps" in (given.training.get("budget") or {}):
+    budget = given.training.get("budget")
+    if isinstance(budget, Mapping) and "steps" in budget:
         raise InputError("training.budget: steps of two objectives are not equal; give tokens, flops or seconds")
     training = merge(given.training, arm.training)
     if given.curve:
@@ -145,14 +152,14 @@ def _run_of(given: ComparisonSettings, arm: ArmSettings, label: str) -> RunSetti
     return make_run(values | ({"evaluation": given.evaluation} if given.evaluation else {}), where)
 
 
-def _longest(run: RunSettings) -> int:
-    """Say how long a text the encoder of a run can take, as far as its settings say."""
+def _longest(run: RunSettings, corpus: Corpus) -> int:
+    """Say how long a text the encoder of a run can take."""
     if run.encoder.from_pretrained is not None:
         from transformers import AutoConfig
 
         origin = run.encoder.from_pretrained
         return num_positions(open_pretrained(AutoConfig.from_pretrained, origin, "model", "encoder.from_pretrained"))
-    return int(run.encoder.config.get("max_position_embeddings", 512))
+    return num_positions(new_config(run.encoder, corpus.tokenizer, run.data.row_length))
 
 
 def _check_model(label: str, folder: str, corpus: Corpus) -> int:
@@ -168,14 +175,20 @@ def _unit(given: ComparisonSettings, label: str, kind: Kind, run: RunSettings, c
     content = to_dict(run)
     for name in _NOT_CONTENT:
         del content["training"][name]
-    if run.encoder.from_pretrained is not None:
-        content["encoder"]["from_pretrained"] = fingerprint(run.encoder.from_pretrained)
+    seed = run.training.seed
+    origin, generator = run.encoder.from_pretrained, content["objective"].get("generator")
+    if origin is not None:
+        content["encoder"]["from_pretrained"] = [fingerprint(origin), fingerprint(str(Path(origin) / GENERATOR))]
+    if generator is not None:
+        content["objective"]["generator"] = fingerprint(generator)
     if kind == "none":
-        content = {"encoder": content["encoder"], "row_length": run.data.row_length, "seed": run.training.seed}
+        # An encoder that is there already is the same with every seed.
+        seed = seed if origin is None else 0
+        content = {"encoder": content["encoder"], "row_length": run.data.row_length, "seed": seed}
     else:
         del content["data"]["corpus"]
     del_output = {key: value for key, value in content.items() if key != "output"}
     name = NONE if kind == "none" else run.objective.name
-    folder = Path(given.output) / "units" / f"{name}-{run.training.seed}-{short_hash([del_output, corpus.hash])}"
+    folder = Path(given.output) / "units" / f"{name}-{seed}-{short_hash([del_output, corpus.hash])}"
     training = folder / "pretraining"
     return Unit(label, kind, run.training.seed, folder, replace(run, output=str(training)), training / "model")

@@ -1,11 +1,12 @@
 """What a comparison will cost, from a few measured steps of each arm; and whether what is planned can be trained."""
 
+import math
 import shutil
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,16 +17,17 @@ from bertsmith.attention import choose_batching
 from bertsmith.batching import TrainingStream
 from bertsmith.comparison.plan import Plan, Unit
 from bertsmith.comparison.tasks import Task
-from bertsmith.comparison.work import has_judged, is_trained, untrained
+from bertsmith.comparison.work import has_judged, is_trained, models_of, untrained
 from bertsmith.encoder import parameter_count
 from bertsmith.errors import InputError, see_doctor
 from bertsmith.export import write_model
 from bertsmith.files import existing
+from bertsmith.gpu import free_memory
 from bertsmith.objectives import Objective
 from bertsmith.pretraining import Parts, assemble, training_arguments
 from bertsmith.results import lay_out
 from bertsmith.run_settings import RunSettings
-from bertsmith.terminal import say_on
+from bertsmith.terminal import say, say_on
 from bertsmith.training.arguments import use_bf16
 from bertsmith.training.memory import kept_memory
 from bertsmith.training.monitors import duration, human
@@ -72,7 +74,7 @@ def measure(plan: Plan) -> dict[str, Probe]:
             continue
         parts = assemble(run)
         training_arguments(run, parts)
-        probes[label] = probe = _probe(plan, parts.objective, _measure(run, parts))
+        probes[label] = probe = _probe(plan, parts.objective, _measure(run, parts, label))
         quantity, limit = plan.budget
         if probe.steps(quantity, limit) < 1:
             raise InputError(
@@ -95,17 +97,38 @@ def _check_judges(plan: Plan, model: Path) -> None:
         task.check(model)
 
 
-def _measure(run: RunSettings, parts: Parts) -> tuple[float, float, float]:
-    """Time forward and backward passes of the first steps; returns tokens, operations and seconds of a step."""
+def _measure(run: RunSettings, parts: Parts, label: str) -> tuple[float, float, float]:
+    """Time forward and backward passes of the first steps.
+
+    Returns:
+        Tokens and operations of a step, and its seconds, which are not a number where the memory is too small for it.
+    """
     half = use_bf16(run.training.precision)
     batching, _ = choose_batching(run.training.batching, parts.objective.encoder, half)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    objective = parts.objective.to(device).train()
-    if batching == "packed":
-        objective.pack()
     num_micro = run.training.gradient_accumulation
     stream = TrainingStream(parts.rows, parts.rows_per_step, _STEPS + 1, run.training.seed, batching, num_micro)
-    seconds, lengths = [], [stream.lengths_of_step(step) for step in range(_STEPS + 1)]
+    lengths = [stream.lengths_of_step(step) for step in range(_STEPS + 1)]
+    # Of buckets of one length, few steps say little: operations are those of an average one.
+    tokens = parts.rows_per_step * parts.rows.mean_length
+    measured, timed = np.concatenate(lengths), float(np.concatenate(lengths[1:]).sum())
+    per_token = sum(map(parts.objective.flops, lengths)) / float(measured.sum())
+    try:
+        seconds = _time(parts.objective, stream, num_micro, batching == "packed", half)
+    except torch.OutOfMemoryError:
+        say(f"note: {label}: too little memory for its steps, which will be divided; what they cost is not known")
+        seconds = math.nan
+    if math.isnan(seconds):
+        free_memory()
+    return tokens, per_token * tokens, seconds / timed * tokens
+
+
+def _time(objective: Objective, stream: TrainingStream[Any], num_micro: int, packed: bool, half: bool) -> float:
+    """Give the seconds of all steps of a stream but the first."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    objective = objective.to(device).train()
+    if packed:
+        objective.pack()
+    seconds = []
     with kept_memory():
         for step in range(_STEPS + 1):
             began = time.monotonic()
@@ -118,12 +141,7 @@ def _measure(run: RunSettings, parts: Parts) -> tuple[float, float, float]:
             if device.type == "cuda":
                 torch.cuda.synchronize()
             seconds.append(time.monotonic() - began)
-    # Of buckets of one length, few steps say little: operations are those of an average one.
-    tokens = parts.rows_per_step * parts.rows.mean_length
-    measured = np.concatenate(lengths)
-    per_token = sum(map(objective.flops, lengths)) / float(measured.sum())
-    timed = float(np.concatenate(lengths[1:]).sum())
-    return tokens, per_token * tokens, sum(seconds[1:]) / timed * tokens
+    return sum(seconds[1:])
 
 
 def announce(plan: Plan, probes: dict[str, Probe], console: Console) -> None:
@@ -132,12 +150,12 @@ def announce(plan: Plan, probes: dict[str, Probe], console: Console) -> None:
     shown = duration(limit) if quantity == "seconds" else f"{human(limit)} {quantity}"
     lines = [["arm", "runs", "parameters", "steps", "tokens/s", "seconds a run"]]
     total = 0.0
-    rate = max((probe.flops / probe.seconds for probe in probes.values() if probe.seconds), default=0.0)
+    rate = max((probe.flops / probe.seconds for probe in probes.values() if probe.seconds > 0), default=0.0)
     any_probe = next(iter(probes.values()))
     for label, units in plan.arms.items():
         probe = probes.get(label)
         todo = [unit for unit in units if not is_trained(unit)]
-        if probe is not None and probe.seconds:
+        if probe is not None and probe.seconds > 0:
             steps = probe.steps(quantity, limit)
             lines.append(
                 [label, str(len(units)), human(probe.parameters), f"{steps:,.0f}"]
@@ -151,7 +169,8 @@ def announce(plan: Plan, probes: dict[str, Probe], console: Console) -> None:
                     "lower training.tokens_per_step",
                 )
         else:
-            lines.append([label, str(len(units)), human((probe or any_probe).parameters), "0", "", ""])
+            shown_steps = "" if probe is not None and math.isnan(probe.seconds) else "0"
+            lines.append([label, str(len(units)), human((probe or any_probe).parameters), shown_steps, "", ""])
         flops = sum(
             (probe or any_probe).judging_flops[task.label] * _num_open(plan, units, task) for task in plan.tasks
         )
@@ -180,13 +199,19 @@ def announce(plan: Plan, probes: dict[str, Probe], console: Console) -> None:
 
 
 def _num_open(plan: Plan, units: Sequence[Unit], task: Task) -> int:
-    seeds = plan.settings.finetune_seeds if task.num_train is not None else plan.settings.finetune_seeds[:1]
     return sum(
         not has_judged(unit, task, share, seed)
-        for unit in units
-        for share in (shares(plan.settings.curve) if unit.kind == "objective" else [1.0])
-        for seed in seeds
+        for unit in {unit.folder: unit for unit in units}.values()
+        for share in _shares(plan, unit)
+        for seed in plan.seeds_of(task)
     )
+
+
+def _shares(plan: Plan, unit: Unit) -> list[float]:
+    """List the shares of the budget at which a unit has models, or will have."""
+    if is_trained(unit):
+        return [share for share, _ in models_of(unit)]
+    return shares(plan.settings.curve) if unit.kind == "objective" else [1.0]
 
 
 def shares(curve: int) -> list[float]:

@@ -3,14 +3,14 @@
 import datetime
 import os
 import platform
+import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any
-
-import torch
 
 from bertsmith.comparison.plan import Plan, Unit
 from bertsmith.comparison.tasks import Task
 from bertsmith.comparison.work import failure, models_of, score_of, trained
+from bertsmith.corpus.build import available_cores
 from bertsmith.run_folder import RUN_FILE, flat
 from bertsmith.settings import to_dict
 from bertsmith.training.arguments import versions
@@ -41,7 +41,7 @@ def gather(plan: Plan) -> dict[str, Any]:
         "scores": list(_scores(plan)),
         "environment": _environment(plan),
         "run_file": (plan.folder / RUN_FILE).read_text(encoding="utf-8"),
-        "command": f"bertsmith compare {plan.folder / RUN_FILE}",
+        "command": shlex.join(["bertsmith", "compare", str(plan.folder / RUN_FILE)]),
     }
 
 
@@ -89,6 +89,7 @@ def _task(task: Task) -> dict[str, Any]:
     return {
         "name": task.label,
         "metric": task.metric,
+        "zero_shot": task.num_train is None,
         "num_labels": len(task.data.labels),
         "num_train": task.num_train,
         "num_validation": len(next(iter(task.data.validation.values()))),
@@ -101,11 +102,12 @@ def _scores(plan: Plan) -> Iterator[dict[str, Any]]:
         for share, _ in models_of(unit):
             used = (found.get("curve") or {}).get(f"{share:.4f}") or found.get("summary") or {}
             for task in plan.tasks:
-                for seed in plan.settings.finetune_seeds:
+                for seed in plan.seeds_of(task):
                     score = score_of(unit, task, share, seed)
+                    tuning = None if task.num_train is None else seed
                     if score is not None:
                         yield {
-                            **{"arm": unit.arm, "pretrain_seed": unit.seed, "finetune_seed": seed},
+                            **{"arm": unit.arm, "pretrain_seed": unit.seed, "finetune_seed": tuning},
                             **{"task": task.label, "share": share},
                             **{name: float(used.get(name, 0.0)) for name in ("tokens", "flops", "seconds")},
                             "score": score,
@@ -113,14 +115,15 @@ def _scores(plan: Plan) -> Iterator[dict[str, Any]]:
 
 
 def _environment(plan: Plan) -> dict[str, Any]:
-    """Say where and with what the runs were made."""
-    summaries = [(trained(unit) or {}).get("summary") for unit in plan.units]
-    on: dict[str, Any] = next((summary["machine"] for summary in summaries if summary), {})
+    """Say where and with what the runs were made; what not all of them have alike is listed."""
+    summaries = [summary for unit in plan.units if (summary := (trained(unit) or {}).get("summary"))]
+    on: dict[str, Any] = summaries[0]["machine"] if summaries else {}
+    used = [summary["versions"] for summary in summaries] or [versions()]
     return {
         **on,
-        "threads": torch.get_num_threads(),
+        "threads": max(1, available_cores() // plan.settings.parallel),
         "cores": os.cpu_count(),
         "system": platform.platform(),
         "python": platform.python_version(),
-        **versions(),
+        **{name: ", ".join(dict.fromkeys(one[name] for one in used if name in one)) for name in used[0]},
     }

@@ -9,6 +9,13 @@ from bertsmith.settings import Output, Processes, merge, parse_overrides, settin
 from bertsmith.yaml_files import read_yaml
 
 _LONGEST_LABEL = 60
+LABEL = f"expected text of 1 to {_LONGEST_LABEL} characters that can be printed"
+"""What a label must be, for errors."""
+
+
+def is_label(value: Any) -> bool:
+    """Say whether something may be the name of an arm or a task."""
+    return isinstance(value, str) and 0 < len(value) <= _LONGEST_LABEL and value.isprintable()
 
 
 @settings
@@ -75,8 +82,8 @@ class ComparisonSettings:
             raise ValueError(f"parallel is {self.parallel} and curve is {self.curve}; expected at least 1, and 0")
         labels = [arm.label for arm in self.objectives if arm.label is not None] + list(self.checkpoints)
         for label in labels:
-            if not 0 < len(label) <= _LONGEST_LABEL or not label.isprintable():
-                raise ValueError(f"label {label!r}; expected 1 to {_LONGEST_LABEL} characters that can be printed")
+            if not is_label(label):
+                raise ValueError(f"label {label!r}; {LABEL}")
 
 
 def load_comparison(path: str | Path, overrides: Sequence[str] = ()) -> ComparisonSettings:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -15,13 +14,13 @@ from pydantic import TypeAdapter
 from rich.console import Console
 from typing_extensions import TypedDict
 
-from bertsmith.comparison.settings import ComparisonSettings
+from bertsmith.comparison.settings import LABEL, ComparisonSettings, is_label
 from bertsmith.comparison.words import AVERAGE
 from bertsmith.encoder import training_flops
 from bertsmith.errors import InputError
 from bertsmith.files import find_record, remove, write_record
 from bertsmith.finetuning.evaluate import EvaluationSettings, pairs_with_value, similarities
-from bertsmith.finetuning.material import Material, Reading, Split, fingerprint, read_split
+from bertsmith.finetuning.material import WINDOW_LENGTH, Material, Reading, Split, fingerprint, read_split
 from bertsmith.finetuning.run import check_trainable, load_material
 from bertsmith.finetuning.seed import train_seed
 from bertsmith.finetuning.seed_files import PREDICTIONS, RESULT, RESULT_LAYOUT, seed_folder
@@ -30,6 +29,7 @@ from bertsmith.settings import to_dict, validate
 from bertsmith.tasks import load_task, subset
 from bertsmith.tasks.examples import TaskData
 from bertsmith.tasks.metrics import score
+from bertsmith.tasks.settings import TaskSettings
 from bertsmith.terminal import say_on
 
 _OF_THE_COMPARISON = {
@@ -37,6 +37,8 @@ _OF_THE_COMPARISON = {
     **{"seeds": "use finetune_seeds", "parallel": "use parallel of the comparison"},
     **{"from_scratch": "use none", "submission": "it is of one model"},
 }
+# What decides neither what a fine-tuning computes nor what is kept of it.
+_NOT_CONTENT = ("log_every", "checkpoint_minutes")
 _SHARE_OF_FORWARD = 1 / 3
 """Of the operations of training, the backward pass being twice the forward pass."""
 
@@ -133,7 +135,7 @@ _ZERO_SHOT, _SCORES = "zero-shot.json", TypeAdapter(_Scores)
 
 @dataclass(frozen=True)
 class ZeroShot(Task):
-    """The cosine of the embeddings of two texts, which knows of no seed: a model scores once, and that for all."""
+    """The cosine of the embeddings of two texts, which knows of no seed."""
 
     evaluation: EvaluationSettings
     splits: list[Split]
@@ -144,14 +146,18 @@ class ZeroShot(Task):
         return None
 
     def check(self, model: Path) -> None:  # noqa: D102
-        self._scores(model, 2)
+        similarities(str(model), self._judged(), self.evaluation, most=2)
 
     def flops(self, config: object) -> float:  # noqa: D102
         return _SHARE_OF_FORWARD * training_flops(config, _lengths(self.splits), 0)
 
     def judge(self, model: Path, folder: Path, seed: int) -> None:  # noqa: D102
         folder.mkdir(parents=True, exist_ok=True)
-        write_record(folder / _ZERO_SHOT, {"scores": self._scores(model)})
+        data = self._judged()
+        (name,) = data.validation
+        found = similarities(str(model), data, self.evaluation)[name]
+        scores = score(data.type, data.metrics, data.validation[name], found)
+        write_record(folder / _ZERO_SHOT, {"scores": scores})
 
     def score(self, folder: Path, seed: int) -> float | None:  # noqa: D102
         found = find_record(folder / _ZERO_SHOT, _SCORES)
@@ -160,11 +166,10 @@ class ZeroShot(Task):
     def clear(self, folder: Path, seed: int) -> None:
         """Leave the score, which is all there is."""
 
-    def _scores(self, model: Path, num: int | None = None) -> dict[str, float]:
+    def _judged(self) -> TaskData:
+        """Leave what models are judged by: the first split."""
         name, examples = next(iter(self.data.validation.items()))
-        data = replace(self.data, validation={name: examples[:num]}, test={})
-        found = similarities(str(model), data, self.evaluation)
-        return score(data.type, data.metrics, data.validation[name], found[name])
+        return replace(self.data, validation={name: examples}, test={})
 
 
 def _lengths(splits: list[Split]) -> Any:
@@ -186,8 +191,9 @@ def read_tasks(given: ComparisonSettings, tokenizer: Any, longest: int, console:
     found: dict[str, Task] = {}
     known: dict[str, Material] = {}
     for values in given.tasks:
-        if not isinstance(values.get("label", ""), str):
-            raise InputError(f"tasks: label is {values['label']!r}; expected text")
+        label = values.get("label")
+        if label is not None and not is_label(label):
+            raise InputError(f"tasks: label is {label!r}; {LABEL}")
         if values.get("zero_shot"):
             task: Task = _zero_shot(values, tokenizer, longest, console)
         else:
@@ -215,25 +221,32 @@ def _fine_tuned(
     own |= {"model": "of each arm", "output": "of each arm", "seeds": list(given.finetune_seeds)}
     run = resolve(validate(FinetuningSettings, own, where=_where(values)))
     # Tasks that differ in the number of their labels alone are read once.
-    reading = repr((replace(run.task, examples=None), run.max_length, run.document_stride, run.training.swap_pairs))
+    windows = run.max_length, run.document_stride, run.max_answer_length
+    reading = repr((replace(run.task, examples=None), *windows, run.training.swap_pairs))
     if reading not in known:
         known[reading] = load_material(run, console, tokenizer, longest)
     material = known[reading]
     for seed in given.finetune_seeds if run.task.examples is not None else ():
         subset(material.task.train, run.task.examples or 0, seed)
-    content = {**to_dict(run), "task": run.task.examples, "data": material.facts["data"], "longest": longest}
+    content = {**to_dict(run), "task": run.task.examples, "data": material.facts["data"]}
     for name in ("seeds", "parallel"):
         del content[name]
-    label = values.get("label") or _label(run.task.name, run.task.train or run.task.data, run.task.examples)
-    return FineTuned(label, f"{plain(label)}-{short_hash(content)}", material.task, run, material)
+    for name in _NOT_CONTENT:
+        del content["training"][name]
+    if material.task.type == "question_answering" and run.max_length is None:
+        content["max_length"] = min(WINDOW_LENGTH, longest)
+    label = values.get("label") or _label(run.task)
+    return FineTuned(label, _key(run.task, content), material.task, run, material)
 
 
 def _zero_shot(values: Mapping[str, Any], tokenizer: Any, longest: int, console: Console) -> ZeroShot:
+    where = _where(values)
     own = {key: value for key, value in values.items() if key != "label"}
-    evaluation = validate(EvaluationSettings, own, where=_where(values))
-    if evaluation.task.examples is not None:
-        raise InputError(f"{_where(values)}: task.examples is set, but zero_shot trains on none; leave it out")
-    data = pairs_with_value(load_task(evaluation.task, need_train=False))
+    evaluation = validate(EvaluationSettings, own, where=where)
+    task = evaluation.task
+    data = pairs_with_value(load_task(task, need_train=False))
+    if task.examples is not None:
+        raise InputError(f"{where}: task.examples is set, but zero_shot trains on none; leave it out")
     name, examples = next(iter(data.validation.items()), ("", []))
     if not examples or any(example.label is None for example in examples):
         raise InputError(f"{data.name}: has no labelled split for validation, by which to judge; give one")
@@ -244,24 +257,25 @@ def _zero_shot(values: Mapping[str, Any], tokenizer: Any, longest: int, console:
     ]
     splits = [read_split(name, side, reading) for side in sides]
     say_on(console, f"{data.name}: zero-shot · {len(examples):,} pairs of {name}")
-    content = {**to_dict(evaluation), "task": None, "data": replace(data, train=[], test={}).hash, "longest": longest}
-    origin = evaluation.task.data or evaluation.task.validation
-    label = values.get("label") or f"{_label(evaluation.task.name, origin, None)}, zero-shot"
-    return ZeroShot(label, f"{plain(label)}-{short_hash(content)}", data, evaluation, splits)
+    content = [evaluation.pooling, evaluation.max_length, replace(data, train=[], test={}).hash]
+    label = values.get("label") or f"{_label(task)}, zero-shot"
+    return ZeroShot(label, _key(task, content), data, evaluation, splits)
 
 
 def _where(values: Mapping[str, Any]) -> str:
-    return f"tasks, {values.get('label') or values.get('task') or 'one of them'}"
+    task = values.get("task")
+    name = task.get("name") if isinstance(task, Mapping) else task
+    return f"tasks, {values.get('label') or name or 'one of them'}"
 
 
-def _label(name: str | None, origin: str | None, examples: int | None) -> str:
-    label = name or Path(origin or "task").name.split(".")[0]
-    return label if examples is None else f"{label}, {examples:,} labels"
+def _label(task: TaskSettings) -> str:
+    """Name a task by what it is, or by what it is judged on."""
+    label = task.name or Path(task.data or task.validation or "task").name.split(".")[0]
+    return label if task.examples is None else f"{label}, {task.examples:,} labels"
 
 
-def plain(label: str) -> str:
-    """Leave of a label what a folder name may have in it without trouble."""
-    return re.sub(r"[^\w.+-]+", "-", label)[:40] or "task"
+def _key(task: TaskSettings, content: Any) -> str:
+    return f"{task.name or 'own'}-{short_hash(content)}"
 
 
 def short_hash(content: Any) -> str:

@@ -64,7 +64,8 @@ def sentence_of(record: Record) -> str:
     else:
         text = f"{best['arm']} reaches {judged} {where}"
     first = {kind: next((one for one in ranked if kinds[one["arm"]] == kind), None) for kind in ("none", "checkpoint")}
-    text += _beside(record, best, first["none"], "without pre-training it is")
+    further = "further " if record.get("encoder", {}).get("from_pretrained") else ""
+    text += _beside(record, best, first["none"], f"without {further}pre-training it is")
     text += _beside(record, best, first["checkpoint"], "the existing model {} reaches")
     return f"{text}."
 
@@ -146,7 +147,10 @@ def words_of_difference(record: Record, one: Mapping[str, Any]) -> str:
         alike = "by the same with every seed, so that nothing says what is chance"
         return f"{better} is {gap} ahead of {worse} {on}, {alike}."
     if one["p"] is None:
-        return f"{better} is {gap} ahead of {worse} {on}, with one seed, which cannot tell what is chance."
+        found = (
+            f"{better} is {gap} ahead of {worse} {on}" if one["difference"] else f"{first} and {second} are equal {on}"
+        )
+        return f"{found}, with one seed, which cannot tell what is chance."
     interval = sorted(abs(one[end]) if one["low"] * one["high"] > 0 else one[end] for end in ("low", "high"))
     if is_told_apart(one):
         low, high = (points(metric, end) for end in interval)

@@ -24,7 +24,7 @@ from bertsmith.comparison.plan import Plan, Unit
 from bertsmith.comparison.tasks import Task
 from bertsmith.corpus import Corpus
 from bertsmith.encoder import build_encoder
-from bertsmith.errors import Hindered, InputError, Interrupted
+from bertsmith.errors import Hindered, Interrupted, InUse
 from bertsmith.export import export_checkpoint, write_model
 from bertsmith.files import changed_since, find_record, hashes_of, locked, remove, write_json, write_record
 from bertsmith.objectives import MLM, Objective
@@ -55,7 +55,7 @@ def work(plan: Plan) -> None:
         with ExitStack() as stack:
             try:
                 stack.enter_context(locked(unit.folder, "`output`"))
-            except InputError:
+            except InUse:
                 continue
             _attempt(plan, unit)
 
@@ -133,11 +133,13 @@ def _look_for_damage(plan: Plan, unit: Unit) -> None:
     needed = [
         model
         for share, model in models_of(unit)
-        if not all(has_judged(unit, task, share, seed) for task in plan.tasks for seed in plan.settings.finetune_seeds)
+        if not all(has_judged(unit, task, share, seed) for task in plan.tasks for seed in plan.seeds_of(task))
     ]
     if lost := next((file for file in damaged if any(map(file.is_relative_to, needed))), None):
         _say(f"{lost}: is damaged or gone; {unit.name} is trained anew")
-        shutil.rmtree(unit.folder / "curve", ignore_errors=True)
+        # On other hardware, or by the clock, it may not become the same model.
+        for name in ("curve", "tasks"):
+            shutil.rmtree(unit.folder / name, ignore_errors=True)
         (unit.folder / _TRAINED).unlink()
     elif damaged:
         _say(
@@ -176,7 +178,7 @@ def _keep_curve(plan: Plan, unit: Unit) -> dict[str, Any]:
 def _judge(plan: Plan, unit: Unit, share: float, model: Path, task: Task) -> None:
     """Judge a model by a task with all seeds, and leave of that nothing but the results."""
     began, scores, folder = time.monotonic(), [], _judged(unit, task, share)
-    for seed in plan.settings.finetune_seeds:
+    for seed in plan.seeds_of(task):
         if not has_judged(unit, task, share, seed):
             with _logged(unit, True):
                 task.judge(model, folder, seed)
@@ -235,6 +237,7 @@ class _Summary(TypedDict, total=False):
     flops: Required[float]
     seconds: Required[float]
     machine: Required[dict[str, Any]]
+    versions: Required[dict[str, str]]
     tokens_per_second: float | None
     parameters: int
     warnings: list[str]

@@ -65,6 +65,11 @@ class EvaluationSettings:
         """Check what fits together."""
         if self.pooling is not None and not self.zero_shot:
             raise ValueError("pooling is that of the fine-tuned model; leave it out, or set zero_shot")
+        if self.zero_shot and self.precision == "bf16":
+            raise ValueError("precision is 'bf16', and embeddings are computed in fp32; leave it out")
+        for name in ("document_stride", "max_answer_length") if self.zero_shot else ():
+            if getattr(self, name) != getattr(type(self), name):
+                raise ValueError(f"{name} is for question answering, which zero_shot is not; leave it out")
         if self.max_length is not None and self.max_length < 4:
             raise ValueError(f"max_length is {self.max_length}; expected at least 4")
 
@@ -225,13 +230,16 @@ def pairs_with_value(task: TaskData) -> TaskData:
     return replace(task, metrics=tuple(metric for metric in task.metrics if metric != "mean_squared_error"))
 
 
-def similarities(origin: str, task: TaskData, evaluation: EvaluationSettings) -> dict[str, Predictions]:
+def similarities(
+    origin: str, task: TaskData, evaluation: EvaluationSettings, most: int | None = None
+) -> dict[str, Predictions]:
     """Take the cosine of the embeddings of both texts of each pair, by split.
 
     Args:
         origin: Folder or hub id of an encoder.
         task: Of :func:`pairs_with_value`.
         evaluation: How texts are read and pooled.
+        most: Of how many pairs of a split; all are read.
 
     Raises:
         InputError: The encoder cannot be opened, or a text is too long for it.
@@ -244,10 +252,9 @@ def similarities(origin: str, task: TaskData, evaluation: EvaluationSettings) ->
     for name, examples in task.splits().items():
         first = [example._replace(text=own.prompt + example.text, text_pair=None) for example in examples]
         second = [example._replace(text=own.prompt + (example.text_pair or ""), text_pair=None) for example in examples]
-        a, b = (
-            embed(model, _read(name, side, reading).rows, _collator(model, tokenizer), own.pooling)[:, : own.dimensions]
-            for side in (first, second)
-        )
+        rows = [_read(name, side, reading).rows[:most] for side in (first, second)]
+        collate = _collator(model, tokenizer)
+        a, b = (embed(model, side, collate, own.pooling)[:, : own.dimensions] for side in rows)
         norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
         found[name] = Predictions((a * b).sum(axis=1) / np.maximum(norms, 1e-12))
     return found

@@ -9,7 +9,7 @@ from transformers import AutoConfig
 from typing_extensions import TypedDict
 
 from bertsmith.errors import InputError
-from bertsmith.files import inside, read_json
+from bertsmith.files import inside, read_json, sha256_once
 from bertsmith.finetuning.models import PooledConfig, inner_config, open_tokenizer
 from bertsmith.pooling import Pooling
 from bertsmith.pretrained import announce_hub, fetch, may_be_hub_id, open_pretrained
@@ -94,6 +94,13 @@ def own_embeddings(origin: str, pooling: Pooling | None = None) -> OwnEmbeddings
         config = inner_config(open_pretrained(AutoConfig.from_pretrained, origin, "model", key="model"))
         pooling = config.pooling if isinstance(config, PooledConfig) else "mean"
     return OwnEmbeddings(origin, tokenizer, pooling)
+
+
+def own_files(origin: str) -> list[tuple[str, str]]:
+    """Hash what a folder of sentence-transformers says beside its weights; nothing of any other model."""
+    folder = Path(origin)
+    files = sorted(folder.rglob("*.json")) if (folder / MODULES).exists() else []
+    return [(str(file.relative_to(folder)), sha256_once(file)) for file in files]
 
 
 def _of_hub(origin: str) -> Path | None:

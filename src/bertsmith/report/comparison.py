@@ -53,10 +53,11 @@ class Arm:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What every arm is fine-tuned on."""
+    """What every arm is fine-tuned on, or scored on as it is."""
 
     name: str
     metric: str = "score"
+    zero_shot: bool = False
     num_labels: int | None = None
     num_train: int | None = None
     num_validation: int | None = None
@@ -64,7 +65,7 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """What one fine-tuned model scores, after a share of its arm's budget."""
+    """What one model scores after a share of its arm's budget: fine-tuned with a seed, or zero-shot with none."""
 
     arm: str
     task: str
@@ -185,16 +186,22 @@ class Comparison:
 
     def trained(self) -> list[Arm]:
         """Return the arms that were pre-trained here, or would have been."""
-        return [arm for arm in self.arms if any(run.tokens or run.status != "done" for run in arm.runs)]
+        trained = [arm for arm in self.arms if arm.kind != "checkpoint"]
+        return [arm for arm in trained if any(run.tokens or run.status != "done" for run in arm.runs)]
 
     def warnings(self) -> list[str]:
         """Return those of the words that are warnings of a run."""
         given = {f"{arm.name}: {warning}" for arm in self.arms for run in arm.runs for warning in run.warnings}
         return [words for words in self.words if words in given or words.removesuffix(".") in given]
 
-    def failed(self) -> list[tuple[Arm, PretrainingRun]]:
-        """Return the runs that did not come to their end."""
-        return [(arm, run) for arm in self.arms for run in arm.runs if run.status != "done"]
+    def failed(self) -> list[tuple[str, PretrainingRun]]:
+        """Return the runs that did not come to their end, by the arm and its seed, which a checkpoint has not."""
+        return [
+            (arm.name if run.seed is None else f"{arm.name}, seed {run.seed}", run)
+            for arm in self.arms
+            for run in arm.runs
+            if run.status != "done"
+        ]
 
 
 def read_comparison(folder: Path) -> Comparison:

@@ -87,7 +87,7 @@ def _cells(comparison: Comparison, task: str, estimates: Mapping[tuple[str, str]
             cells[arm.name] = Cell(None, MISSING, "", None, "", f"{arm.name} has no score on {task}")
             continue
         text, interval = score(row.mean, metric), between(row.low, row.high, metric)
-        over = f", 95 % interval {interval}" if interval else ", one seed: no interval"
+        over = f", 95 % interval {interval}" if interval else ", no interval"
         seeds = f" over {count(row.num_seeds)} seeds" if row.num_seeds and interval else ""
         standing = standings.get(arm.name, "")
         tip = f"{arm.name} on {task}: {text}{over}{seeds}{_STANDINGS[standing]}"
@@ -103,10 +103,13 @@ def _standings(comparison: Comparison, task: str, found: Mapping[str, Estimate],
         return {}
     choose = min if metric in LOWER_IS_BETTER else max
     best = choose(found, key=lambda name: found[name].mean)
+    if found[best].low is None:
+        # One seed ties nothing.
+        return {best: "best"}
     tied = {
         name
         for row in comparison.differences
-        if row.task == task and best in (row.first, row.second) and is_significant(row) is False
+        if row.task == task and best in (row.first, row.second) and not is_significant(row)
         for name in (row.first, row.second)
     }
     return {**dict.fromkeys(tied, "tied"), best: "best"}
@@ -326,5 +329,5 @@ def describe_task(comparison: Comparison, name: str) -> str:
         num = sum(task.metric not in LOWER_IS_BETTER for task in comparison.tasks)
         return f"mean of {num} tasks"
     task = comparison.task(name)
-    labels = f", {count(task.num_train)} labels" if task.num_train else ""
-    return f"{task.metric.replace('_', ' ')}{labels}"
+    given = f", {count(task.num_train)} labels" if task.num_train else ", zero-shot" if task.zero_shot else ""
+    return f"{task.metric.replace('_', ' ')}{given}"

@@ -33,17 +33,20 @@ def learning_curves(comparison: Comparison) -> Curves:
     groups: dict[tuple[str, str], dict[float, list[Score]]] = defaultdict(lambda: defaultdict(list))
     rows = [row for row in comparison.scores if is_number(row.score)]
     if AVERAGE in comparison.columns:
-        rows += _averages(rows, len(comparison.tasks))
+        averaged = [task.name for task in comparison.tasks if task.metric not in LOWER_IS_BETTER]
+        rows += _averages([row for row in rows if row.task in averaged], len(averaged))
     for row in rows:
         groups[row.arm, row.task][row.share].append(row)
     return {key: [_point(share, rows) for share, rows in sorted(shares.items())] for key, shares in groups.items()}
 
 
 def _averages(rows: Sequence[Score], num_tasks: int) -> list[Score]:
-    """Average over the tasks, wherever all of them were scored with the same seeds."""
+    """Average over the tasks, wherever all of them were scored with the same seeds; what is zero-shot has none."""
     alike: dict[tuple[object, ...], list[Score]] = defaultdict(list)
+    tunings: list[int | None] = [*{row.finetune_seed for row in rows if row.finetune_seed is not None}] or [None]
     for row in rows:
-        alike[row.arm, row.share, row.pretrain_seed, row.finetune_seed].append(row)
+        for seed in tunings if row.finetune_seed is None else [row.finetune_seed]:
+            alike[row.arm, row.share, row.pretrain_seed, seed].append(row)
     return [
         replace(of_tasks[0], task=AVERAGE, score=fmean(row.score for row in of_tasks))
         for of_tasks in alike.values()

@@ -70,7 +70,7 @@ def markdown(comparison: Comparison) -> str:
     if failed := comparison.failed():
         parts += [
             "## Failed runs",
-            _list(f"{arm.name}, seed {run.seed}: {run.error or 'failed'}" for arm, run in failed),
+            _list(f"{name}: {run.error or 'failed'}" for name, run in failed),
         ]
     parts += ["## Scores", "Mean over seeds and 95 % interval; * the best mean, ~ cannot be told apart from it.",
               _scores(comparison, looks)]  # fmt: skip

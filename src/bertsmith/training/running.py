@@ -137,7 +137,7 @@ def work_side_by_side(work: Callable[[], None], num_processes: int, num_cores: i
     if stopping:
         raise Interrupted("stopped; the same command goes on from what is saved")
     if any(process.exitcode for process in processes):
-        raise Failed("a process ended before its time, for a reason it has said; the same command goes on")
+        raise Failed("a process ended before its time, for the reason it has said, or killed; the same command goes on")
 
 
 def _begin_process(work: Callable[[], None], number: int, num_threads: int) -> None:
@@ -146,7 +146,10 @@ def _begin_process(work: Callable[[], None], number: int, num_threads: int) -> N
     ranks.end_with_parent()
     num_gpus = torch.cuda.device_count()
     if num_gpus:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(number % num_gpus)
+        # Those that were given may be some of the machine's, by number or by name.
+        given = os.environ.get("CUDA_VISIBLE_DEVICES")
+        visible = given.split(",") if given else [str(gpu) for gpu in range(num_gpus)]
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible[number % num_gpus]
     torch.set_num_threads(num_threads)
     try:
         work()
