@@ -489,6 +489,16 @@ def test_the_file_of_trials_damaged_and_removed(
     assert before == after
 
 
+def test_the_file_of_trials_is_in_use(searched: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = searched(rate)["best"]
+    monkeypatch.setattr(trials, "_PATIENCE", 0.1)
+    with closing(sqlite3.connect(tmp_path / "sweep" / "study.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(Hindered, match="study.db: is in use by another process .*locked"):
+            searched(rate)
+    assert searched(rate)["best"] == before
+
+
 def test_the_file_of_trials_put_aside(searched: Sweep, tmp_path: Path) -> None:
     searched(rate)
     study = tmp_path / "sweep" / "study.db"

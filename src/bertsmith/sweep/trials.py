@@ -55,12 +55,17 @@ def open_study(plan: Plan) -> Any:
         part = file.with_name(f"{STUDY}.part")
         for left in (part, *(Path(f"{path}-journal") for path in (file, part))):
             left.unlink(missing_ok=True)
-        storage = RDBStorage(f"sqlite:///{part.resolve()}")
+        storage = _storage(part)
         _study(plan, storage)
         storage.remove_session()
         storage.engine.dispose()
         part.rename(file)
-    return _study(plan, RDBStorage(f"sqlite:///{file.resolve()}"))
+    return _study(plan, _storage(file))
+
+
+def _storage(file: Path) -> RDBStorage:
+    # SQLite itself waits for 5 seconds only.
+    return RDBStorage(f"sqlite:///{file.resolve()}", engine_kwargs={"connect_args": {"timeout": _PATIENCE}})
 
 
 def _study(plan: Plan, storage: RDBStorage) -> Any:
@@ -83,6 +88,10 @@ def explained(plan: Plan) -> Iterator[None]:
         cause = error.__cause__ or error
         reason = str(getattr(cause, "orig", None) or cause).splitlines()[0]
         file = plan.folder / STUDY
+        if "locked" in reason:
+            raise Hindered(
+                f"{file}: is in use by another process ({reason}); when that is done, the same command goes on"
+            ) from None
         if "full" in reason or "readonly" in reason or "unable to open" in reason or "disk I/O" in reason:
             raise Hindered(f"{file}: cannot be written ({reason}); make room, and the same command goes on") from None
         raise Hindered(
