@@ -84,6 +84,7 @@ def sweep_of(run_file: Path, **values: Any) -> Any:
         ({"search": {"evaluation.rows": [8, 16]}}, "losses under different evaluation.rows do not compare"),
         ({"metric": "validation_los"}, "is not validated; did you mean 'validation_loss'"),
         ({"metric": "machine"}, "is not validated"),
+        ({"search": {"data.corpus": ["a"], "data": [1]}}, "search: data.corpus is inside data, and one would undo"),
         ({"output": "a?b"}, "cannot hold the file of trials"),
     ],
 )

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
+from itertools import permutations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,6 +63,9 @@ def make_plan(given: SweepSettings) -> Plan:
         raise InputError(f"output is {given.output!r}; a name with ? # % {{ or }} cannot hold the file of trials")
     if "output" in given.search:
         raise InputError("search: output is not a setting to search; leave it out")
+    for outer, inner in permutations(given.search, 2):
+        if inner.startswith(f"{outer}."):
+            raise InputError(f"search: {inner} is inside {outer}, and one would undo the other; leave one of them out")
     distributions = {key: _distribution(key, values) for key, values in given.search.items()}
     plan = Plan(given, distributions, "task" not in read_yaml(given.run), "", True, given.prune is not False)
     for end in (0, -1):
