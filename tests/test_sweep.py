@@ -16,7 +16,7 @@ from bertsmith.errors import Failed, InputError, Interrupted
 from bertsmith.files import locked, read_record
 from bertsmith.run_folder import prepare
 from bertsmith.run_settings import load_run
-from bertsmith.sweep import load_sweep, sweep
+from bertsmith.sweep import load_sweep, sweep, trials
 from bertsmith.sweep.plan import Plan
 from bertsmith.sweep.trials import Watch
 from commands import Command
@@ -109,6 +109,19 @@ def test_the_judge_is_checked_too(run_file: Path, task_file: Path) -> None:
         sweep(sweep_of(task_file, search={"training.epochs": [1]}, finetune=str(task_file)))
     with pytest.raises(InputError, match="metric is 'acuracy'; did you mean 'accuracy'"):
         sweep(sweep_of(task_file, search={"training.epochs": [1]}, metric="acuracy"))
+
+
+@pytest.mark.parametrize("key", ["task.label", "task.type"])
+def test_tasks_are_not_searched(task_file: Path, key: str) -> None:
+    with pytest.raises(InputError, match=f"search: scores under different {key} do not compare; leave it out"):
+        sweep(sweep_of(task_file, search={key: ["regression", "classification"]}))
+
+
+def test_a_metric_that_a_validation_lacks_is_why_a_trial_fails(run_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trials, "pretrain", lambda run, watch: {"validation_loss": 1.0})
+    said = "3 trials failed and none succeeded; the last: validation_mlm was not there in the last validation"
+    with pytest.raises(Failed, match=said):
+        sweep(sweep_of(run_file, metric="validation_mlm"))
 
 
 def test_a_fine_tuning_is_not_replaced_by_a_search(run_file: Path) -> None:

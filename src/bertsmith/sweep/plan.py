@@ -34,6 +34,8 @@ SWEEP = Layout(
 
 Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
 RUN, TASK = "run", "task"
+_SCORED = ("task", "task.name", "task.config", "task.validation", "task.label", "task.type")
+"""What a fine-tuning is scored on, and by."""
 
 
 class Plan(NamedTuple):
@@ -73,6 +75,8 @@ def make_plan(given: SweepSettings) -> Plan:
     if isinstance(base, FinetuningSettings):
         if given.finetune is not None:
             raise InputError("finetune: the run is a fine-tuning itself; leave it out")
+        if other := next((key for key in distributions if key in _SCORED), None):
+            raise InputError(f"search: scores under different {other} do not compare; leave it out")
         return _judged_by(plan, base, given.run)
     if base.data.validation == 0:
         raise InputError(f"{given.run}: data.validation is 0; trials are judged by held-out text")

@@ -327,6 +327,10 @@ def _train(plan: Plan, trial: Trial, values: Mapping[str, Any]) -> float:
         summary = pretrain(run, watch=Watch(plan, trial, watched, run.evaluation.every))
         if plan.settings.finetune is not None:
             return _score(plan, finetune(load_judge(plan, folder)))
+        if plan.metric not in summary:
+            raise Failed(
+                f"{plan.metric} was not there in the last validation, which had nothing to count; give another `metric`"
+            )
         return float(summary[plan.metric])
 
 
