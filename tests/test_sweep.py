@@ -132,24 +132,37 @@ def test_a_fine_tuning_is_not_replaced_by_a_search(run_file: Path) -> None:
         sweep(sweep_of(run_file))
 
 
-@pytest.mark.parametrize("maximises", [False, True])
-def test_trials_of_a_higher_loss_are_the_unpromising_ones(run_file: Path, maximises: bool) -> None:
-    plan = Plan(sweep_of(run_file), {}, True, "accuracy" if maximises else "validation_loss", maximises, True)
-    direction = "maximize" if maximises else "minimize"
-    study = optuna.create_study(direction=direction, pruner=optuna.pruners.MedianPruner(1, 0))
+def ended_early(plan: Plan, share: float) -> list[float]:
+    """Of three trials one after another, give the losses of those that end at a share of their budget."""
+    study = optuna.create_study(
+        direction="maximize" if plan.maximises else "minimize", pruner=optuna.pruners.MedianPruner(1, 0)
+    )
     ended = []
     for loss in (5.0, 4.0, 6.0):
         trial = study.ask()
         try:
-            Watch(plan, trial, "validation_loss", 0.5)({"validation_loss": loss}, 0.5)
+            Watch(plan, trial, "validation_loss", 0.5)({"validation_loss": loss}, share)
             study.tell(trial, 1.0)
         except optuna.TrialPruned:
             study.tell(trial, state=optuna.trial.TrialState.PRUNED)
             ended.append(loss)
-    assert ended == [6.0]
+    return ended
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("maximises", [False, True])
+def test_trials_of_a_higher_loss_are_the_unpromising_ones(run_file: Path, maximises: bool) -> None:
+    plan = Plan(sweep_of(run_file), {}, True, "accuracy" if maximises else "validation_loss", maximises, True)
+    assert ended_early(plan, 0.5) == [6.0]
+
+
+@pytest.mark.parametrize("judge", [None, "task.yaml"])
+def test_a_trial_that_has_paid_for_its_score_keeps_it(run_file: Path, judge: str | None) -> None:
+    plan = Plan(sweep_of(run_file, finetune=judge), {}, True, "accuracy", True, True)
+    # The fine-tuning by which it would be judged is still to be paid for.
+    assert ended_early(plan, 1.0) == ([] if judge is None else [6.0])
+
+
+def test@pytest.mark.slow
 def test_a_search_ends_bad_trials_and_can_be_extended(run_file: Path) -> None:
     folder = run_file.parent / "sweep"
     search = {

@@ -353,13 +353,15 @@ class Watch:
             return
         # Of a fine-tuning the seeds come one after the other.
         num_done = len(list((self._plan.trial_folder(self._trial.number) / RUN).glob(f"seed-*/{RESULT}")))
+        # A trial that has paid for its score keeps it; with a judge, the greater part may still be to be paid.
+        keeps_score = self._plan.settings.finetune is None and num_done + share >= self._num_seeds
         # Steps of different sizes validate at not quite the same share of the budget.
         share = math.floor(share / self._every + 1e-6) * self._every
         # A loss is reported to a study that looks for the highest score with its sign turned.
         is_turned = self._plan.maximises and self._metric == "validation_loss"
         value = -row[self._metric] if is_turned else row[self._metric]
         self._trial.report(value, round(_STEPS * (num_done + share) / self._num_seeds))
-        if self._trial.should_prune():
+        if not keeps_score and self._trial.should_prune():
             raise optuna.TrialPruned
 
 
