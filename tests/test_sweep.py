@@ -17,7 +17,7 @@ from bertsmith.files import locked, read_record
 from bertsmith.run_folder import prepare
 from bertsmith.run_settings import load_run
 from bertsmith.sweep import load_sweep, sweep, trials
-from bertsmith.sweep.plan import Plan
+from bertsmith.sweep.plan import Plan, make_plan
 from bertsmith.sweep.trials import Watch
 from commands import Command
 
@@ -162,7 +162,16 @@ def test_a_trial_that_has_paid_for_its_score_keeps_it(run_file: Path, judge: str
     assert ended_early(plan, 1.0) == ([] if judge is None else [6.0])
 
 
-def test@pytest.mark.slow
+def test_seeds_side_by_side_are_not_ended_early(task_file: Path) -> None:
+    search = {"training.epochs": [1]}
+    assert make_plan(sweep_of(task_file, search=search)).prunes
+    write(task_file, yaml.safe_load(task_file.read_text()) | {"parallel": 2})
+    assert not make_plan(sweep_of(task_file, search=search)).prunes
+    with pytest.raises(InputError, match="prune: seeds side by side are not ended early"):
+        sweep(sweep_of(task_file, search=search, prune=True))
+
+
+@pytest.mark.slow
 def test_a_search_ends_bad_trials_and_can_be_extended(run_file: Path) -> None:
     folder = run_file.parent / "sweep"
     search = {

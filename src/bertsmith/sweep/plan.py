@@ -77,7 +77,10 @@ def make_plan(given: SweepSettings) -> Plan:
             raise InputError("finetune: the run is a fine-tuning itself; leave it out")
         if other := next((key for key in distributions if key in _SCORED), None):
             raise InputError(f"search: scores under different {other} do not compare; leave it out")
-        return _judged_by(plan, base, given.run)
+        is_watched = base.parallel == 1 or len(base.seeds) == 1
+        if given.prune and not is_watched:
+            raise InputError(f"prune: seeds side by side are not ended early; set `parallel` in {given.run} to 1")
+        return _judged_by(plan._replace(prunes=is_watched and given.prune is not False), base, given.run)
     if base.data.validation == 0:
         raise InputError(f"{given.run}: data.validation is 0; trials are judged by held-out text")
     # What an objective's loss means depends on its settings, and on the text.

@@ -26,7 +26,8 @@ class SweepSettings:
     metric: str | None = None
     """What to judge by, of what is validated; the validation loss, or the first metric of the task, if not given."""
     prune: bool | None = None
-    """End unpromising trials early, by their validations; on where these compare, if not given."""
+    """End unpromising trials early, by their validations; on where these compare and seeds are not trained side by
+    side, if not given."""
     seed: int = 0
     """Seed of the search."""
     output: Output
