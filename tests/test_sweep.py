@@ -16,7 +16,7 @@ from bertsmith.errors import Failed, InputError, Interrupted
 from bertsmith.files import locked, read_record
 from bertsmith.run_folder import prepare
 from bertsmith.run_settings import load_run
-from bertsmith.sweep import load_sweep, sweep, trials
+from bertsmith.sweep import load_sweep, search, sweep, trials
 from bertsmith.sweep.plan import Plan, make_plan
 from bertsmith.sweep.trials import Watch
 from commands import Command
@@ -169,6 +169,19 @@ def test_seeds_side_by_side_are_not_ended_early(task_file: Path) -> None:
     assert not make_plan(sweep_of(task_file, search=search)).prunes
     with pytest.raises(InputError, match="prune: seeds side by side are not ended early"):
         sweep(sweep_of(task_file, search=search, prune=True))
+
+
+def test_what_the_trials_give_together_is_written_by_one_process_at_a_time(
+    run_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look(plan: Plan, study: Any) -> dict[str, Any]:
+        with pytest.raises(InputError, match="in use by a living run"), locked(plan.folder, "`output`"):
+            pass
+        return {}
+
+    monkeypatch.setattr(trials, "pretrain", lambda run, watch: {"validation_loss": 1.0})
+    monkeypatch.setattr(search, "report", look)
+    assert sweep(sweep_of(run_file, trials=1)) == {}
 
 
 @pytest.mark.slow

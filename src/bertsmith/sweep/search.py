@@ -67,4 +67,5 @@ def _sweep(plan: Plan, overwrite: bool) -> dict[str, Any]:
     study = open_study(plan)
     refuse_damage(plan, study)
     say_damage(plan, study)
-    return report(plan, study)
+    with patiently_locked(plan.folder):
+        return report(plan, study)
