@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,6 +91,21 @@ def prepare(folder: Path, run: Mapping[str, Any], overwrite: bool, layout: Layou
     elif held is not None and any(True for pattern in layout.begun for _ in folder.glob(pattern)):
         _check_same(folder, held, run, layout.free)
     _write_run(folder, run, layout)
+
+
+def refuse_inside(folder: Path, paths: Iterable[str | None]) -> None:
+    """Refuse to start a run over that would delete what it reads.
+
+    Args:
+        folder: The run folder.
+        paths: The files and folders that are read; None and what is not there, such as hub ids, cannot be lost.
+
+    Raises:
+        InputError: One of them is in the run folder.
+    """
+    for path in paths:
+        if path and Path(path).exists() and Path(path).resolve().is_relative_to(folder.resolve()):
+            raise InputError(f"{path}: is inside {folder}, which --overwrite empties; give another `output`")
 
 
 def restore_run(folder: Path, run: Mapping[str, Any], layout: Layout = PRETRAINING) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,9 @@ def test_overwriting_does_not_delete_what_is_read(finished: FinetuningSettings, 
     again = new_run(finished.output, model=str(model), training=ONE_EPOCH)
     with pytest.raises(InputError, match="model: is inside .* which --overwrite empties"):
         finetune(again, overwrite=True)
+    varied = replace(again, vary={"pooling": ["cls", "mean"]})
+    with pytest.raises(InputError, match="model: is inside .* which --overwrite empties"):
+        finetune(varied, overwrite=True)
     assert (model / "model.safetensors").exists()
 
 

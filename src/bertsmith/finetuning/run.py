@@ -28,7 +28,7 @@ from bertsmith.finetuning.seed_files import RESULT, read_result, seed_folder, se
 from bertsmith.finetuning.settings import FinetuningSettings, resolve
 from bertsmith.finetuning.summary import summarise_seeds
 from bertsmith.pretrained import open_pretrained
-from bertsmith.run_folder import Layout, flat, prepare, read_run
+from bertsmith.run_folder import Layout, flat, prepare, read_run, refuse_inside
 from bertsmith.settings import to_dict
 from bertsmith.tasks import check_submission, load_task, subset
 from bertsmith.terminal import say_on
@@ -89,6 +89,10 @@ def _finetune(run: FinetuningSettings, overwrite: bool, watch: Watch | None, hel
             if _reading(arm.run) not in materials:
                 materials[_reading(arm.run)] = load_material(arm.run, console)
             check_trainable(arm.run, materials[_reading(arm.run)])
+            if overwrite:
+                task = arm.run.task
+                read = (arm.run.model, task.data, task.train, task.validation, task.test)
+                refuse_inside(Path(run.output), read)
     facts = {str(number): material.facts for number, material in enumerate(materials.values())}
     ranks.refuse_differences(flat({**to_dict(run), "content": facts}) | versions(), but=_MAY_DIFFER)
     if run.vary is None:
@@ -240,10 +244,6 @@ def check_trainable(run: FinetuningSettings, material: Material) -> None:
 
 def _prepare(run: FinetuningSettings, folder: Path, overwrite: bool) -> None:
     if overwrite:
-        task = run.task
-        for path in (run.model, task.data, task.train, task.validation, task.test):
-            if path and folder.resolve() in (Path(path).resolve(), *Path(path).resolve().parents):
-                raise InputError(f"{path}: is inside {folder}, which --overwrite empties; give another `output`")
         for seed in seeds_in(folder):
             # Nothing is deleted under a living process.
             with locked(seed_folder(folder, seed), "`output`"):
