@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from bertsmith.files import locked, read_record
 from bertsmith.run_folder import prepare
 from bertsmith.run_settings import load_run
 from bertsmith.sweep import load_sweep, search, sweep, trials
+from bertsmith.sweep import report as sweep_report
 from bertsmith.sweep.plan import Plan, make_plan
 from bertsmith.sweep.trials import Watch
 from commands import Command
@@ -160,6 +162,77 @@ def test_a_trial_that_has_paid_for_its_score_keeps_it(run_file: Path, judge: str
     plan = Plan(sweep_of(run_file, finetune=judge), {}, True, "accuracy", True, True)
     # The fine-tuning by which it would be judged is still to be paid for.
     assert ended_early(plan, 1.0) == ([] if judge is None else [6.0])
+
+
+@pytest.fixture
+def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials cost nothing, and all have the same score."""
+    score = {"validation": {"accuracy": {"mean": 0.5}}}
+    monkeypatch.setattr(trials, "pretrain", lambda run, watch: {"validation_loss": 1.0})
+    monkeypatch.setattr(trials, "finetune", lambda run, watch=None: {"metrics": score})
+    monkeypatch.setattr(sweep_report, "plot_sweep", lambda *arguments: None)
+
+
+def test_a_corpus_that_is_not_there_is_found_before_anything_is_written(run_file: Path) -> None:
+    run = yaml.safe_load(run_file.read_text())
+    write(run_file, run | {"data": run["data"] | {"corpus": "absent"}})
+    with pytest.raises(InputError, match="absent"):
+        sweep(sweep_of(run_file))
+    assert not (run_file.parent / "sweep").exists()
+
+
+@pytest.mark.usefixtures("untrained")
+def test_the_sweep_says_which_model_is_judged(run_file: Path, task_file: Path) -> None:
+    task = yaml.safe_load(task_file.read_text())
+    del task["model"]
+    write(task_file, task)
+    assert sweep(sweep_of(run_file, trials=1, finetune=str(task_file)))["best"]["value"] == 0.5
+
+
+@pytest.mark.usefixtures("untrained")
+@pytest.mark.parametrize("searched", [False, True])
+def test_trials_from_another_model_are_not_mixed_in(run_file: Path, task_file: Path, searched: bool) -> None:
+    models = [run_file.parent / name for name in "abc"]
+    for model in models:
+        model.mkdir()
+        (model / "config.json").write_text("{}")
+    if searched:
+        given = {"run": str(task_file), "search": {"model": list(map(str, models))}}
+    else:
+        run = yaml.safe_load(run_file.read_text()) | {"encoder": {"from_pretrained": str(models[1])}}
+        given = {"run": str(write(run_file, run))}
+    sweep(sweep_of(run_file, **given, trials=1))
+    (models[1] / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(InputError, match="was begun with another corpus, model or data"):
+        sweep(sweep_of(run_file, **given, trials=2))
+
+
+@pytest.mark.usefixtures("untrained")
+@pytest.mark.parametrize("what", ["run", "finetune", "corpus", "train", "searched model"])
+def test_starting_over_does_not_delete_what_is_read(run_file: Path, task_file: Path, what: str) -> None:
+    inside = run_file.parent / "sweep" / "trials" / "own"
+    given: dict[str, Any] = {"trials": 1, "finetune": str(task_file)}
+    run, task = yaml.safe_load(run_file.read_text()), yaml.safe_load(task_file.read_text())
+    if what == "searched model":
+        given = {"trials": 1, "run": str(task_file), "search": {"model": ["a", str(inside), "b"]}}
+    sweep(sweep_of(run_file, **given))
+    match what:
+        case "run":
+            given["run"] = str(shutil.copy(run_file, inside))
+        case "finetune":
+            given["finetune"] = str(shutil.copy(task_file, inside))
+        case "corpus":
+            shutil.copytree(run["data"]["corpus"], inside)
+            write(run_file, run | {"data": run["data"] | {"corpus": str(inside)}})
+        case "train":
+            inside = inside.with_suffix(".csv")
+            shutil.copy(task["task"]["train"], inside)
+            write(task_file, task | {"task": task["task"] | {"train": str(inside)}})
+        case _:
+            inside.mkdir()
+    with pytest.raises(InputError, match=f"{inside}: is inside .*sweep, which --overwrite empties"):
+        sweep(sweep_of(run_file, **given), overwrite=True)
+    assert inside.exists() and (run_file.parent / "sweep" / "study.db").exists()
 
 
 def test_seeds_side_by_side_are_not_ended_early(task_file: Path) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import permutations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,9 +14,9 @@ from bertsmith.errors import InputError
 from bertsmith.finetuning.material import fingerprint
 from bertsmith.finetuning.settings import FinetuningSettings, load_finetuning
 from bertsmith.pretraining import validated_figures
-from bertsmith.run_folder import Layout
+from bertsmith.run_folder import Layout, flat
 from bertsmith.run_settings import RunSettings, load_run
-from bertsmith.settings import nearest
+from bertsmith.settings import nearest, to_dict
 from bertsmith.sweep.settings import SweepSettings
 from bertsmith.tasks import load_task
 from bertsmith.tasks.metrics import is_better
@@ -34,6 +34,8 @@ SWEEP = Layout(
 
 Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
 RUN, TASK = "run", "task"
+_MODELS = ("model", "encoder.from_pretrained", "objective.generator")
+_DATA = ("data.corpus", "task.data", "task.train", "task.validation", "task.test")
 _SCORED = ("task", "task.name", "task.config", "task.validation", "task.label", "task.type")
 """What a fine-tuning is scored on, and by."""
 
@@ -155,16 +157,35 @@ def load_judge(plan: Plan, folder: Path) -> FinetuningSettings:
 
 def content_of(plan: Plan) -> str:
     """Name what trials learn from and are judged by, by its content."""
-    found = []
-    for path in (plan.settings.run, plan.settings.finetune):
-        if path == plan.settings.run and plan.is_pretraining:
-            found.append(Corpus(str(load_run(path, ["--output=unused"]).data.corpus)).hash)
-        elif path is not None:
-            run = load_finetuning(path, ["--output=unused"])
-            found.append(load_task(run.task).hash)
-            if path == plan.settings.run:
-                found.append(fingerprint(run.model))
+    run = _any_trial(plan)
+    if isinstance(run, FinetuningSettings):
+        found = [load_task(run.task).hash]
+    else:
+        found = [Corpus(folder).hash for folder in _given(plan, ("data.corpus",))]
+    found += map(fingerprint, _given(plan, _MODELS))
+    if plan.settings.finetune is not None:
+        found.append(load_task(load_judge(plan, plan.folder).task).hash)
     return " ".join(found)
+
+
+def files_read(plan: Plan) -> list[str]:
+    """List the files and folders, and hub ids, that trials are made of."""
+    found = [plan.settings.run, *_given(plan, (*_MODELS, *_DATA))]
+    if plan.settings.finetune is not None:
+        task = flat(to_dict(load_judge(plan, plan.folder)))
+        found += [plan.settings.finetune, *(task[key] for key in _DATA if task.get(key))]
+    return found
+
+
+def _given(plan: Plan, keys: Sequence[str]) -> list[str]:
+    """List what some keys of the run are in any trial."""
+    run = flat(to_dict(_any_trial(plan)))
+    searched = {key: one.choices for key, one in plan.distributions.items() if isinstance(one, CategoricalDistribution)}
+    return [str(value) for key in keys for value in searched.get(key, (run.get(key),)) if value is not None]
+
+
+def _any_trial(plan: Plan) -> RunSettings | FinetuningSettings:
+    return load(plan, {key: _ends(one)[0] for key, one in plan.distributions.items()}, plan.folder)
 
 
 def short(key: str) -> str:

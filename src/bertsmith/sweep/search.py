@@ -5,9 +5,9 @@ from typing import Any
 
 from bertsmith.corpus.build import available_cores
 from bertsmith.files import locked
-from bertsmith.run_folder import prepare
+from bertsmith.run_folder import prepare, refuse_inside
 from bertsmith.settings import to_dict
-from bertsmith.sweep.plan import SWEEP, Plan, make_plan
+from bertsmith.sweep.plan import SWEEP, Plan, content_of, files_read, make_plan
 from bertsmith.sweep.report import report
 from bertsmith.sweep.settings import SweepSettings
 from bertsmith.sweep.trials import (
@@ -50,6 +50,10 @@ def _work(plan: Plan) -> None:
 
 def _sweep(plan: Plan, overwrite: bool) -> dict[str, Any]:
     given = plan.settings
+    # What is not there, or would be deleted, is found before anything is.
+    content = content_of(plan)
+    if overwrite:
+        refuse_inside(plan.folder, files_read(plan))
     with patiently_locked(plan.folder):
         if overwrite:
             for folder in sorted((plan.folder / "trials").glob("*")):
@@ -58,7 +62,7 @@ def _sweep(plan: Plan, overwrite: bool) -> dict[str, Any]:
                     pass
         prepare(plan.folder, to_dict(given), overwrite, SWEEP)
         study = open_study(plan)
-        refuse_changes(plan, study, begins=True)
+        refuse_changes(plan, study, content, begins=True)
         refuse_damage(plan, study)
     if given.parallel == 1:
         work(plan, study)

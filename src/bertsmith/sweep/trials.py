@@ -99,16 +99,17 @@ def explained(plan: Plan) -> Iterator[None]:
         ) from None
 
 
-def refuse_changes(plan: Plan, study: Any, begins: bool = False) -> None:
+def refuse_changes(plan: Plan, study: Any, content: str, begins: bool = False) -> None:
     """Refuse to mix trials of a run file, or of data, that have changed since.
 
     Args:
         plan: The sweep.
         study: Its study, which remembers them.
+        content: What :func:`content_of` says now.
         begins: Whether they are what it shall remember, if it does not know any.
     """
     paths = [path for path in (plan.settings.run, plan.settings.finetune) if path is not None]
-    now = {"files": json.dumps({path: read_yaml(path) for path in paths}, default=str), "data": content_of(plan)}
+    now = {"files": json.dumps({path: read_yaml(path) for path in paths}, default=str), "data": content}
     for name, what in (("files", f"content of {' or '.join(paths)}"), ("data", "corpus, model or data")):
         if study.user_attrs.get(name, now[name]) != now[name]:
             raise Hindered(
@@ -205,7 +206,7 @@ def _attempt(plan: Plan, study: Any, trial: Trial, values: Mapping[str, Any]) ->
             shutil.rmtree(folder / name, ignore_errors=True)
     if "outcome" in held:
         return dict(held["outcome"])
-    refuse_changes(plan, study)
+    refuse_changes(plan, study, content_of(plan))
     write_record(folder / OUTCOME, {"values": values})
     outcome: dict[str, Any] = {}
     began = time.monotonic()
