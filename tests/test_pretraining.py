@@ -357,6 +357,11 @@ def test_a_folder_with_another_run_is_not_touched(make_run: MakeRun) -> None:
     with pytest.raises(InputError, match=r"training.learning_rate was 0.0005, is 0.001.*--overwrite"):
         pretrain(make_run(training={"learning_rate": 0.001}))
     assert before == ((Path(run.output) / "run.yaml").read_bytes(), last_checkpoint(run).name)
+    # What it would begin with is not deleted first.
+    itself = {"preset": None, "config": {}, "from_pretrained": f"{run.output}/model"}
+    with pytest.raises(InputError, match="model: is inside .*, which --overwrite empties; give another `output`"):
+        pretrain(make_run(encoder=itself), overwrite=True)
+    assert (Path(run.output) / "model" / "model.safetensors").exists()
     pretrain(make_run(training={"learning_rate": 0.001}), overwrite=True)
     assert "0.001" in (Path(run.output) / "run.yaml").read_text()
 

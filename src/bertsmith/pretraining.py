@@ -32,7 +32,7 @@ from bertsmith.rows import (
     ValidationRows,
     split_documents,
 )
-from bertsmith.run_folder import flat, prepare
+from bertsmith.run_folder import flat, prepare, refuse_inside
 from bertsmith.run_settings import RunSettings, TrainingSettings
 from bertsmith.settings import to_dict
 from bertsmith.training import ranks, sharding
@@ -101,6 +101,9 @@ def _pretrain(run: RunSettings, overwrite: bool, watch: Watch | None, held: Exit
     keeps = ranks.keep(folder, "`output`", held)
     with ranks.together():
         if keeps:
+            if overwrite:
+                generator = getattr(run.objective, "generator", None)
+                refuse_inside(folder, (run.encoder.from_pretrained, generator, run.data.corpus))
             prepare(folder, to_dict(run), overwrite)
     while True:
         try:

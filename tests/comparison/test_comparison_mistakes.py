@@ -13,6 +13,7 @@ from bertsmith.comparison import compare
 from bertsmith.comparison.plan import make_plan
 from bertsmith.comparison.probe import announce, measure
 from bertsmith.corpus import Corpus
+from bertsmith.encoder import EncoderSettings, build_encoder
 from bertsmith.errors import InputError
 from bertsmith.files import locked
 
@@ -113,6 +114,17 @@ def test_a_label_that_looks_like_markup_is_announced_as_it_is(
     plan = make_plan(write(values, tmp_path / "run.yaml"), console)
     announce(plan, measure(plan), console)
     assert "warning: a step of [/red] is " in capsys.readouterr().err
+
+
+def test_what_is_compared_is_not_overwritten(corpus: Corpus, tmp_path: Path) -> None:
+    values = make_values(corpus, tmp_path)
+    ours = tmp_path / "out" / "units" / "mlm" / "model"
+    build_encoder(EncoderSettings(preset="tiny"), corpus.tokenizer, 32).save_pretrained(ours)
+    corpus.tokenizer.save_pretrained(ours)
+    given = write(values | {"checkpoints": {"ours": str(ours)}}, tmp_path / "run.yaml")
+    with pytest.raises(InputError, match=f"{ours}: is inside {tmp_path / 'out'}, which --overwrite empties"):
+        compare(given, overwrite=True)
+    assert (ours / "model.safetensors").exists()
 
 
 def test_two_writers_on_one_folder(corpus: Corpus, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

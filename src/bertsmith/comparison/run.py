@@ -1,5 +1,6 @@
 """A comparison from its plan to its report."""
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from bertsmith.corpus.build import available_cores
 from bertsmith.errors import Failed
 from bertsmith.files import locked, write_json
 from bertsmith.report import write_report
-from bertsmith.run_folder import Layout, prepare
+from bertsmith.run_folder import Layout, prepare, refuse_inside
 from bertsmith.settings import to_dict
 from bertsmith.training.running import work_side_by_side
 
@@ -49,6 +50,8 @@ def compare(given: ComparisonSettings, *, overwrite: bool = False) -> dict[str, 
     folder = Path(given.output)
     plan = make_plan(given, console)
     probes = measure(plan)
+    if overwrite:
+        refuse_inside(folder, _read_by(plan))
     with locked(folder, "`output`"):
         prepare(folder, to_dict(given), overwrite, COMPARISON)
         announce(plan, probes, console)
@@ -57,6 +60,18 @@ def compare(given: ComparisonSettings, *, overwrite: bool = False) -> dict[str, 
         else:
             work_side_by_side(partial(work, plan), given.parallel, available_cores())
         return _write(plan)
+
+
+def _read_by(plan: Plan) -> Iterator[str | None]:
+    """List what a comparison reads."""
+    yield from plan.settings.checkpoints.values()
+    yield str(plan.corpus.path)
+    for run in (unit.run for unit in plan.units if unit.run is not None):
+        yield run.encoder.from_pretrained
+        yield getattr(run.objective, "generator", None)
+    for values in plan.settings.tasks:
+        task = values["task"]
+        yield from (task.get(name) for name in ("data", "train", "validation", "test"))
 
 
 def _write(plan: Plan) -> dict[str, Any]:
