@@ -138,6 +138,25 @@ def test_a_killed_run_goes_on_byte_for_byte(
 
 
 @pytest.mark.slow
+def test_where_the_last_epoch_alone_is_validated_all_are_relabelled(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, trained: FinetuningSettings
+) -> None:
+    last = {**FAST, "selection": "last"}
+    whole, parts = (make_run(output=tmp_path / name, ssa=True, training=last) for name in ("whole", "parts"))
+    finetune(whole)
+    (scored,) = rows_of(whole, "validation_loss")
+    assert scored["validation_loss"] == rows_of(trained, "validation_loss")[2]["validation_loss"]
+    for key in ("loss", "ssa_wanted", "ssa_kept", "ssa_unimportant", "ssa_importance_accuracy"):
+        assert [row[key] for row in rows_of(whole, key)] == [row[key] for row in rows_of(trained, key)], key
+    for step in (9, 12):
+        with monkeypatch.context() as patch, pytest.raises(Interrupted):
+            interrupt_at(patch, step)
+            finetune(parts)
+    finetune(parts)
+    assert content(parts.output) == content(whole.output)
+
+
+@pytest.mark.slow
 def test_adversarial_labels_warn_and_train_on(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

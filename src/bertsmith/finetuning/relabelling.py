@@ -220,9 +220,10 @@ def relabel(
 
 
 class Relabelling(TrainerCallback):  # type: ignore[misc]
-    """Relabels after every validation but the last, and logs what the epoch and the relabelling gave.
+    """Relabels after every epoch but the last, and logs what the epoch and the relabelling gave.
 
-    It comes before the checkpoint of the epoch, which so has the labels of the next one.
+    It comes behind the validation of the epoch, if there is one, which may say that it was the last; and before its
+    checkpoint, which so has the labels of the next one.
 
     Args:
         trainer: Whose epochs these are.
@@ -267,7 +268,14 @@ class Relabelling(TrainerCallback):  # type: ignore[misc]
             self._objective.epoch_sums.zero_()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Give the first rank the sums of all, where a checkpoint comes, which is written there."""
+        """Close an epoch without validation; for a checkpoint, give the sums of all to the first rank, as it writes."""
+        if state.global_step % self._steps_per_epoch == 0 and not control.should_evaluate:
+            budget, should_log = self._trainer.budget, control.should_log
+            budget.stop_clock()
+            self._close_epoch(state.global_step // self._steps_per_epoch)
+            budget.start_clock()
+            # Trainer takes the row of the epoch for that of the step, which is still to come.
+            control.should_log = should_log
         if control.should_save:
             sums = self._sums_of_all()
             self._objective.epoch_sums.copy_(sums if ranks.rank() == 0 else torch.zeros_like(sums))
@@ -277,8 +285,11 @@ class Relabelling(TrainerCallback):  # type: ignore[misc]
         return sums
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Close an epoch, and label for the next."""
-        epoch = state.global_step // self._steps_per_epoch
+        """Close an epoch that was validated."""
+        self._close_epoch(state.global_step // self._steps_per_epoch)
+
+    def _close_epoch(self, epoch: int) -> None:
+        """Say what an epoch gave, and label for the next."""
         num_right, num_low, num_tokens = self._sums_of_all().tolist()
         self._objective.epoch_sums.zero_()
         row = {
