@@ -83,6 +83,16 @@ def test_overrides() -> None:
         parse_overrides(["stray"], Outer)
 
 
+@pytest.mark.parametrize("value", ["false", "null", "[a, b]"])
+def test_what_is_no_section_has_no_keys_inside_in_either_order(value: str) -> None:
+    words = ["--inner.rate", "2.0"]
+    for both in ([*words, "--inner", value], ["--inner", value, *words]):
+        with pytest.raises(InputError, match=r"--inner .* leaves no place for --inner.rate"):
+            parse_overrides(both, Outer)
+    assert parse_overrides([*words, "--inner"], Outer) == {"inner": {"rate": 2.0}}
+    assert parse_overrides(["--inner", "{mode: slow}", *words], Outer) == {"inner": {"mode": "slow", "rate": 2.0}}
+
+
 def test_last_names_are_completed_where_they_are_clear() -> None:
     words = ["--rate", "2.0", "--count", "3", "--inner.mode", "slow", "--steps", "4", "--typo", "1"]
     assert parse_overrides(words, Outer, short_names=True) == {

@@ -15,7 +15,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import date
-from itertools import pairwise
+from itertools import pairwise, permutations
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, TypeVar, dataclass_transform
@@ -203,10 +203,11 @@ def parse_overrides(words: Sequence[str], cls: type[Any], *, short_names: bool =
             no key of ``cls`` itself and exactly one section has such a key.
 
     Raises:
-        InputError: A word is not of this form.
+        InputError: A word is not of this form, or a section is switched off and a key inside of it given.
     """
     kinds = {key: kind for key, kind, *_ in describe(cls)}
     values: dict[str, Any] = {}
+    given: dict[str, Any] = {}
     position = 0
     while position < len(words):
         word = words[position]
@@ -224,10 +225,15 @@ def parse_overrides(words: Sequence[str], cls: type[Any], *, short_names: bool =
         if short_names and len(matches) == 1 and not any(name.split(".")[0] == key for name in kinds):
             key = matches[0]
         nested: Any = text if kinds.get(key, "").startswith("string") and text != "null" else _read_word(text)
+        given[key] = nested
         for name in reversed(key.split(".")):
             nested = {name: nested}
         # Two budgets on one command line are a contradiction that validation must see.
         values = merge(values, nested, replaced="")
+    for section, key in permutations(given, 2):
+        if key.startswith(f"{section}.") and not (isinstance(given[section], Mapping) or given[section] is True):
+            value = _shown(given[section])
+            raise InputError(f"command line: --{section} {value} leaves no place for --{key}; drop one")
     return values
 
 

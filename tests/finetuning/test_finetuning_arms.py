@@ -118,6 +118,8 @@ def test_recipes_and_nested_settings_vary_too(new_run: MakeRun, tmp_path: Path) 
         ({"training": {}}, "expected a list of values"),
         ({"training": {"epochs": [1]}, "training.epochs": [2]}, "'training.epochs' stands there twice"),
         ({"training.epochs": [1, -1]}, "epochs is -1"),
+        ({"ssa": [False, True], "ssa.mode": ["hybrid", "co_training"]}, "'ssa.mode' is inside of 'ssa'"),
+        ({"ssa.mode": ["hybrid", "co_training"], "ssa": [False, True]}, "'ssa.mode' is inside of 'ssa'"),
     ],
 )
 def test_mistakes_are_found_before_anything_is_written(

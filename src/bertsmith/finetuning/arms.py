@@ -53,6 +53,9 @@ def arms_of(run: FinetuningSettings) -> list[Arm]:
     if len(varied) < len(settings):
         twice = [key for key, _ in settings]
         raise InputError(f"vary: {max(twice, key=twice.count)!r} stands there twice; write all its values in one list")
+    for section, key in itertools.permutations(varied, 2):
+        if key.startswith(f"{section}."):
+            raise InputError(f"vary: {key!r} is inside of {section!r}, which varies too; leave one of them out")
     if run.submission is not None:
         raise InputError("vary: a submission holds one run's predictions; leave out `submission`, or `vary`")
     for key, choices in varied.items():
