@@ -22,11 +22,12 @@ from bertsmith.finetuning import relabelling
 from bertsmith.finetuning import seed as seed_module
 from bertsmith.finetuning.evaluate import EvaluationSettings, evaluate
 from bertsmith.finetuning.importance import show_importance
-from bertsmith.finetuning.models import open_tokenizer
+from bertsmith.finetuning.models import add_attention, build_model, open_tokenizer, save_model
 from bertsmith.finetuning.run import finetune
 from bertsmith.finetuning.settings import FinetuningSettings, load_finetuning
+from bertsmith.pooling import Pooling
 from bertsmith.settings import describe
-from bertsmith.ssa import SsaForSequenceClassification
+from bertsmith.ssa import SsaForSequenceClassification, SsaSettings
 from bertsmith.training.monitors import read_metrics
 
 SEED = "seed-0"
@@ -211,10 +212,33 @@ def test_what_cannot_be_started_from_is_refused(make_run: MakeRun, trained: Fine
     with pytest.raises(InputError, match="was not trained with ssa"):
         finetune(make_run(ssa={"use_saved": True}))
     saved = str(Path(trained.output) / SEED / "model")
-    with pytest.raises(InputError, match="has other layers"):
+    with pytest.raises(InputError, match=r"with the labels \['neutral', .* and not \['value'\]"):
         finetune(make_run("pairs", model=saved, ssa={"use_saved": True}))
-    with pytest.raises(InputError, match="has other layers"):
+    with pytest.raises(InputError, match=r"with ssa.share_weight True, and not False"):
         finetune(make_run(model=saved, ssa={"use_saved": True, "share_weight": False}))
+    with pytest.raises(InputError, match="from_scratch takes no weights of the model, and ssa.use_saved takes all"):
+        make_run(model=saved, ssa={"use_saved": True}, from_scratch=True)
+
+
+def test_a_classifier_is_taken_up_for_the_same_labels_and_pooling_alone(
+    encoder_folder: Path, tokenizer: Any, tmp_path: Path
+) -> None:
+    def make(origin: Path, pooling: Pooling, labels: list[str], use_saved: bool) -> SsaForSequenceClassification:
+        model = build_model(str(origin), type="classification", labels=labels, pooling=pooling)
+        ssa = SsaSettings(cls_weight=0.5, share_weight=True, use_saved=use_saved)
+        return add_attention(model, ssa, str(origin), "classification", tokenizer)
+
+    saved = tmp_path / "model"
+    save_model(make(encoder_folder, "mean", ["a", "b", "c"], False), tokenizer, saved, "card")
+    own = load_file(saved / "model.safetensors")
+    for name, value in make(saved, "mean", ["a", "b", "c"], True).state_dict().items():
+        assert torch.equal(value, own[name]), name
+    # As many classes, of which two have other rows.
+    with pytest.raises(InputError, match=r"the labels \['a', 'b', 'c'\], and not \['b', 'c', 'd'\]"):
+        make(saved, "mean", ["b", "c", "d"], True)
+    # Whose weights have the same names and sizes.
+    with pytest.raises(InputError, match="pooling 'mean', and not 'max'"):
+        make(saved, "max", ["a", "b", "c"], True)
 
 
 def test_question_answering_is_refused(make_run: MakeRun) -> None:

@@ -237,21 +237,31 @@ def add_attention(
     """Put self-supervised attention on a classifier that was made from ``origin``, which may have it too.
 
     Raises:
-        InputError: The saved layer is to be used, and there is none, or it is of another kind.
+        InputError: The saved layer is to be used, and there is none, or it is of another kind or for other classes.
     """
     made = add_layer(model, ssa, special_ids(tokenizer), longest_input(model.base_model.config, tokenizer))
     if ssa.use_saved:
         config = open_pretrained(AutoConfig.from_pretrained, origin, "model", key="model")
         if not isinstance(config, SsaConfig):
             raise InputError(f"ssa.use_saved is true, but {origin} was not trained with ssa; leave it out")
-        try:
-            made.load_state_dict(open_finetuned(origin, type).state_dict())
-        except RuntimeError:
-            raise InputError(
-                f"ssa.use_saved is true, but {origin} has other layers: it was trained for another number of classes, "
-                "or with another pooling or ssa.share_weight; give it what it had, or leave use_saved out"
-            ) from None
+        for what, theirs, ours in (
+            # A row of the classifier is a class, whatever its name.
+            ("the labels", list(config.id2label.values()), list(made.config.id2label.values())),
+            ("pooling", _pooling_of(config), _pooling_of(made.config)),
+            ("ssa.share_weight", config.share_weight, made.config.share_weight),
+        ):
+            if theirs != ours:
+                raise InputError(
+                    f"ssa.use_saved is true, but {origin} was trained with {what} {theirs!r:.150}, and not "
+                    f"{ours!r:.150}; give it what it had, or leave use_saved out"
+                )
+        made.load_state_dict(open_finetuned(origin, type).state_dict())
     return made
+
+
+def _pooling_of(config: SsaConfig) -> Pooling:
+    classifier = inner_config(config)
+    return classifier.pooling if isinstance(classifier, PooledConfig) else "cls"
 
 
 def save_model(model: PreTrainedModel, tokenizer: Any, folder: Path, card: str) -> None:
