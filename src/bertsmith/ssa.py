@@ -87,6 +87,8 @@ class SsaSettings:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{name} is {value}; expected a number from 0 to 1")
+        if self.aug_loss_weight == 1:
+            raise ValueError("aug_loss_weight is 1, which leaves the loss of the task no weight; usual is 0.3")
         if not 0 < self.ratio_per_epoch < 1:
             raise ValueError(f"ratio_per_epoch is {self.ratio_per_epoch}; expected a share above 0 and below 1")
         if self.mode == "co_training" and self.cls_weight is not None:

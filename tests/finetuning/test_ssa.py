@@ -366,6 +366,8 @@ def test_ranges_and_contradictions_are_refused() -> None:
     for values in ({"cls_weight": 1.5}, {"ratio_per_epoch": 0.0}, {"ratio_per_epoch": 1.0}, {"aug_threshold": -0.1}):
         with pytest.raises(ValueError, match=next(iter(values))):
             SsaSettings(**values)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="leaves the loss of the task no weight"):
+        SsaSettings(aug_loss_weight=1.0)
     with pytest.raises(ValueError, match="cls_weight is of no effect"):
         SsaSettings(mode="co_training", cls_weight=0.5)
 
