@@ -307,8 +307,25 @@ def test_the_share_grows_and_stays_below_one(epoch: int, share: float) -> None:
     rows = many_rows()
     found = labels_of(rows, lambda some: np.array([row.target for row in some], dtype=float), epoch)
     # A model that is always right needs no second try: a pass over S and one over S'.
-    assert found.wanted == found.kept == found.drawn == round(share * len(rows))
-    assert len(found.ran) == 2 * found.kept and found.agreement == found.right == 1
+    assert found.wanted == found.kept == found.read == round(share * len(rows))
+    assert len(found.ran) == found.kept + found.drawn and found.agreement == found.right == 1
+
+
+def test_forms_without_a_mask_are_kept_and_count_for_nothing() -> None:
+    # Texts of 3 tokens, most of which get no mask, and a model that no masked form leaves as it is.
+    rows = [Row([CLS, 7 + number, 5, 6, SEP], [0] * 5, number) for number in range(40)]
+    ran = []
+
+    def say(some: list[Row]) -> Array:
+        ran.extend(some)
+        return np.array([-1 if MASK in row.tokens else row.target for row in some], dtype=float)
+
+    found = labels_of(rows, say, epoch=4)
+    assert sum(MASK in row.tokens for row in ran) == found.drawn and len(ran) == len(found.ran)
+    assert 0 < found.drawn < found.kept and found.agreement == 0 and not found.unimportant.any()
+    # Where no token gets a mask, each row is relabelled for one pass.
+    found = labels_of(rows, say, epoch=4, aug_threshold=0.0)
+    assert (found.kept, found.drawn, len(found.ran)) == (32, 0, 32) and np.isnan(found.agreement)
 
 
 def test_relabelling_is_a_function_of_seed_and_epoch() -> None:

@@ -3,7 +3,8 @@
 Before each epoch t >= 1 a share r_t = min(0.2 t, < 1) of the training rows is relabelled with the model f as it is:
 some tokens of a text S are masked, which gives S'; if f(S) = y and f(S') = f(S) (of values: within 0.3), the masked
 tokens get the label 0, all others keep 1. Rows that do not qualify are passed over, and others are drawn; those that
-are right, but not when masked, are masked anew once there are no others.
+are right, but not when masked, are masked anew once there are no others. Short texts often get no mask: such a row is
+relabelled without a label 0, and without a pass, for S' is S.
 
 What this costs is bounded: at most 2.1 r_t N rows are run through the model, without gradients, so that an epoch costs
 at most 1 + 0.7 r_t times a plain one, where a pass without gradients is a third of one with them.
@@ -62,11 +63,13 @@ class Labels(NamedTuple):
     wanted: int
     """Rows to relabel."""
     drawn: int
-    """Masked forms that were made."""
+    """Masked forms that were made, those in which no token is masked left out."""
     kept: int
     """Rows that were relabelled."""
+    read: int
+    """Rows that were looked at."""
     right: float
-    """Share of the rows whose prediction was right, among those that were looked at."""
+    """Share of these whose prediction was right."""
     agreement: float
     """Share of the masked forms of right ones that were predicted the same; not a number if there were none."""
     masked: float
@@ -132,14 +135,19 @@ class _Search:
 
     def _mask(self, chosen: list[int]) -> None:
         hidden = self._draw(chosen)
+        is_masked = np.asarray([columns.size > 0 for columns in hidden])
         forms = []
         for number, columns in zip(chosen, hidden, strict=True):
             tokens = np.asarray(self._rows[number].tokens).copy()
             tokens[columns] = self._mask_id
-            forms.append(self._rows[number]._replace(tokens=tokens.tolist()))
-        agrees = self._same(self._run(forms), self._first[chosen])
-        self.num_drawn += len(chosen)
-        self.num_agreed += int(agrees.sum())
+            if columns.size:
+                forms.append(self._rows[number]._replace(tokens=tokens.tolist()))
+        # What has no mask is the text itself, of which it is known what the model says.
+        agrees = ~is_masked
+        if forms:
+            agrees[is_masked] = self._same(self._run(forms), self._first[chosen][is_masked])
+        self.num_drawn += len(forms)
+        self.num_agreed += int(agrees[is_masked].sum())
         for number, columns, does in zip(chosen, hidden, agrees.tolist(), strict=True):
             self._num_draws[number] += 1
             if does:
@@ -212,6 +220,7 @@ def relabel(
         wanted=search.wanted,
         drawn=search.num_drawn,
         kept=len(search.kept),
+        read=search.num_read,
         right=search.num_right / max(search.num_read, 1),
         agreement=search.num_agreed / search.num_drawn if search.num_drawn else float("nan"),
         masked=float(unimportant.sum() / max(num_tokens, 1)),
@@ -306,8 +315,9 @@ class Relabelling(TrainerCallback):  # type: ignore[misc]
             text += f"; for the next, {labels.kept:,} of {labels.wanted:,} texts relabelled"
             text += f" ({labels.right:.1%} right, {labels.drawn:,} masked, {row.get('ssa_agreement', 0):.1%} agree)"
             if labels.wanted and not labels.kept:
-                text += "; warning: no text is predicted right, so no token is known to be unimportant: look at the "
-                text += "labels, or train longer or at another learning rate"
+                text += f"; warning: no token is known to be unimportant: of {labels.read:,} texts that were looked at "
+                text += f"{labels.right:.0%} are predicted right, and none of these when masked; look at the labels, "
+                text += "train longer or at another learning rate, or raise ssa.ratio_per_epoch to look at more"
         self._trainer.publish(row)
         self._monitor.say(text)
 
