@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -338,13 +339,18 @@ def test_only_where_there_is_attention_tokens_are_left_out_of_it(make_run: MakeR
 
 
 def test_what_cannot_be_looked_at(
-    trained: FinetuningSettings, encoder_folder: Path, capsys: pytest.CaptureFixture[str]
+    trained: FinetuningSettings, encoder_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = str(Path(trained.output) / SEED / "model")
+    maskless = tmp_path / "maskless"
+    shutil.copytree(model, maskless)
+    config = json.loads((maskless / "tokenizer_config.json").read_text(encoding="utf-8"))
+    (maskless / "tokenizer_config.json").write_text(json.dumps({**config, "mask_token": None}), encoding="utf-8")
     validation = ["--task.validation", str(trained.task.validation)]
     for words, message in (
         ([str(encoder_folder), *validation], "has no trained head"),
         ([model, *validation, "--rows", "0"], "--rows is 0"),
+        ([model, *validation, "--against", str(maskless)], "maskless: its tokenizer has no [MASK]"),
         (["run.yaml", "--against", model], "are for a model folder"),
     ):
         assert main(["show", *words]) == 2

@@ -134,6 +134,8 @@ class _Reader:
         self._bf16 = use_bf16(evaluation.precision)
         reading = Reading(task.type, self._tokenizer, longest, evaluation.max_length)
         self._split: Split = read_split(name, task.splits()[name], reading)
+        if self._tokenizer.mask_token_id is None:
+            raise InputError(f"{origin}: its tokenizer has no [MASK], by which tokens are hidden; give another model")
         self._special = special_ids(self._tokenizer)
         try:
             self._continues: npt.NDArray[np.bool_] | None = continues_word(self._tokenizer)
