@@ -12,6 +12,8 @@ from bertsmith.errors import InputError
 from bertsmith.pretrained import GENERATOR
 from bertsmith.terminal import say
 
+USUAL_SIZE = 0.25
+"""Width of a generator, as a share of the discriminator's."""
 Tie = Literal["all", "tokens", "none"]
 """What generator and discriminator share: the whole embedding, that of the tokens, or nothing."""
 
@@ -25,33 +27,36 @@ def make_generator(
         encoder: The discriminator; a new one takes the embedding of a generator that is loaded.
         tokenizer: The corpus's tokenizer, which must be that of a generator that is loaded.
         origin: Folder or hub id of a generator to go on from; None for none but that in the discriminator's folder.
-        size: Width of a new one, as a share of the discriminator's.
+        size: Width of a new one, as a share of the discriminator's; of one that is loaded, none but the usual one or
+            its own.
         tie: What the two are to share.
 
     Raises:
-        InputError: The generator cannot be opened, or does not fit the discriminator.
+        InputError: The generator cannot be opened, or does not fit the discriminator, or ``size`` does not fit it.
     """
     inside = Path(encoder.name_or_path) / GENERATOR if encoder.name_or_path else None
     if origin is None and inside is not None and inside.is_dir():
         origin = str(inside)
-        say(f"note: the generator of {inside} is taken up", file=sys.stderr)
+        say(f"note: the generator of {inside} is taken up, at its own size", file=sys.stderr)
     if origin is None:
-        config = generator_config(encoder.config, size)
-        if config.hidden_size >= encoder.config.hidden_size:
-            say(
-                f"note: the generator is as wide as the discriminator ({config.hidden_size}), which costs time and "
-                "usually quality; a quarter is usual",
-                file=sys.stderr,
-            )
-        generator = AutoModelForMaskedLM.from_config(config)
+        generator = AutoModelForMaskedLM.from_config(generator_config(encoder.config, size))
         generator.base_model.embeddings.load_state_dict(encoder.base_model.embeddings.state_dict())
-        return generator
-    generator = load_encoder(origin, {}, tokenizer, 1, AutoModelForMaskedLM, "objective.generator")
-    if generator.config.model_type != "electra":
-        raise InputError(
-            f"objective.generator: {origin} is of architecture {generator.config.model_type!r}, no ELECTRA"
+    else:
+        generator = load_encoder(origin, {}, tokenizer, 1, AutoModelForMaskedLM, "objective.generator")
+        if generator.config.model_type != "electra":
+            raise InputError(
+                f"objective.generator: {origin} is of architecture {generator.config.model_type!r}, no ELECTRA"
+            )
+        _check_size(encoder, generator, size, origin)
+        _check_fit(encoder, generator, tie, origin)
+    width = generator.config.hidden_size
+    if width >= encoder.config.hidden_size:
+        kind = "as wide as" if width == encoder.config.hidden_size else "wider than"
+        say(
+            f"note: the generator is {kind} the discriminator ({width}), which costs time and usually quality; a "
+            "quarter is usual",
+            file=sys.stderr,
         )
-    _check_fit(encoder, generator, tie, origin)
     return generator
 
 
@@ -68,6 +73,16 @@ def generator_config(config: Any, size: float) -> Any:
 
 def _multiple_of_8(size: float) -> int:
     return max(1, round(size / 8)) * 8
+
+
+def _check_size(encoder: PreTrainedModel, generator: PreTrainedModel, size: float, origin: str) -> None:
+    """Refuse a size that was given and is not that of an existing generator."""
+    width, theirs = encoder.config.hidden_size, generator.config.hidden_size
+    if size != USUAL_SIZE and generator_config(encoder.config, size).hidden_size != theirs:
+        raise InputError(
+            f"objective.generator_size is {size:.3g}, but the generator of {origin} is {theirs} wide and the "
+            f"discriminator {width}; set it to {USUAL_SIZE:g}, its default, which is for a new generator alone"
+        )
 
 
 def _check_fit(encoder: PreTrainedModel, generator: PreTrainedModel, tie: Tie, origin: str) -> None:

@@ -352,6 +352,21 @@ def test_the_size_of_the_generator(tokenizer: Any, capsys: pytest.CaptureFixture
     assert "as wide as the discriminator" in capsys.readouterr().err
 
 
+def test_a_generator_that_is_taken_up_has_its_own_size(
+    tokenizer: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_model(make(tokenizer, generator_size=1.0), tokenizer, tmp_path / "model", "card")
+    from_folder = {"preset": None, "architecture": None, "from_pretrained": str(tmp_path / "model")}
+    for objective in ({}, {"generator": str(tmp_path / "model" / "generator")}):
+        with pytest.raises(InputError, match="generator_size is 0.5, but .* is 128 wide and the discriminator 128"):
+            make(tokenizer, discriminator(tokenizer, **from_folder), generator_size=0.5, **objective)
+        for size in ({}, {"generator_size": 1.0}):
+            capsys.readouterr()
+            made = make(tokenizer, discriminator(tokenizer, **from_folder), **objective, **size)
+            assert made.generator.config.hidden_size == 128
+            assert "as wide as the discriminator" in capsys.readouterr().err
+
+
 def test_flops_count_the_generator(tokenizer: Any) -> None:
     objective = make(tokenizer)
     lengths = np.asarray([62, 30])
@@ -392,6 +407,10 @@ def test_what_is_useless_is_said(tokenizer: Any) -> None:
     assert not objective.troubles({"disc_auc": 0.9, "replaced_share": 0.08}, 1.0)
     assert "AUC 0.52" in objective.troubles({"disc_auc": 0.52, "replaced_share": 0.08}, 0.9)["disc_auc"]
     assert "only 1.0%" in objective.troubles({"disc_auc": 0.9, "replaced_share": 0.01}, 0.9)["replaced_share"]
+    # Where fewer are chosen, fewer are replaced by a generator that restores as many of them.
+    few = make(tokenizer, mask_prob=0.02)
+    assert not few.troubles({"disc_auc": 0.9, "replaced_share": 0.01}, 0.9)
+    assert "where 2.0% are chosen" in few.troubles({"disc_auc": 0.9, "replaced_share": 0.001}, 0.9)["replaced_share"]
     assert not objective.troubles({"disc_auc": 0.52, "replaced_share": 0.01}, 0.1)
 
 

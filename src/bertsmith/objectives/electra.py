@@ -38,7 +38,7 @@ from bertsmith.attention import use_packed_attention
 from bertsmith.batching import Packing, flatten, pack, real_tokens
 from bertsmith.corpus import Corpus
 from bertsmith.detection import Verdict, add_monitors
-from bertsmith.electra_generator import Tie, make_generator
+from bertsmith.electra_generator import USUAL_SIZE, Tie, make_generator
 from bertsmith.encoder import hidden_states, training_flops
 from bertsmith.errors import InputError
 from bertsmith.masking import MaskingSettings, Vocabulary, mask, num_predicted, vocabulary_for
@@ -87,8 +87,8 @@ class ElectraSettings(MaskingSettings):
     """Share of the chosen tokens that become [MASK]."""
     random_token_share: float = 0.0
     """Share of the chosen tokens that become a random token; the rest stay."""
-    generator_size: float = 0.25
-    """Width of the generator, its heads and its feed-forward layers, as a share of the discriminator's."""
+    generator_size: float = USUAL_SIZE
+    """Width of a new generator, its heads and its feed-forward layers, as a share of the discriminator's."""
     generator: str | None = None
     """Folder or hub id of a generator to go on from; that in the discriminator's folder, if there is one."""
     sampling: Literal["categorical", "gumbel_softmax"] = "categorical"
@@ -365,10 +365,12 @@ class Electra(Objective):
     def troubles(self, figures: Mapping[str, float], share: float) -> dict[str, str]:
         """Say in plain words what is wrong with a model whose losses may look well."""
         found = {}
-        if share >= _SETTLED and figures.get("replaced_share", 1.0) < _LEAST_REPLACED:
+        chosen = self.config.objective["mask_prob"]
+        if share >= _SETTLED and figures.get("replaced_share", 1.0) < _LEAST_REPLACED * chosen:
             found["replaced_share"] = (
-                f"only {figures['replaced_share']:.1%} of the tokens are replaced: the generator restores nearly all, "
-                "and the discriminator has hardly anything to find; take a smaller objective.generator_size"
+                f"only {figures['replaced_share']:.1%} of the tokens are replaced, where {chosen:.1%} are chosen: the "
+                "generator restores nearly all, and the discriminator has hardly anything to find; take a smaller "
+                "objective.generator_size"
             )
         if share >= _SETTLED and figures.get("disc_auc", 1.0) < _LEAST_AUC:
             found["disc_auc"] = (
@@ -381,7 +383,8 @@ class Electra(Objective):
 
 _SETTLED = 0.5
 """The share of the budget after which a model should have learned something."""
-_LEAST_REPLACED = 0.02
+_LEAST_REPLACED = 0.02 / 0.15
+"""Share of the chosen tokens: 2 % of all at the usual mask_prob."""
 _LEAST_AUC = 0.7
 
 
