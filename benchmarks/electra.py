@@ -29,9 +29,10 @@ from bertsmith.corpus import Corpus
 from bertsmith.electra_generator import generator_config
 from bertsmith.encoder import EncoderSettings, build_encoder
 from bertsmith.objectives import OBJECTIVES
-from bertsmith.objectives.electra import ElectraSettings, sample
+from bertsmith.objectives.electra import ElectraSettings
 from bertsmith.objectives.mlm import MLMSettings
 from bertsmith.rows import NUM_SPECIAL, TextRow, TextRows
+from bertsmith.sampling import sample
 from bertsmith.settings import to_dict
 from bertsmith.training.memory import kept_memory
 

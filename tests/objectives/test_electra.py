@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy.stats import chisquare
+from scipy.stats import chisquare, kstest
 from sklearn.metrics import roc_auc_score
 from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForPreTraining, ElectraForMaskedLM
 
@@ -20,10 +20,11 @@ from bertsmith.export import export_checkpoint, write_model
 from bertsmith.fill import fill, read_sentences
 from bertsmith.masking import num_predicted
 from bertsmith.objectives import Electra
-from bertsmith.objectives.electra import ElectraSettings, sample
+from bertsmith.objectives.electra import ElectraSettings
 from bertsmith.pretraining import pretrain
 from bertsmith.rows import TextRow
 from bertsmith.run_settings import load_run
+from bertsmith.sampling import gumbel_noise, sample
 from bertsmith.show import show
 
 NUM_DRAWS = 50_000
@@ -128,15 +129,16 @@ def test_the_gradient_of_gumbel_softmax_is_that_of_one_hot_times_embedding(token
     objective = make(tokenizer, tie="none", sampling="gumbel_softmax", gumbel_tau=0.7).train()
     batch = objective.collate(text_rows(tokenizer, [30, 30]))
     logits = torch.randn(len(batch["targets"]), len(tokenizer), requires_grad=True)
-    torch.manual_seed(3)
     verdict = verdict_of(objective, batch, logits)
     verdict.logits.square().sum().backward()
     ours, ours_embedding = logits.grad.clone(), objective.encoder.get_input_embeddings().weight.grad.clone()
     logits.grad = None
     objective.zero_grad()
 
-    torch.manual_seed(3)
-    one_hot = torch.nn.functional.gumbel_softmax(logits, tau=0.7, hard=True)
+    noise = gumbel_noise(batch["draws"], len(tokenizer))
+    noise[:, tokenizer.all_special_ids] = -torch.inf
+    soft = torch.softmax((logits + noise) / 0.7, dim=-1)
+    one_hot = torch.nn.functional.one_hot(soft.argmax(-1), len(tokenizer)) - soft.detach() + soft
     embedding = objective.encoder.get_input_embeddings().weight
     embedded = embedding[batch["input_ids"]].flatten(0, 1).index_copy(0, batch["positions"], one_hot @ embedding)
     hidden = objective.encoder.base_model(inputs_embeds=embedded.view(2, 32, -1)).last_hidden_state
@@ -154,14 +156,16 @@ def test_samples_follow_the_softmax_at_its_temperature(tokenizer: Any, sampling:
     logits = torch.randn(size, generator=torch.Generator().manual_seed(1)) * 2
     counts = np.zeros(size)
     rng = np.random.default_rng(2)
-    torch.manual_seed(4)
     batch["positions"], batch["targets"] = torch.arange(num_places), batch["input_ids"].flatten()
     while counts.sum() < NUM_DRAWS:
         batch["draws"] = torch.from_numpy(rng.random(num_places)).float()
         with torch.no_grad():
             verdict = verdict_of(objective, batch, logits.expand(num_places, -1))
         counts += np.bincount(verdict.corrupted.flatten().numpy(), minlength=size)
+    # Of the ordinary tokens alone.
+    logits[tokenizer.all_special_ids] = -torch.inf
     probabilities = torch.softmax(logits.double() / 1.5, 0).numpy()
+    assert not counts[tokenizer.all_special_ids].any()
     frequent = probabilities * counts.sum() >= 5
     observed = [*counts[frequent], counts[~frequent].sum()]
     expected = [*probabilities[frequent], probabilities[~frequent].sum()]
@@ -218,8 +222,21 @@ def test_padding_is_in_no_loss_and_no_monitor(tokenizer: Any) -> None:
         assert narrow.counts[name].item() == padded.counts[name].item(), name
 
 
-def test_micro_batches_add_up_to_the_whole_step(tokenizer: Any) -> None:
-    objective = make(tokenizer).eval()
+def test_gumbel_noise_has_its_law_and_is_a_function_of_the_row_alone() -> None:
+    draws = torch.rand(60, generator=torch.Generator().manual_seed(0))
+    noise = gumbel_noise(draws, 3000)
+    assert noise.isfinite().all() and noise.dtype == torch.float32
+    assert torch.equal(gumbel_noise(draws[7:9], 2000), noise[7:9, :2000])
+    for values in (noise.flatten(), noise[:5].flatten(), noise[:, :100].flatten(), noise.max(1).values - np.log(3000)):
+        assert kstest(values.double().numpy(), "gumbel_r").pvalue > 0.001
+    # Five standard errors and more, of 1,770 pairs of rows and as many of columns.
+    for values, num in ((noise, 3000), (noise[:, :60].T, 60)):
+        assert (torch.corrcoef(values).fill_diagonal_(0).abs() < 5.5 / num**0.5).all()
+
+
+@pytest.mark.parametrize("sampling", ["categorical", "gumbel_softmax"])
+def test_micro_batches_add_up_to_the_whole_step(tokenizer: Any, sampling: str) -> None:
+    objective = make(tokenizer, sampling=sampling).train()
     rows = text_rows(tokenizer, [60, 20, 41, 9])
     whole = objective.collate(rows)
     num_items = objective.count_items(whole)

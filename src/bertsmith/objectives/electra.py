@@ -16,7 +16,8 @@ generator help the discriminator, where the paper's adversarial experiment had i
 
 Differs from the paper: K is exact in every row. x^ is drawn by inverting the cumulative distribution with one uniform
 number for each position, which comes with the batch: the law is that of argmax(logits + Gumbel noise), V times fewer
-random numbers are needed, and samples are a function of (seed, epoch, row), on any machine and number of ranks.
+random numbers are needed, and samples are a function of (seed, epoch, row), on any machine and number of ranks. So they
+are with gumbel_softmax, whose noise is hashed from that number. Special tokens are never drawn; L_MLM is over all V.
 
 Differs from the authors' code: the generator's vocabulary head runs at the chosen positions only.
 
@@ -31,7 +32,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, gumbel_softmax, softmax
+from torch.nn.functional import binary_cross_entropy_with_logits, softmax
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForPreTraining, PreTrainedModel
 
 from bertsmith.attention import use_packed_attention
@@ -53,6 +54,7 @@ from bertsmith.objectives.base import (
 from bertsmith.pretrained import GENERATOR
 from bertsmith.randomness import RowGenerator
 from bertsmith.rows import NUM_SPECIAL, Ints, TextRow, TextRows
+from bertsmith.sampling import gumbel_noise, sample
 from bertsmith.settings import settings, to_dict
 
 # What the paper trains each size with (its table 6, and the authors' code), below whatever a run file says.
@@ -218,7 +220,10 @@ class Electra(Objective):
             encoder, tokenizer, objective.generator, size=objective.generator_size, tie=objective.tie
         )
         config = ObjectiveConfig(
-            encoder=encoder.config.to_dict(), objective=to_dict(objective), generator=generator.config.to_dict()
+            encoder=encoder.config.to_dict(),
+            objective=to_dict(objective),
+            generator=generator.config.to_dict(),
+            special_ids=sorted(set(tokenizer.all_special_ids)),
         )
         model = cls(config, encoder, generator)
         model.collate = cls.make_collate(objective, tokenizer, seed)
@@ -317,13 +322,17 @@ class Electra(Objective):
         scaled_MV = logits_MV / objective["temperature"]
         relaxed_MV = None
         # In validation nothing needs a gradient, and samples must be those of every run.
-        if objective["sampling"] == "gumbel_softmax" and self.training:
+        is_relaxed = objective["sampling"] == "gumbel_softmax" and self.training
+        scores_MV = gumbel_noise(draws, scaled_MV.shape[1]) if is_relaxed else scaled_MV.detach()
+        for token in self.config.special_ids:
+            scores_MV[:, token] = -torch.inf
+        if is_relaxed:
             # Half precision would lose the noise's tail, and overflow.
             with torch.autocast(input_ids.device.type, enabled=False):
-                relaxed_MV = gumbel_softmax(scaled_MV.float(), tau=objective["gumbel_tau"], hard=True)
+                relaxed_MV = softmax((scaled_MV.float() + scores_MV) / objective["gumbel_tau"], dim=-1)
             sampled_M = relaxed_MV.detach().argmax(-1)
         else:
-            sampled_M = sample(scaled_MV.detach(), draws)
+            sampled_M = sample(scores_MV, draws)
         corrupted = input_ids.flatten().index_copy(0, positions, sampled_M).view_as(input_ids)
         embedded_BLE = None
         if relaxed_MV is not None:
@@ -386,15 +395,3 @@ _SETTLED = 0.5
 _LEAST_REPLACED = 0.02 / 0.15
 """Share of the chosen tokens: 2 % of all at the usual mask_prob."""
 _LEAST_AUC = 0.7
-
-
-def sample(logits_MV: Tensor, draws: Tensor) -> Tensor:
-    """Draw a token for each row of logits (M, V) from their softmax, by uniform numbers (M,) on [0, 1): -> (M,).
-
-    The cumulative distribution is inverted, in fp32.
-    """
-    cumulative_MV = softmax(logits_MV.float(), dim=-1).cumsum(dim=-1)
-    # The sums end near 1, not at 1.
-    heights_M1 = (draws * cumulative_MV[:, -1])[:, None]
-    drawn: Tensor = torch.searchsorted(cumulative_MV, heights_M1, right=True).squeeze(-1)
-    return drawn.clamp(max=logits_MV.shape[1] - 1)
