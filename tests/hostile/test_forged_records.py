@@ -51,7 +51,8 @@ RESULT = {"seed": 0, "best_epoch": 1, "steps_per_epoch": 3, "scores": {"v": {"f1
 COUNTS = ("texts", "sentences", "pairs", "translated", "reused", "empty_records", "skipped_documents")
 SUMMARY = {"counts": dict.fromkeys(COUNTS, 1), "found": {}, "dropped": [], "sentences_per_second": None}
 SUMMARY |= {"plan": {**PLAN, "models": []}, "files": {}, "models": []}
-TRAINED = {"summary": {**USED, "machine": {}}, "curve": {}, "losses": {"loss": [[1.0, 2.0]]}, "files": {}}
+TRAINED = {"summary": {**USED, "machine": {}, "versions": {}}, "curve": {}, "files": {}}
+TRAINED |= {"losses": {"loss": [[1.0, 2.0]]}}
 
 # What reads it, a right record, and changes that make it a wrong one.
 READERS: dict[str, tuple[str, Callable[[Path], Any], dict[str, Any], list[dict[str, Any]]]] = {

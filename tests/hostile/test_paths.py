@@ -202,13 +202,11 @@ def test_a_manifest_speaks_of_its_own_folder_alone(
     assert "is no name of a file in" in capsys.readouterr().err
 
 
-def test_names_of_arms_tasks_and_labels_make_no_paths(tmp_path: Path) -> None:
-    from bertsmith.comparison.plan import plain
+def test_names_of_arms_make_no_paths(tmp_path: Path) -> None:
     from bertsmith.finetuning.arms import arms_of
     from bertsmith.finetuning.settings import FinetuningSettings
     from bertsmith.settings import validate
 
-    assert "/" not in plain(CLIMB) and "/" not in plain("/etc/passwd") and "\0" not in plain("a\0b")
     values = {
         "model": "m", "task": {"train": "a.csv", "validation": "a.csv"}, "output": str(tmp_path / "run"),
         "vary": {f"training.trainer./{CLIMB}": [CLIMB, "/etc/passwd"]},
