@@ -370,7 +370,9 @@ def test_a_folder_on_the_hub_says_how_it_pools(
     assert own_embeddings("org/name", "cls").pooling == "cls"
     # Of one that was fetched without it, the hub would have to be asked.
     (kept / "snapshots" / "abc" / "modules.json").unlink()
-    assert own_embeddings("org/name")[2:4] == ("mean", False)
+    with pytest.raises(InputError, match="the hub cannot be asked how it embeds .modules.json.; give --pooling"):
+        own_embeddings("org/name")
+    assert own_embeddings("org/name", "cls")[2:4] == ("cls", False)
 
 
 @pytest.mark.parametrize(

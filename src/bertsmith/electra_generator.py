@@ -80,8 +80,9 @@ def _check_size(encoder: PreTrainedModel, generator: PreTrainedModel, size: floa
     width, theirs = encoder.config.hidden_size, generator.config.hidden_size
     if size != USUAL_SIZE and generator_config(encoder.config, size).hidden_size != theirs:
         raise InputError(
-            f"objective.generator_size is {size:.3g}, but the generator of {origin} is {theirs} wide and the "
-            f"discriminator {width}; set it to {USUAL_SIZE:g}, its default, which is for a new generator alone"
+            f"objective.generator_size is {size:.3g}, given or by the preset, but the generator of {origin} is "
+            f"{theirs} wide and the discriminator {width}; set it to {USUAL_SIZE:g}, its default, which is for a new "
+            "generator alone"
         )
 
 

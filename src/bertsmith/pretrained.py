@@ -234,7 +234,7 @@ def fetch(origin: str) -> Path:
         siblings = huggingface_hub.HfApi().model_info(origin, timeout=_HUB_SECONDS).siblings
         names = [file.rfilename for file in siblings or ()]
         weights = WEIGHTS[0] if any(name.endswith(".safetensors") for name in names) else WEIGHTS[1]
-        return Path(huggingface_hub.snapshot_download(origin, allow_patterns=[weights, *OTHER_FILES]))
+        return Path(huggingface_hub.snapshot_download(origin, allow_patterns=[weights, f"*/{weights}", *OTHER_FILES]))
     except Exception as error:  # the client's own errors, the network's, and those of whatever lies between
         is_answer = isinstance(error, HfHubHTTPError)
         found = f"the hub gave no such model ({first_line(error)})" if is_answer else "the hub cannot be reached"

@@ -169,6 +169,14 @@ def test_what_is_scored_without_training_counts_as_much_as_what_is_fine_tuned() 
     assert against["num_seeds"] == 5 and against["p"] is not None
 
 
+def test_existing_models_that_are_scored_without_training_have_no_seed() -> None:
+    record = record_of({"old": 0.5, "older": 0.3}, {"pairs": "pearson"}, old="checkpoint", older="checkpoint")
+    record["tasks"][0]["zero_shot"] = True
+    record["scores"] = [one | {"finetune_seed": None} for one in record["scores"] if one["finetune_seed"] == 0]
+    (words,) = (one["words"] for one in answer(record)["differences"])
+    assert words.startswith("old is ") and words.endswith("ahead of older on pairs.")
+
+
 def test_arms_that_are_equal_are_not_said_to_differ() -> None:
     record = record_of({"mlm": 0.5, "span": 0.5}, noise=0.0)
     record["scores"] = [one for one in record["scores"] if one["pretrain_seed"] == 0]

@@ -52,6 +52,16 @@ def test_other_weights_in_the_same_folder_are_another_unit(corpus: Corpus, tmp_p
     assert not before & folders(values, tmp_path)
 
 
+def test_where_a_start_lies_does_not_matter(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_encoder(corpus, tmp_path / "start")
+    monkeypatch.chdir(tmp_path)
+    absolute, relative = (
+        {path.name for path in folders(make_values(corpus, tmp_path, encoder={"from_pretrained": start}), tmp_path)}
+        for start in (str(tmp_path / "start"), "start")
+    )
+    assert absolute == relative
+
+
 def test_another_generator_is_another_unit(corpus: Corpus, tmp_path: Path) -> None:
     config = ElectraConfig(
         vocab_size=len(corpus.tokenizer), embedding_size=32, hidden_size=8, num_attention_heads=1, num_hidden_layers=1

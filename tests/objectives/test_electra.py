@@ -375,7 +375,7 @@ def test_a_generator_that_is_taken_up_has_its_own_size(
     write_model(make(tokenizer, generator_size=1.0), tokenizer, tmp_path / "model", "card")
     from_folder = {"preset": None, "architecture": None, "from_pretrained": str(tmp_path / "model")}
     for objective in ({}, {"generator": str(tmp_path / "model" / "generator")}):
-        with pytest.raises(InputError, match="generator_size is 0.5, but .* is 128 wide and the discriminator 128"):
+        with pytest.raises(InputError, match="generator_size is 0.5, .* is 128 wide and the discriminator 128"):
             make(tokenizer, discriminator(tokenizer, **from_folder), generator_size=0.5, **objective)
         for size in ({}, {"generator_size": 1.0}):
             capsys.readouterr()

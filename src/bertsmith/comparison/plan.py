@@ -178,7 +178,8 @@ def _unit(given: ComparisonSettings, label: str, kind: Kind, run: RunSettings, c
     seed = run.training.seed
     origin, generator = run.encoder.from_pretrained, content["objective"].get("generator")
     if origin is not None:
-        content["encoder"]["from_pretrained"] = [fingerprint(origin), fingerprint(str(Path(origin) / GENERATOR))]
+        inside = [Path(origin) / GENERATOR] if (Path(origin) / GENERATOR).is_dir() else []
+        content["encoder"]["from_pretrained"] = [fingerprint(str(path)) for path in (origin, *inside)]
     if generator is not None:
         content["objective"]["generator"] = fingerprint(generator)
     if kind == "none":

@@ -147,10 +147,12 @@ def words_of_difference(record: Record, one: Mapping[str, Any]) -> str:
         alike = "by the same with every seed, so that nothing says what is chance"
         return f"{better} is {gap} ahead of {worse} {on}, {alike}."
     if one["p"] is None:
-        found = (
-            f"{better} is {gap} ahead of {worse} {on}" if one["difference"] else f"{first} and {second} are equal {on}"
+        found = f"{better} is {gap} ahead of {worse} {on}"
+        if one["difference"] == 0:
+            found = f"{first} and {second} are equal {on}"
+        return (
+            f"{found}." if _has_no_seeds(record, one) else f"{found}, with one seed, which cannot tell what is chance."
         )
-        return f"{found}, with one seed, which cannot tell what is chance."
     interval = sorted(abs(one[end]) if one["low"] * one["high"] > 0 else one[end] for end in ("low", "high"))
     if is_told_apart(one):
         low, high = (points(metric, end) for end in interval)
@@ -162,6 +164,14 @@ def words_of_difference(record: Record, one: Mapping[str, Any]) -> str:
     if one["seeds_for_half"] is None:
         return f"{text}."
     return f"{text}; {one['seeds_for_half']} seeds would show {_gap(metric, one['detectable'] / 2, 0.0)}."
+
+
+def _has_no_seeds(record: Record, one: Mapping[str, Any]) -> bool:
+    """Say whether both are existing models, which were scored without any training."""
+    kinds = [arm["kind"] for arm in record["arms"] if arm["name"] in (one["first"], one["second"])]
+    return kinds == ["checkpoint"] * 2 and any(
+        task["name"] == one["task"] and task.get("zero_shot") for task in record["tasks"]
+    )
 
 
 def _is_apart(record: Record, task: str, first: str, second: str) -> bool:

@@ -86,7 +86,7 @@ def own_embeddings(origin: str, pooling: Pooling | None = None) -> OwnEmbeddings
     Raises:
         InputError: It cannot be opened, or its embeddings are made in a way that is not known here.
     """
-    folder = _of_hub(origin) or Path(origin)
+    folder = _of_hub(origin, pooling) or Path(origin)
     if (folder / MODULES).exists():
         return _of_modules(folder, pooling)
     tokenizer = open_tokenizer(origin)
@@ -103,17 +103,31 @@ def own_files(origin: str) -> list[tuple[str, str]]:
     return [(str(file.relative_to(folder)), sha256_once(file)) for file in files]
 
 
-def _of_hub(origin: str) -> Path | None:
-    """Fetch a folder of sentence-transformers from the hub; None if it is a folder here, or not one of those."""
+def _of_hub(origin: str, pooling: Pooling | None) -> Path | None:
+    """Fetch a folder of sentence-transformers from the hub; None if it is a folder here, or not one of those.
+
+    Raises:
+        InputError: The hub cannot be asked, its answer was not kept, and no pooling is given.
+    """
     import huggingface_hub
+    from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundError
 
     if Path(origin).exists() or not may_be_hub_id(origin):
         return None
     announce_hub(origin)
     try:
         huggingface_hub.hf_hub_download(origin, MODULES)
-    except Exception:  # the client's own errors, and those of the network: opening the tokenizer says what is wrong
+    except (RemoteEntryNotFoundError, RepositoryNotFoundError):
         return None
+    except Exception:  # the client's own errors, the network's, and those of whatever lies between
+        # What was asked for once, and is not there, is remembered.
+        is_known = huggingface_hub.try_to_load_from_cache(origin, MODULES) is huggingface_hub._CACHED_NO_EXIST
+        if is_known or pooling is not None:
+            return None
+        raise InputError(
+            f"{origin} is no folder here, and the hub cannot be asked how it embeds ({MODULES}); give --pooling for "
+            "embeddings of the encoder alone, or fetch it where there is a network (hf download) and give its folder"
+        ) from None
     return fetch(origin)
 
 

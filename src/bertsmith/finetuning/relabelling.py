@@ -280,6 +280,8 @@ class Relabelling(TrainerCallback):  # type: ignore[misc]
         """Close an epoch without validation; for a checkpoint, give the sums of all to the first rank, as it writes."""
         if state.global_step % self._steps_per_epoch == 0 and not control.should_evaluate:
             budget, should_log = self._trainer.budget, control.should_log
+            # What a GPU still does is training.
+            self._sums_of_all().tolist()
             budget.stop_clock()
             self._close_epoch(state.global_step // self._steps_per_epoch)
             budget.start_clock()

@@ -17,7 +17,7 @@ generator help the discriminator, where the paper's adversarial experiment had i
 Differs from the paper: K is exact in every row. x^ is drawn by inverting the cumulative distribution with one uniform
 number for each position, which comes with the batch: the law is that of argmax(logits + Gumbel noise), V times fewer
 random numbers are needed, and samples are a function of (seed, epoch, row), on any machine and number of ranks. So they
-are with gumbel_softmax, whose noise is hashed from that number. Special tokens are never drawn; L_MLM is over all V.
+are with gumbel_softmax, whose noise is hashed from that number. Special tokens have no chance; L_MLM is over all V.
 
 Differs from the authors' code: the generator's vocabulary head runs at the chosen positions only.
 
@@ -324,7 +324,7 @@ class Electra(Objective):
         # In validation nothing needs a gradient, and samples must be those of every run.
         is_relaxed = objective["sampling"] == "gumbel_softmax" and self.training
         scores_MV = gumbel_noise(draws, scaled_MV.shape[1]) if is_relaxed else scaled_MV.detach()
-        for token in self.config.special_ids:
+        for token in getattr(self.config, "special_ids", ()):
             scores_MV[:, token] = -torch.inf
         if is_relaxed:
             # Half precision would lose the noise's tail, and overflow.

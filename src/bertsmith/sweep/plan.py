@@ -36,7 +36,7 @@ Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
 RUN, TASK = "run", "task"
 _MODELS = ("model", "encoder.from_pretrained", "objective.generator")
 _DATA = ("data.corpus", "task.data", "task.train", "task.validation", "task.test")
-_SCORED = ("task", "task.name", "task.config", "task.validation", "task.label", "task.type")
+_SCORED = ("task", "task.name", "task.data", "task.config", "task.validation", "task.label", "task.type")
 """What a fine-tuning is scored on, and by."""
 
 
