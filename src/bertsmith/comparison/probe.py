@@ -118,6 +118,7 @@ def _measure(run: RunSettings, parts: Parts, label: str) -> tuple[float, float, 
         say(f"note: {label}: too little memory for its steps, which will be divided; what they cost is not known")
         seconds = math.nan
     if math.isnan(seconds):
+        # What the steps hold is free only when their error is.
         free_memory()
     return tokens, per_token * tokens, seconds / timed * tokens
 

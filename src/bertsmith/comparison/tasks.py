@@ -19,9 +19,9 @@ from bertsmith.comparison.words import AVERAGE
 from bertsmith.encoder import training_flops
 from bertsmith.errors import InputError
 from bertsmith.files import find_record, remove, write_record
-from bertsmith.finetuning.evaluate import EvaluationSettings, pairs_with_value, similarities
+from bertsmith.finetuning.evaluate import EvaluationSettings, pairs_with_value, sides_of, similarities
 from bertsmith.finetuning.material import WINDOW_LENGTH, Material, Reading, Split, fingerprint, read_split
-from bertsmith.finetuning.run import check_trainable, load_material
+from bertsmith.finetuning.run import check_trainable, load_material, reading_of
 from bertsmith.finetuning.seed import train_seed
 from bertsmith.finetuning.seed_files import PREDICTIONS, RESULT, RESULT_LAYOUT, seed_folder
 from bertsmith.finetuning.settings import FinetuningSettings, resolve
@@ -221,8 +221,7 @@ def _fine_tuned(
     own |= {"model": "of each arm", "output": "of each arm", "seeds": list(given.finetune_seeds)}
     run = resolve(validate(FinetuningSettings, own, where=_where(values)))
     # Tasks that differ in the number of their labels alone are read once.
-    windows = run.max_length, run.document_stride, run.max_answer_length
-    reading = repr((replace(run.task, examples=None), *windows, run.training.swap_pairs))
+    reading = reading_of(replace(run, task=replace(run.task, examples=None)))
     if reading not in known:
         known[reading] = load_material(run, console, tokenizer, longest)
     material = known[reading]
@@ -251,11 +250,7 @@ def _zero_shot(values: Mapping[str, Any], tokenizer: Any, longest: int, console:
     if not examples or any(example.label is None for example in examples):
         raise InputError(f"{data.name}: has no labelled split for validation, by which to judge; give one")
     reading = Reading(data.type, tokenizer, longest, evaluation.max_length)
-    sides = [
-        [example._replace(text=text or "", text_pair=None) for example, text in zip(examples, texts, strict=True)]
-        for texts in ([one.text for one in examples], [one.text_pair for one in examples])
-    ]
-    splits = [read_split(name, side, reading) for side in sides]
+    splits = [read_split(name, side, reading) for side in sides_of(examples)]
     say_on(console, f"{data.name}: zero-shot · {len(examples):,} pairs of {name}")
     content = [evaluation.pooling, evaluation.max_length, replace(data, train=[], test={}).hash]
     label = values.get("label") or f"{_label(task)}, zero-shot"

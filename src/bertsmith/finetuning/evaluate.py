@@ -230,6 +230,13 @@ def pairs_with_value(task: TaskData) -> TaskData:
     return replace(task, metrics=tuple(metric for metric in task.metrics if metric != "mean_squared_error"))
 
 
+def sides_of(examples: Sequence[Example], prompt: str = "") -> tuple[list[Example], list[Example]]:
+    """Take pairs apart: their first texts, and their second ones, each behind a prompt."""
+    first = [example._replace(text=prompt + example.text, text_pair=None) for example in examples]
+    second = [example._replace(text=prompt + (example.text_pair or ""), text_pair=None) for example in examples]
+    return first, second
+
+
 def similarities(
     origin: str, task: TaskData, evaluation: EvaluationSettings, most: int | None = None
 ) -> dict[str, Predictions]:
@@ -250,9 +257,7 @@ def similarities(
     reading = _reading(model, tokenizer, task, evaluation)
     found = {}
     for name, examples in task.splits().items():
-        first = [example._replace(text=own.prompt + example.text, text_pair=None) for example in examples]
-        second = [example._replace(text=own.prompt + (example.text_pair or ""), text_pair=None) for example in examples]
-        rows = [_read(name, side, reading).rows[:most] for side in (first, second)]
+        rows = [_read(name, side, reading).rows[:most] for side in sides_of(examples, own.prompt)]
         collate = _collator(model, tokenizer)
         a, b = (embed(model, side, collate, own.pooling)[:, : own.dimensions] for side in rows)
         norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)

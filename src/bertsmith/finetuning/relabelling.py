@@ -280,10 +280,10 @@ class Relabelling(TrainerCallback):  # type: ignore[misc]
         """Close an epoch without validation; for a checkpoint, give the sums of all to the first rank, as it writes."""
         if state.global_step % self._steps_per_epoch == 0 and not control.should_evaluate:
             budget, should_log = self._trainer.budget, control.should_log
-            # What a GPU still does is training.
-            self._sums_of_all().tolist()
+            # What a GPU still does is training, for which this waits.
+            of_epoch = self._sums_of_all().tolist()
             budget.stop_clock()
-            self._close_epoch(state.global_step // self._steps_per_epoch)
+            self._close_epoch(state.global_step // self._steps_per_epoch, of_epoch)
             budget.start_clock()
             # Trainer takes the row of the epoch for that of the step, which is still to come.
             control.should_log = should_log
@@ -297,11 +297,11 @@ class Relabelling(TrainerCallback):  # type: ignore[misc]
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Close an epoch that was validated."""
-        self._close_epoch(state.global_step // self._steps_per_epoch)
+        self._close_epoch(state.global_step // self._steps_per_epoch, self._sums_of_all().tolist())
 
-    def _close_epoch(self, epoch: int) -> None:
-        """Say what an epoch gave, and label for the next."""
-        num_right, num_low, num_tokens = self._sums_of_all().tolist()
+    def _close_epoch(self, epoch: int, sums: list[int]) -> None:
+        """Say what an epoch gave, by the sums of all ranks, and label for the next."""
+        num_right, num_low, num_tokens = sums
         self._objective.epoch_sums.zero_()
         row = {
             "ssa_importance_accuracy": num_right / max(num_tokens, 1),

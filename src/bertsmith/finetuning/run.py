@@ -86,9 +86,9 @@ def _finetune(run: FinetuningSettings, overwrite: bool, watch: Watch | None, hel
     with ranks.together():
         arms = [Arm(arm.values, resolve(arm.run)) for arm in arms_of(run)]
         for arm in arms:
-            if _reading(arm.run) not in materials:
-                materials[_reading(arm.run)] = load_material(arm.run, console)
-            check_trainable(arm.run, materials[_reading(arm.run)])
+            if reading_of(arm.run) not in materials:
+                materials[reading_of(arm.run)] = load_material(arm.run, console)
+            check_trainable(arm.run, materials[reading_of(arm.run)])
             if overwrite:
                 task = arm.run.task
                 read = (arm.run.model, task.data, task.train, task.validation, task.test)
@@ -96,7 +96,7 @@ def _finetune(run: FinetuningSettings, overwrite: bool, watch: Watch | None, hel
     facts = {str(number): material.facts for number, material in enumerate(materials.values())}
     ranks.refuse_differences(flat({**to_dict(run), "content": facts}) | versions(), but=_MAY_DIFFER)
     if run.vary is None:
-        return _train(arms[0].run, materials[_reading(arms[0].run)], overwrite, watch)
+        return _train(arms[0].run, materials[reading_of(arms[0].run)], overwrite, watch)
     folder = Path(run.output)
     keeps = ranks.keep(folder, "`output`", held)
     with ranks.together():
@@ -107,7 +107,7 @@ def _finetune(run: FinetuningSettings, overwrite: bool, watch: Watch | None, hel
     summaries = []
     for number, arm in enumerate(arms, start=1):
         say_on(console, f"{number} of {len(arms)}: {arm.name}")
-        summaries.append(_train(arm.run, materials[_reading(arm.run)], overwrite))
+        summaries.append(_train(arm.run, materials[reading_of(arm.run)], overwrite))
     return summarise_arms(run, arms, summaries) if ranks.rank() == 0 else {}
 
 
@@ -115,7 +115,7 @@ def _finetune(run: FinetuningSettings, overwrite: bool, watch: Watch | None, hel
 _MAY_DIFFER = ("output", "submission", "model", "task.data", "task.train", "task.validation", "task.test")
 
 
-def _reading(run: FinetuningSettings) -> str:
+def reading_of(run: FinetuningSettings) -> str:
     """Name all settings that decide what is read: runs that agree in them share it."""
     windows = run.max_length, run.document_stride, run.max_answer_length
     return repr((run.model, run.task, run.training.swap_pairs, run.seeds[0], windows))

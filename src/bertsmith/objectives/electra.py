@@ -324,7 +324,7 @@ class Electra(Objective):
         # In validation nothing needs a gradient, and samples must be those of every run.
         is_relaxed = objective["sampling"] == "gumbel_softmax" and self.training
         scores_MV = gumbel_noise(draws, scaled_MV.shape[1]) if is_relaxed else scaled_MV.detach()
-        for token in getattr(self.config, "special_ids", ()):
+        for token in self.config.special_ids:
             scores_MV[:, token] = -torch.inf
         if is_relaxed:
             # Half precision would lose the noise's tail, and overflow.
