@@ -4,9 +4,9 @@
     python benchmarks/ssa.py --time --glue GLUE --model MODEL --out FOLDER
 
 GLUE is a folder with the folders of the tasks, or a folder beside which NSMC is. Every task, arm and seed is a job of a
-pool of processes, which share a GPU where there is one; the jobs of a task come together, its plain and its SSA run of
-a seed one after the other. FOLDER gets `results.jsonl`, a line for each job, by which a run that was cut off goes on,
-and `table.md`, written anew after every job, with the differences of each task, paired by seed. Models are not kept.
+pool of processes, which share a GPU where there is one; all tasks come with one seed before the next seed. FOLDER gets
+`results.jsonl`, a line for each job, by which a run that was cut off goes on, and `table.md`, written anew after every
+job, with the differences of each task, paired by seed. Models are not kept.
 
 With --time, one process fine-tunes with and without SSA alternately, and tells what an epoch and a relabelling cost.
 """
@@ -164,7 +164,7 @@ def relabelled(results: list[dict[str, Any]]) -> list[str]:
 def evidence(options: argparse.Namespace, head: list[str]) -> None:
     out: Path = options.out
     done = {(one["task"], one["arm"], one["seed"]) for one in read_results(out)}
-    jobs = [(task, arm, seed) for task in options.tasks for seed in range(options.seeds) for arm in options.arms]
+    jobs = [(task, arm, seed) for seed in range(options.seeds) for task in options.tasks for arm in options.arms]
     left = [one for one in jobs if one not in done]
     threads = max(1, (multiprocessing.cpu_count()) // options.processes)
     folder = Path(tempfile.mkdtemp(dir=options.scratch))

@@ -36,6 +36,12 @@ def _has_ranks() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
+def _end_rank(number: int, frame: object) -> None:
+    """End as Ctrl-C does, unless an error is on its way: when a rank is gone, its launcher ends those that say so."""
+    if sys.exc_info()[1] is None:
+        raise KeyboardInterrupt
+
+
 def _run(arguments: Sequence[str] | None) -> int:
     # Nothing is fetched unless a command names a hub id, and then only that.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -49,9 +55,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         options.settings = rest
         if _has_ranks() and options.run not in (commands.pretrain, commands.finetune):
             raise InputError("several processes run pretrain and finetune; start this command without torchrun")
-        if not _has_ranks():
-            # A plain kill ends a command as Ctrl-C does: with its workers gone and a line that says how to go on.
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
+        # A plain kill ends a command as Ctrl-C does: with its workers gone and a line that says how to go on.
+        signal.signal(signal.SIGTERM, _end_rank if _has_ranks() else signal.default_int_handler)
         options.run(options)
         sys.stdout.flush()
     except (InputError, Failed, Interrupted) as error:

@@ -14,6 +14,7 @@ import yaml
 
 from bertsmith.cli import main
 from bertsmith.files import read_record, write_record
+from bertsmith.training import ranks
 from bertsmith.training.monitors import read_metrics
 from launching import ACCELERATE, Ranks, launch, own_lines, pid_of, wait_for
 
@@ -102,6 +103,19 @@ def test_a_killed_rank_and_a_silent_one_end_the_run_which_goes_on_on_two_machine
     assert whole.wait() == [0, 0], whole.said(0)
     assert checkpoint(here).keys() >= {"rng_state_0.pth", "rng_state_1.pth", "optimizer.pt"}
     assert checkpoint(here) == checkpoint(tmp_path)
+
+
+def say_why_while_asked_to_end() -> None:
+    """As when a launcher sees that one rank is gone just after another has seen it."""
+    ranks.speaks_for_all = lambda text: os.kill(os.getpid(), signal.SIGTERM) is None
+    main(["pretrain", "absent.yaml"])
+
+
+def test_a_rank_that_its_launcher_asks_to_end_still_says_why_it_ends(tmp_path: Path) -> None:
+    asked = Ranks([tmp_path, tmp_path], say_why_while_asked_to_end)
+    assert asked.wait() == [2, 2]
+    (line,) = own_lines(asked.said(0)[1])
+    assert "absent.yaml" in line
 
 
 @pytest.mark.slow
