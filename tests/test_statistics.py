@@ -175,7 +175,7 @@ def test_two_arms_are_compared_by_the_paired_t_test() -> None:
 
 
 def test_a_large_spread_of_a_pair_counts_and_a_small_one_gives_way_to_that_of_all() -> None:
-    scores = np.array([[0.0, 0.0, 0.1], [0.0, 0.0, 0.5], [0.0, 0.0, 0.9]])
+    scores = np.array([[0.0, 0.1, 0.1], [0.0, 0.1, 0.5], [0.0, 0.1, 0.9]])
     same, noisy, _ = compare_arms(scores)[1]
     assert same.sd == pytest.approx(math.sqrt((0 + 0.16 + 0.16) / 3))
     assert noisy.sd == pytest.approx(0.4)
@@ -187,6 +187,13 @@ def test_arms_that_are_the_same_are_not_told_apart() -> None:
     scores = np.array([[0.5, 0.5], [0.6, 0.6], [0.7, 0.7]])
     (difference,) = compare_arms(scores)[1]
     assert (difference.mean, difference.low, difference.high, difference.p) == (0, 0, 0, 1)
+
+
+def test_an_arm_that_is_there_twice_adds_no_degrees_of_freedom() -> None:
+    three = np.array([[0.5, 0.4, 0.3], [0.6, 0.55, 0.4], [0.8, 0.6, 0.45]])
+    alone, beside = compare_arms(three)[1], compare_arms(np.column_stack([three[:, :1], three]))[1]
+    assert (beside[0].mean, beside[0].p) == (0, 1)
+    assert [one[2:] for one in beside[1:3]] == [one[2:] for one in beside[3:5]] == [one[2:] for one in alone[:2]]
 
 
 def test_missing_runs_leave_the_seeds_that_both_arms_have() -> None:

@@ -180,11 +180,12 @@ def compare_arms(scores: npt.NDArray[np.float64]) -> tuple[list[Estimate], list[
 
     A few seeds say little of the spread of two arms. So the spread is that of all arms together (the mean over all
     pairs of arms of the variance of their differences, seed by seed), unless that of the pair itself is larger, and the
-    degrees of freedom of Student's t are those of the pool, (k - 1)(n - 1). Where all arms have one spread, 95 %
-    intervals then cover 96 %; where one of four has twice the spread of the others, 91 % or more of its differences,
-    which the pool alone would not reach (benchmarks/comparison_statistics.py); with two arms it is the paired t-test.
-    The intervals of the means are made in the same way, but where a seed moves all arms alike, their spreads say the
-    same thing several times: the degrees of freedom are Satterthwaite's (Biometrics Bulletin 2, 1946).
+    degrees of freedom of Student's t are those of the pool, (k - 1)(n - 1), in which arms with the same scores count
+    once. Where all arms have one spread, 95 % intervals then cover 96 %; where one of four has twice the spread of the
+    others, 91 % or more of its differences, which the pool alone would not reach (benchmarks/comparison_statistics.py);
+    with two arms it is the paired t-test. The intervals of the means are made in the same way, but where a seed moves
+    all arms alike, their spreads say the same thing several times: the degrees of freedom are Satterthwaite's
+    (Biometrics Bulletin 2, 1946).
     Where all arms differ by the same with every seed, nothing says what is chance: there is no interval and no p.
     Bootstrap intervals of so few values would cover far less than 95 %, and a permutation test of three could never
     find anything.
@@ -202,9 +203,15 @@ def compare_arms(scores: npt.NDArray[np.float64]) -> tuple[list[Estimate], list[
     pairs = [(i, j) for i in range(len(means)) for j in range(i + 1, len(means))]
     moments = [_moments(_both(scores, i, j).tolist()) if len(_both(scores, i, j)) else None for i, j in pairs]
     of_means = _Pool(means, _degrees_of_means(scores))
-    spread = [pair for pair, found in zip(pairs, moments, strict=True) if found is not None and found[2] is not None]
-    least = min((found[0] - 1 for found in moments if found is not None and found[2] is not None), default=0)
-    of_pairs = _Pool([found for found in moments if found is not None], _num_independent(spread) * least)
+    # What is there twice tells of chance once.
+    own = {_first_same(scores, arm) for arm in range(len(means))}
+    own = own if len(own) > 1 else set(range(len(means)))
+    of_own = {
+        pair: found for pair, found in zip(pairs, moments, strict=True) if found is not None and own.issuperset(pair)
+    }
+    spread = [pair for pair, found in of_own.items() if found[2] is not None]
+    least = min((of_own[pair][0] - 1 for pair in spread), default=0)
+    of_pairs = _Pool(list(of_own.values()), _num_independent(spread) * least)
     estimates = [Estimate(n, mean, *of_means.interval(n, mean, sd)[:2]) for n, mean, sd in means]
     differences = []
     for (i, j), found in zip(pairs, moments, strict=True):
@@ -216,6 +223,11 @@ def compare_arms(scores: npt.NDArray[np.float64]) -> tuple[list[Estimate], list[
                 low = high = p = None
             differences.append(Difference(i, j, n, mean, low, high, p, _turned(_both(scores, i, j)), used))
     return estimates, differences
+
+
+def _first_same(scores: npt.NDArray[np.float64], arm: int) -> int:
+    """Return the first arm that has the same scores, such as one of the same settings."""
+    return next(i for i in range(arm + 1) if np.array_equal(scores[:, i], scores[:, arm], equal_nan=True))
 
 
 def _both(scores: npt.NDArray[np.float64], i: int, j: int) -> npt.NDArray[np.float64]:

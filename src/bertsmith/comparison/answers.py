@@ -65,7 +65,7 @@ def _task(record: Record, task: str) -> tuple[list[dict[str, Any]], list[dict[st
     tested = [one for one in differences if one["p"] is not None]
     for one, p in zip(tested, holm([one["p"] for one in tested]), strict=True):
         one["p_holm"] = p
-    num_arms = sum(arm.is_trained for arm in arms)
+    num_arms = len({tuple(arm.scores.items()) for arm in arms if arm.is_trained})
     for one in differences:
         _state_power(one, num_arms, len(tested))
     metric = _metric(record, task)
