@@ -208,6 +208,17 @@ def test_trials_from_another_model_are_not_mixed_in(run_file: Path, task_file: P
 
 
 @pytest.mark.usefixtures("untrained")
+def test_all_files_that_are_searched_over_stay_what_they_were(task_file: Path) -> None:
+    other = task_file.parent / "other.csv"
+    shutil.copy(task_file.parent / "train.csv", other)
+    search = {"task.train": [str(task_file.parent / "train.csv"), str(other)]}
+    sweep(sweep_of(task_file, search=search, trials=1))
+    other.write_text(other.read_text() + "dade bo,1\n")
+    with pytest.raises(InputError, match="was begun with another corpus, model or data"):
+        sweep(sweep_of(task_file, search=search, trials=2))
+
+
+@pytest.mark.usefixtures("untrained")
 @pytest.mark.parametrize("what", ["run", "finetune", "corpus", "train", "searched model"])
 def test_starting_over_does_not_delete_what_is_read(run_file: Path, task_file: Path, what: str) -> None:
     inside = run_file.parent / "sweep" / "trials" / "own"

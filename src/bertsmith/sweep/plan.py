@@ -2,8 +2,8 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from itertools import permutations
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import permutations, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from bertsmith.run_folder import Layout, flat
 from bertsmith.run_settings import RunSettings, load_run
 from bertsmith.settings import nearest, to_dict
 from bertsmith.sweep.settings import SweepSettings
-from bertsmith.tasks import load_task
+from bertsmith.tasks import TaskSettings, load_task
 from bertsmith.tasks.metrics import is_better
 from bertsmith.yaml_files import read_yaml
 
@@ -157,11 +157,10 @@ def load_judge(plan: Plan, folder: Path) -> FinetuningSettings:
 
 def content_of(plan: Plan) -> str:
     """Name what trials learn from and are judged by, by its content."""
-    run = _any_trial(plan)
-    if isinstance(run, FinetuningSettings):
-        found = [load_task(run.task).hash]
-    else:
+    if plan.is_pretraining:
         found = [Corpus(folder).hash for folder in _given(plan, ("data.corpus",))]
+    else:
+        found = [load_task(task).hash for task in _tasks(plan)]
     found += map(fingerprint, _given(plan, _MODELS))
     if plan.settings.finetune is not None:
         found.append(load_task(load_judge(plan, plan.folder).task).hash)
@@ -177,15 +176,30 @@ def files_read(plan: Plan) -> list[str]:
     return found
 
 
+def _tasks(plan: Plan) -> Iterator[TaskSettings]:
+    """Yield the task of a fine-tuning with every file that is searched over."""
+    searched = _choices(plan)
+    read = [key for key in _DATA if key in searched]
+    for chosen in product(*(searched[key] for key in read)):
+        run = _a_trial(plan, dict(zip(read, chosen, strict=True)))
+        assert isinstance(run, FinetuningSettings)
+        yield run.task
+
+
 def _given(plan: Plan, keys: Sequence[str]) -> list[str]:
     """List what some keys of the run are in any trial."""
-    run = flat(to_dict(_any_trial(plan)))
-    searched = {key: one.choices for key, one in plan.distributions.items() if isinstance(one, CategoricalDistribution)}
+    run, searched = flat(to_dict(_a_trial(plan, {}))), _choices(plan)
     return [str(value) for key in keys for value in searched.get(key, (run.get(key),)) if value is not None]
 
 
-def _any_trial(plan: Plan) -> RunSettings | FinetuningSettings:
-    return load(plan, {key: _ends(one)[0] for key, one in plan.distributions.items()}, plan.folder)
+def _choices(plan: Plan) -> dict[str, tuple[Any, ...]]:
+    found = {key: one for key, one in plan.distributions.items() if isinstance(one, CategoricalDistribution)}
+    return {key: one.choices for key, one in found.items()}
+
+
+def _a_trial(plan: Plan, chosen: Mapping[str, Any]) -> RunSettings | FinetuningSettings:
+    first = {key: _ends(one)[0] for key, one in plan.distributions.items()}
+    return load(plan, {**first, **chosen}, plan.folder)
 
 
 def short(key: str) -> str:
