@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import send_to_device
-from report import cpu_name, write
+from report import processor, write
 from torch.utils.data import Dataset
 from transformers import (
     AutoModelForMaskedLM,
@@ -251,11 +251,10 @@ def guard_losses(
 
 def report(rates: dict[str, list[float]], corpus: Corpus, options: argparse.Namespace) -> str:
     medians = {name: statistics.median(values) for name, values in rates.items()}
-    processor = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
     table = [
         f"# Pre-training speed, {datetime.date.today()}",
         "",
-        f"Machine: {processor}, {os.cpu_count()} cores; torch {torch.__version__}, "
+        f"Machine: {processor()}, {os.cpu_count()} cores; torch {torch.__version__}, "
         f"transformers {__import__('transformers').__version__}, Python {platform.python_version()}.",
         f"Command: `{options.command}`",
         f"Model: BERT {options.preset} with {json.dumps(options.config)}, vocabulary {corpus.vocab_size}, rows of "

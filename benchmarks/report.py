@@ -12,6 +12,11 @@ import torch
 import transformers
 
 
+def processor() -> str:
+    """Name what models run on: a GPU, where there is one."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
+
+
 def cpu_name() -> str:
     names = [
         line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
@@ -40,14 +45,13 @@ def machine_and_command(
         options: What it was given; what differs from the defaults becomes part of the command.
         unnamed: Options that are left out: paths.
     """
-    processor = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
     given = [
         f"--{name.replace('_', '-')} {_text(value)}"
         for name, value in vars(options).items()
         if value != parser.get_default(name) and name not in unnamed
     ]
     return [
-        f"Machine: {processor}, {os.cpu_count()} cores; torch {torch.__version__}, transformers "
+        f"Machine: {processor()}, {os.cpu_count()} cores; torch {torch.__version__}, transformers "
         f"{transformers.__version__}, Python {platform.python_version()}.",
         f"Command: `{' '.join([command, *given])}`",
     ]

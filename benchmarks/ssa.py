@@ -19,13 +19,14 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from report import machine_and_command
+from report import machine_and_command, processor
 from rich.console import Console
 
 from bertsmith.finetuning.objective import predict
@@ -88,6 +89,7 @@ def job(options: argparse.Namespace, folder: Path, task: str, arm: str, seed: in
         "best_epoch": result["best_epoch"],
         "seconds": result["seconds"],
         "wall_seconds": round(time.perf_counter() - began, 1),
+        "machine": f"{processor()} in {'bf16' if use_bf16(run.training.precision) else 'fp32'}",
         "ssa": run.ssa and asdict(run.ssa),
         "epochs": epochs,
     }
@@ -133,7 +135,9 @@ def table(results: list[dict[str, Any]], head: list[str]) -> str:
         lines += ["", f"p corrected for {len(tests)} comparisons (Holm): {'; '.join(said)}."]
         real = [name for (name, _), p in zip(tests, corrected, strict=True) if p < 0.05]
         lines.append(f"Told apart at 5 %: {', '.join(real) if real else 'none'}.")
-    lines += ["", *relabelled(results)]
+    machines = Counter(one["machine"] for one in results)
+    lines += ["", f"Runs: {'; '.join(f'{num} on {machine}' for machine, num in machines.items())}.", ""]
+    lines += relabelled(results)
     return "\n".join(lines) + "\n"
 
 
