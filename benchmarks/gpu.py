@@ -5,8 +5,8 @@
 
 It makes its own text, and writes DATE-gpu.json and DATE-gpu.md into the folder. The measurements come in the order of
 their importance, and both files are written anew after each, so that what is there is kept, however the command ends.
-Before each it looks at the time that is left; what does not fit is named. Then all training is measured again, round
-after round, as long as there is time.
+Before each it looks at the time that is left; what does not fit is named, and what takes twice as long as it may is
+broken off. Then all training is measured again, round after round, as long as there is time.
 
 A measurement is named MODEL/ROWS/FORM: ROWS are full ones of so many tokens, of mixed lengths, or sentence pairs; FORM
 is ours, or one of the Trainer's (see gpu_runs.py). --list shows all, in their order. Without a GPU all sizes are tiny:
@@ -14,13 +14,16 @@ that shows that everything runs, and nothing else.
 """
 
 import argparse
+import contextlib
 import datetime
 import faulthandler
 import json
 import re
+import signal
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +35,14 @@ BEGAN = time.monotonic()
 """Before torch is imported, which takes long on a machine that has just started."""
 OVERTIME = 45.0
 """A measurement that takes so many seconds longer than all may take is stuck: then all ends, saying where."""
+PATIENCE = 2.0
+"""A measurement that takes so many times as long as it may is broken off, for the sake of the others."""
+SECONDS_BETWEEN_ALARMS = 15.0
+"""What is to be broken off may be where an error has no effect; so it is told again."""
+
+
+class TookTooLong(BaseException):
+    """No error of a measurement's own, so that nothing in it takes it for one."""
 
 
 class Results:
@@ -78,13 +89,29 @@ def measure(plan: "list[Measurement]", bench: "Bench", results: Results, seconds
                     found["skipped"] = f"takes up to {needs:.0f} s, and {left:.0f} s were left"
                     print(f"[{time.monotonic() - BEGAN:5.0f} s] {one.name}: skipped, {found['skipped']}", flush=True)
                 continue
-            if not measure_one(one, bench, results):
+            if not measure_one(one, bench, results, min(left, PATIENCE * one.estimate)):
                 print("the GPU is unusable after this error: the rest is left out; go on with --only", flush=True)
                 return
     results.write()
 
 
-def measure_one(one: "Measurement", bench: "Bench", results: Results) -> bool:
+@contextlib.contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """Break off what takes longer."""
+
+    def stop(number: int, frame: object) -> None:
+        raise TookTooLong(f"broken off after {seconds:.0f} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds, SECONDS_BETWEEN_ALARMS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def measure_one(one: "Measurement", bench: "Bench", results: Results, most_seconds: float) -> bool:
     """Measure, or note the error; say whether more can be measured."""
     from gpu_bench import start_afresh, wait
     from gpu_report import in_a_line
@@ -93,10 +120,11 @@ def measure_one(one: "Measurement", bench: "Bench", results: Results) -> bool:
     began = time.monotonic()
     print(f"[{began - BEGAN:5.0f} s] {one.name} ...", flush=True)
     try:
-        figures = one.run(bench)
+        with at_most(most_seconds):
+            figures = one.run(bench)
         found["rounds"].append(figures)
         line = in_a_line(figures)
-    except Exception as error:  # whatever goes wrong in one, the others go on
+    except (Exception, TookTooLong) as error:  # whatever goes wrong in one, the others go on
         found["error"] = "".join(traceback.format_exception(error)[-4:])[-4000:]
         print(found["error"], file=sys.stderr, flush=True)
         line = f"error: {type(error).__name__}"

@@ -97,7 +97,7 @@ ON_GPU = Scale(
         "B-best": {"small": 65_536, "base": 32_768, "large": 16_384},
         "B-group": {"small": 32_768, "base": 32_768, "large": 16_384},
     },
-    steps={"small": 220, "base": 110, "large": 60},
+    steps={"small": 130, "base": 110, "large": 60},
     warmup=30,
     log_steps=10,
     least_warmup=2,

@@ -145,8 +145,12 @@ def step_costs(found: Content) -> list[str]:
         "|---|---|---|---|",
     ]
     for name, one in figures.items():
+        if "error" in one:
+            lines.append(f"| {name} | failed: {one['error'].replace('|', '/')} | | |")
+            continue
         spread = f"{one['milliseconds']:.1f} ({one['least']:.1f}–{one['most']:.1f})"
-        lines.append(f"| {name} | {spread} | {one['tokens']:,} | {one['of_mlm']:.2f} |")
+        share = "–" if one["of_mlm"] is None else f"{one['of_mlm']:.2f}"
+        lines.append(f"| {name} | {spread} | {one['tokens']:,} | {share} |")
     return lines
 
 

@@ -4,13 +4,15 @@ import json
 import os
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 # For a folder of PYTHONPATH: packages that a bare machine need not have are not found.
@@ -40,15 +42,30 @@ def benchmark_module(monkeypatch: pytest.MonkeyPatch) -> Any:
     return import_one
 
 
-def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run the command as on a bare machine without a GPU."""
+def without_extras(folder: Path) -> dict[str, str]:
+    """Make the environment of a bare machine without a GPU."""
     absent = folder / "absent"
     absent.mkdir()
     (absent / "sitecustomize.py").write_text(ABSENT)
     source = BENCHMARKS.parent / "src"
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": f"{absent}{os.pathsep}{source}"}
+    return os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": f"{absent}{os.pathsep}{source}"}
+
+
+def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as on a bare machine without a GPU."""
     command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--out", str(folder / "out"), *words]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800)
+    return subprocess.run(command, env=without_extras(folder), capture_output=True, text=True, timeout=1800)
+
+
+@pytest.mark.slow
+def test_tests_whose_extra_is_absent_keep_no_others_from_running(tmp_path: Path) -> None:
+    words = ["tests/test_sweep.py", "tests/training/test_budget.py", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *words],
+        env=without_extras(tmp_path), cwd=BENCHMARKS.parent, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 1 and "No module named 'optuna'" in done.stdout, done.stdout[-3000:]
+    assert "[100%]" in done.stdout and "FAILED" not in done.stdout
 
 
 @pytest.mark.slow
@@ -170,3 +187,79 @@ def test_what_does_not_fit_is_skipped_and_an_error_stops_no_other(
     assert len(found["quality"]["rounds"]) == 1
     table = (tmp_path / "2026-01-01-gpu.md").read_text()
     assert "no kernel for this" in table and "too long: skipped" in table and "Equal quality" in table
+
+
+def test_what_hangs_is_broken_off_and_stops_no_other(benchmark_module: Any, tmp_path: Path) -> None:
+    gpu = benchmark_module("gpu")
+    gpu_plan = benchmark_module("gpu_plan")
+
+    def hangs(bench: Any) -> Any:
+        while True:
+            try:
+                time.sleep(0.01)
+            except Exception:  # what a measurement takes for an error of its own
+                continue
+
+    plan = [
+        gpu_plan.Measurement("stuck", 0.2, hangs),
+        gpu_plan.Measurement("ceiling", 1, lambda bench: {"ours": 1.0}),
+    ]
+    machine = {"device": "GPU", "memory_gib": 1.0, "cores": 1, "versions": {}}
+    content = {"date": "2026-01-01", "command": "gpu.py", "machine": machine, "measurements": {}}
+    gpu.measure(plan, None, gpu.Results(tmp_path, content), seconds=1e6, rounds=1)
+    found = json.loads((tmp_path / "2026-01-01-gpu.json").read_text())["measurements"]
+    assert "broken off after 0 s" in found["stuck"]["error"] and not found["stuck"]["rounds"]
+    assert found["ceiling"]["rounds"] == [{"ours": 1.0}]
+
+
+def test_an_objective_that_fails_leaves_the_costs_of_the_others(
+    benchmark_module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu_steps = benchmark_module("gpu_steps")
+    gpu_report = benchmark_module("gpu_report")
+
+    def prepared(bench: Any, settings: Any) -> Any:
+        if settings.name in ("mlm", "ssp"):
+            raise RuntimeError("no kernel\nfor | this")
+        return None, None, None, None, 100
+
+    monkeypatch.setattr(gpu_steps, "prepared", prepared)
+    monkeypatch.setattr(gpu_steps, "step", lambda *form: None)
+    bench = SimpleNamespace(scale=SimpleNamespace(step_rounds=2, queues=(64, 256)))
+    found = gpu_steps.step_costs(bench)
+    assert set(found) == {"MLM", "ELECTRA", "span", "SSP", "CERT, queue 64", "CERT, queue 256"}
+    assert found["MLM"] == {"error": "RuntimeError: no kernel for | this"}
+    assert found["span"]["tokens"] == 100 and found["span"]["of_mlm"] is None
+    table = "\n".join(gpu_report.step_costs({"step costs": {"rounds": [found]}}))
+    assert "| SSP | failed: RuntimeError: no kernel for / this | | |" in table and "| 100 | – |" in table
+
+
+def test_what_a_target_asks_for_comes_first(benchmark_module: Any) -> None:
+    names = [one.name for one in benchmark_module("gpu_plan").make_plan(benchmark_module("gpu_bench").ON_GPU)]
+    gpu_report = benchmark_module("gpu_report")
+    asked = {f"{setting}/ours" for setting in (*gpu_report.TARGETS, *gpu_report.FACTORS)}
+    asked |= {f"{setting}/B-group" for setting in gpu_report.FACTORS}
+    asked |= {"ceilings", "step costs", "synchronisations", "quality"}
+    assert set(names[: len(asked)]) == asked
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.slow
+def test_micro_batches_that_memory_made_smaller_are_reported(
+    benchmark_module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu_bench, gpu_runs = benchmark_module("gpu_bench"), benchmark_module("gpu_runs")
+    from bertsmith.objectives import MLM
+
+    forward: Any = MLM.forward
+
+    def bounded(self: Any, input_ids: Any, *args: Any, **kwargs: Any) -> Any:
+        if input_ids.numel() > 300:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, input_ids, *args, **kwargs)
+
+    monkeypatch.setattr(MLM, "forward", bounded)
+    bench = gpu_bench.Bench(gpu_bench.ON_CPU, tmp_path)
+    figures = gpu_runs.run(bench, gpu_bench.Setting("tiny", "full", 64), "ours")
+    assert gpu_bench.ON_CPU.micro_tokens["ours"]["tiny"] == 512
+    assert figures["micro_tokens"] == 256
