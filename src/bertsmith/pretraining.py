@@ -309,6 +309,7 @@ _REFUSED = {
     "load_best_model_at_end": "bertsmith export of a checkpoint",
     "auto_find_batch_size": "training.gradient_accumulation",
     "label_smoothing_factor": "nothing, the objective has none",
+    **dict.fromkeys(("torch_compile", "torch_compile_backend", "torch_compile_mode"), "training.compile"),
 }
 
 

@@ -223,6 +223,7 @@ CASES: list[Case] = [
     Case("training: minutes that are no number", run("--training.checkpoint_minutes .nan"), files=file(RUN)),
     Case("training: an unknown argument", run("--training.trainer.max_grad_nrm 1"), files=file(RUN)),
     Case("training: an argument that is ours", run("--training.trainer.max_steps 9"), files=file(RUN)),
+    Case("training: an argument against a setting", run("--training.trainer.torch_compile true"), files=file(RUN)),
     Case("training: a word for an argument", run("--training.trainer.max_grad_norm high"), files=file(RUN)),
     Case("training: an unknown tracker", run("--training.trainer.report_to nobody"), files=file(RUN)),
     Case("training: steps without end", run("--training.budget '{steps: 1e30}'"), files=file(RUN)),
