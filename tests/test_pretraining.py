@@ -328,6 +328,12 @@ def test_a_real_checkpoint_goes_on(text_file: Path, tmp_path: Path, make_run: Ma
         ({"training": {"trainer": {"max_steps": 3}}}, "trainer.max_steps: bertsmith sets this itself"),
         ({"training": {"trainer": {"warmup_steps": 3}}}, "warmup_steps: use training.warmup instead"),
         ({"training": {"trainer": {"optim": "adamwx"}}}, "training.trainer: .*adamwx"),
+        ({"training": {"trainer": {"save_steps": 3}}}, "save_steps: has no effect, because bertsmith"),
+        ({"training": {"trainer": {"metric_for_best_model": "accuracy"}}}, "metric_for_best_model: has no effect"),
+        ({"training": {"trainer": {"save_only_model": True}}}, "save_only_model: .* with a fresh optimiser; remove it"),
+        ({"training": {"trainer": {"ignore_data_skip": True}}}, "ignore_data_skip: .* read rows again"),
+        ({"training": {"trainer": {"dataloader_drop_last": True}}}, "drop_last: the last rows of validation would not"),
+        ({"training": {"trainer": {"torch_compile": True}}}, "torch_compile: use training.compile instead"),
         ({"training": {"gradient_accumulation": 17}}, "is 17, more than the 16 rows of a step"),
         (
             {"encoder": {"architecture": "albert"}, "training": {"trainer": {"gradient_checkpointing": True}}},

@@ -36,6 +36,18 @@ _REFUSED = {
     "fp16": "training.precision",
     "resume_from_checkpoint": "the same command again",
 }
+_NO_EFFECT = "has no effect, because bertsmith logs, validates and saves by its own settings"
+# Arguments that nothing reads, or that would do harm, and why.
+_UNFIT = {
+    "save_only_model": "a run would go on from such checkpoints with a fresh optimiser",
+    "ignore_data_skip": "a run that goes on would read rows again that it has had",
+    "dataloader_in_order": "the order of the rows would be another each time",
+    "dataloader_drop_last": "the last rows of validation would not count",
+    **dict.fromkeys(("logging_steps", "logging_first_step", "save_steps", "save_total_limit"), _NO_EFFECT),
+    **dict.fromkeys(("eval_steps", "eval_delay", "metric_for_best_model", "greater_is_better"), _NO_EFFECT),
+    **dict.fromkeys(("prediction_loss_only", "include_for_metrics", "batch_eval_metrics", "label_names"), _NO_EFFECT),
+    **dict.fromkeys(("bf16_full_eval", "fp16_full_eval", "do_train", "do_eval", "do_predict"), _NO_EFFECT),
+}
 
 
 def make_arguments(own: Mapping[str, Any], given: Mapping[str, Any], refused: Mapping[str, str]) -> TrainingArguments:
@@ -53,6 +65,8 @@ def make_arguments(own: Mapping[str, Any], given: Mapping[str, Any], refused: Ma
     for name in given:
         if instead := {**_REFUSED, **refused}.get(name):
             raise InputError(f"training.trainer.{name}: use {instead} instead")
+        if reason := _UNFIT.get(name):
+            raise InputError(f"training.trainer.{name}: {reason}; remove it")
         if name in own:
             raise InputError(f"training.trainer.{name}: bertsmith sets this itself; remove it")
         if name not in TrainingArguments.__dataclass_fields__:
