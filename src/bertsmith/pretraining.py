@@ -35,7 +35,7 @@ from bertsmith.rows import (
 from bertsmith.run_folder import flat, prepare, refuse_inside
 from bertsmith.run_settings import RunSettings, TrainingSettings
 from bertsmith.settings import to_dict
-from bertsmith.training import ranks, sharding
+from bertsmith.training import checkpoints, ranks, sharding
 from bertsmith.training.arguments import machine, make_arguments, use_bf16, versions
 from bertsmith.training.budget import Budget, learning_rate_factor
 from bertsmith.training.copies import Found, newest_of_all
@@ -146,7 +146,7 @@ def _attempt(
             monitor.say(f"{path}: damaged, so the run goes on from an older checkpoint")
             if keeps:
                 # Out of the way, or it would count among the newest checkpoints that are kept.
-                path.rename(path.with_name(f"damaged-{path.name}"))
+                checkpoints.publish(path, path.with_name(f"damaged-{path.name}"))
         if found is not None:
             monitor.say(f"going on from {found.path}")
         # The order of the rows is that of the beginning, on any number of ranks, also where packing is gone.

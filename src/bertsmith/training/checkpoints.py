@@ -37,7 +37,7 @@ def seal(folder: Path, facts: dict[str, Any]) -> None:
 
 
 def publish(staged: Path, final: Path) -> None:
-    """Move a sealed folder to its final name, so that it appears there in one instant."""
+    """Move a folder to its final name, so that it appears there in one instant, in the place of what had the name."""
     remove(final)
     os.replace(staged, final)
     synchronise(final.parent)
