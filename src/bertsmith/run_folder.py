@@ -33,6 +33,8 @@ class Layout(NamedTuple):
     """Glob patterns of what is there once something is trained, so that the settings must not change any more."""
     free: tuple[str, ...]
     """Settings, or sections, that may change all the same: they do not change what a step computes."""
+    rounding: tuple[str, ...] = ()
+    """Settings that may change too, but not in the run file of the folder: they change how a step is computed."""
 
 
 PRETRAINING = Layout(
@@ -55,6 +57,8 @@ PRETRAINING = Layout(
         "training.keep_every",
         "training.trainer.ddp_timeout",
     ),
+    # Where memory runs out, or there are fewer GPUs than before.
+    rounding=("training.gradient_accumulation",),
 )
 
 
@@ -89,7 +93,7 @@ def prepare(folder: Path, run: Mapping[str, Any], overwrite: bool, layout: Layou
         for path in [path for path in folder.iterdir() if own.fullmatch(path.name) and path.name != RUN_FILE]:
             remove(path)
     elif held is not None and any(True for pattern in layout.begun for _ in folder.glob(pattern)):
-        _check_same(folder, held, run, layout.free)
+        _check_same(folder, held, run, (*layout.free, *layout.rounding))
     _write_run(folder, run, layout)
 
 
