@@ -185,15 +185,16 @@ def new_config(encoder: EncoderSettings, tokenizer: Any, row_length: int) -> Any
         case _:
             sizes |= {"intermediate_size": 4 * hidden}
             sizes |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    if architecture in _OFFSET_POSITIONS:
-        sizes |= {"max_position_embeddings": 512 + tokenizer.pad_token_id + 1}
+    offset = tokenizer.pad_token_id + 1 if architecture in _OFFSET_POSITIONS else 0
+    if offset:
+        sizes |= {"max_position_embeddings": 512 + offset}
     if architecture == "roberta":
         sizes |= {"type_vocab_size": 1}
         sizes |= {"bos_token_id": tokenizer.cls_token_id, "eos_token_id": tokenizer.sep_token_id}
     if row_length > 512 and "max_position_embeddings" not in encoder.config and architecture != "modernbert":
         raise InputError(
             f"data.row_length is {row_length}, beyond the 512 positions of the preset {encoder.preset!r}; "
-            f"lower it, or set encoder.max_position_embeddings to {row_length} or more"
+            f"lower it, or set encoder.max_position_embeddings to {row_length + offset} or more"
         )
     with _makes(encoder):
         config = AutoConfig.for_model(architecture, **sizes | encoder.config)

@@ -19,9 +19,10 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 def human(value: float) -> str:
     """Write a large number with its unit prefix: 12.3 k, 4.56 M."""
-    for limit, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= limit:
-            return f"{value / limit:.3g} {prefix}"
+    for power, prefix in zip(range(21, 0, -3), "ZEPTGMk", strict=True):
+        # What would be rounded to 1,000 of one prefix is 1 of the next.
+        if value >= 0.9995 * 10.0**power:
+            return f"{value / 10.0**power:.3g} {prefix}"
     return f"{value:.3g}"
 
 
