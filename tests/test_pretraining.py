@@ -345,6 +345,8 @@ def test_a_real_checkpoint_goes_on(text_file: Path, tmp_path: Path, make_run: Ma
         ),
         ({"encoder": {"config": {"num_attention_heads": 3}}}, "encoder: no model can be made"),
         ({"encoder": {"config": {"model_type": "gpt2"}}}, "'model_type' is set by bertsmith itself"),
+        ({"encoder": {"config": {"return_dict": False}}}, "'return_dict' is set by bertsmith itself"),
+        ({"encoder": {"config": {"chunk_size_feed_forward": 7}}}, "'chunk_size_feed_forward' is set by bertsmith"),
         ({"training": {"trainer": {"adam_beta3": 3}}}, "unknown key 'adam_beta3'; did you mean 'adam_beta"),
         ({"training": {"trainer": {"fsdp": "full_shard"}}}, "fsdp: needs a GPU"),
     ],

@@ -43,7 +43,11 @@ PRESETS: dict[str, tuple[int, int, int]] = {
     "electra-large": (24, 1024, 16),
 }
 
-_NOT_SETTABLE = ("model_type", "vocab_size", "pad_token_id", "dtype", "torch_dtype", "is_decoder", "architectures")
+_NOT_SETTABLE = (
+    *("model_type", "vocab_size", "pad_token_id", "dtype", "torch_dtype", "is_decoder", "architectures"),
+    # What a model returns, and for rows of which lengths.
+    *("return_dict", "output_attentions", "output_hidden_states", "chunk_size_feed_forward"),
+)
 
 # Where each architecture keeps the modules that turn hidden states into vocabulary logits, in order.
 VOCABULARY_HEADS: dict[str, tuple[str, ...]] = {
