@@ -6,7 +6,7 @@ by length and divided among their steps:
     bucketed   rows of one length side by side, hardly padded; fewer of them the longer they are, so that steps are of
                one size, if they are large enough to hold a dozen of the longest rows. The steps of a window are
                shuffled. For CPUs, and for models that cannot be packed. Losses that have an item a row are weighted
-               for it (see ``row_parts`` of :class:`bertsmith.objectives.base.Objective`).
+               for it (see ``row_shares`` of :class:`bertsmith.objectives.base.Objective`).
     packed     all rows of a batch end to end in one flat row, with attention inside each of them only (see
                :mod:`bertsmith.attention`). Every step has the same number of rows and the same mixture of lengths.
 

@@ -302,8 +302,9 @@ def test_a_run_and_its_continuation(
     assert (exported / "head.safetensors").exists() == (objective["name"] == "ssp")
 
 
+@pytest.mark.parametrize("split", ["half", "uniform"])
 def test_every_pair_weighs_the_same_however_many_a_step_has(
-    sentences: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sentences: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, split: Any
 ) -> None:
     seen = []
     total = SSP.total
@@ -317,19 +318,22 @@ def test_every_pair_weighs_the_same_however_many_a_step_has(
     run = {
         "data": {"corpus": str(sentences.path), "row_length": 64, "validation": 0},
         "encoder": {"preset": "tiny", "config": NARROW},
-        "objective": {"name": "ssp"},
+        "objective": {"name": "ssp", "split": split},
         "training": {"budget": {"steps": 5}, "tokens_per_step": 2048, "batching": "bucketed", "checkpoint_every": 1.0},
         "output": str(tmp_path / "run"),
     }
     (tmp_path / "run.yaml").write_text(json.dumps(run))
     pretrain(load_run(tmp_path / "run.yaml"))
-    rows = SSP.make_rows(SSPSettings(), sentences, 64)
+    rows = SSP.make_rows(SSPSettings(split=split), sentences, 64)
     mean = rows_per_step(rows, 2048)
     stream = TrainingStream(rows, mean, 5, 0)
     sizes = [len(stream[step]) for step in range(5)]
     assert max(sizes) > 1.3 * min(sizes)
-    for size, (divisor, labelled, has_all_tokens) in zip(sizes, seen, strict=True):
-        assert divisor == pytest.approx(labelled * mean / size)
+    _, _, labels = rows.shapes(np.arange(len(rows)), np.zeros(len(rows), np.int64))
+    labelled = {number / size for size, (_, number, _) in zip(sizes, seen, strict=True)}
+    assert split == "half" or max(labelled) > 1.2 * min(labelled)
+    for divisor, _, has_all_tokens in seen:
+        assert divisor == pytest.approx(mean * (labels >= 0).mean())
         assert has_all_tokens
 
 

@@ -71,8 +71,6 @@ class Objective(PreTrainedModel):  # type: ignore[misc]
         collate: Turns rows into a batch; a dataclass with a field ``packed``.
         loss_weights: The weight of each part in the loss; parts that are not in it are monitors.
         label_name: A tensor that every batch has: by it Trainer knows that it can compute a loss in validation.
-        row_parts: Parts of the loss that have an item a row. Steps of short rows have more of them than others; so
-            that every row weighs the same in training, our Trainer divides by the mean number of a step.
     """
 
     config_class = ObjectiveConfig
@@ -84,7 +82,6 @@ class Objective(PreTrainedModel):  # type: ignore[misc]
     Config: ClassVar[type[Any]]
     loss_weights: Mapping[str, float]
     label_name: ClassVar[str] = "targets"
-    row_parts: ClassVar[Sequence[str]] = ()
     collate: Any
     token_parts: Callable[[Tensor, Tensor], tuple[dict[str, Tensor], dict[str, Tensor]]]
 
@@ -174,6 +171,14 @@ class Objective(PreTrainedModel):  # type: ignore[misc]
     def count_items(self, batch: Mapping[str, Tensor]) -> dict[str, float | Tensor]:
         """Say how many items each loss part of a batch has; what only the device knows is a scalar there."""
         raise NotImplementedError
+
+    def row_shares(self, rows: Any) -> dict[str, float]:
+        """Name the loss parts that have an item a row, with the share of the rows that have one.
+
+        Steps of short rows have more of them than others, or fewer, where short rows have none; so that each weighs the
+        same in training, our Trainer divides by the mean number of a step.
+        """
+        return {}
 
     def num_positions(self, batch: Mapping[str, Any]) -> tuple[Tensor, int]:
         """Count the real tokens of a batch, and all positions that are computed for it, padding among them."""

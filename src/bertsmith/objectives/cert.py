@@ -196,7 +196,6 @@ class Cert(Objective):
     Config = CertSettings
     collate: CertCollator
     label_name = "numbers"
-    row_parts = ("contrast",)
 
     def __init__(self, config: ObjectiveConfig, encoder: PreTrainedModel | None = None) -> None:
         super().__init__(config, encoder)
@@ -433,6 +432,10 @@ class Cert(Objective):
         """Say how many items each loss part of a batch has."""
         found: dict[str, float | Tensor] = {"contrast": (batch["numbers"] >= 0).sum()}
         return found | ({"mlm": batch["targets"].numel()} if "targets" in batch else {})
+
+    def row_shares(self, rows: Views) -> dict[str, float]:
+        """See :meth:`Objective.row_shares`: every row is told from others."""
+        return {"contrast": 1.0}
 
     def flops(self, lengths: Ints) -> float:
         """Count the floating-point operations that training on rows of these lengths (B,), of both views, needs.

@@ -74,7 +74,6 @@ class PairObjective(Objective):
 
     collate: PairCollator
     loss_weights: Mapping[str, float] = {"mlm": 1.0, "pair": 1.0}
-    row_parts: ClassVar[Sequence[str]] = ("pair",)
     dropout_rate: ClassVar[float] = 0.0
 
     def __init__(self, config: ObjectiveConfig, encoder: PreTrainedModel | None = None) -> None:
@@ -168,6 +167,10 @@ class PairObjective(Objective):
     def count_items(self, batch: Mapping[str, Tensor]) -> dict[str, float | Tensor]:
         """Say how many items each loss part of a batch has."""
         return {"mlm": batch["targets"].numel(), "pair": (batch["pair_targets"] != NO_LABEL).sum()}
+
+    def row_shares(self, rows: PairRows) -> dict[str, float]:
+        """See :meth:`Objective.row_shares`: the label of a pair."""
+        return {"pair": rows.labelled_share}
 
     def flops(self, lengths: np.ndarray[Any, np.dtype[np.int64]]) -> float:
         """Count the floating-point operations that training on rows of these lengths (B,) needs, but for the head."""

@@ -187,6 +187,12 @@ class PairRows(Dataset[PairRow]):
         """Mean length of a row in tokens, special tokens included, over a sample of 4,096."""
         return float(self.lengths(*self._sample(_SAMPLE)).mean())
 
+    @cached_property
+    def labelled_share(self) -> float:
+        """Share of the rows that have a label, over a sample of 20,000."""
+        _, _, labels = self.shapes(*self._sample(_LARGE_SAMPLE))
+        return float((labels != NO_LABEL).mean())
+
     def length_only_accuracy(self) -> float:
         """Say how often the label is guessed right from the lengths of A and B alone, 0.5 or so being chance.
 

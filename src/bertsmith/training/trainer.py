@@ -131,6 +131,8 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         self._watch, self._pace = watch, pace
         # The weights after this step gave a sound loss in the next one; later ones are not proven yet.
         self.proven_step = -1
+        shares = objective.row_shares(self.train_dataset.rows)
+        self._mean_items = {name: share * self.train_dataset.rows_per_step for name, share in shares.items()}
         pace.begin(objective, budget, stream.lengths_of_step)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
@@ -150,11 +152,9 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         for batch in batch_samples:
             for name, count in self.objective.count_items(batch).items():
                 totals[name] = totals.get(name, zero) + count
-        for name in self.objective.row_parts:
-            num_rows = len(self.train_dataset.lengths_of_step(self.state.global_step))
-            totals[name] = totals[name] * (self.train_dataset.rows_per_step / num_rows)
         counts = torch.stack(list(totals.values())).float()
-        return dict(zip(totals, self._sum_over_ranks(counts).clamp(min=1e-6), strict=True))
+        items = dict(zip(totals, self._sum_over_ranks(counts).clamp(min=1e-6), strict=True))
+        return items | {name: torch.full_like(counts[0], mean) for name, mean in self._mean_items.items()}
 
     def compute_loss(
         self,
