@@ -327,7 +327,11 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         return (self.budget.used["tokens"] - before["tokens"]) / seconds if seconds > 0 else 0.0
 
     def _refuse_divergence(self, row: Mapping[str, float]) -> None:
-        first = next(past["loss"] for past in self.state.log_history if "loss" in past)
+        logged = [past for past in self.state.log_history if "loss" in past]
+        first = logged[0]["loss"]
+        if len(logged) > 1:
+            # Perhaps of an earlier process, from whose checkpoint this one goes on.
+            self.proven_step = logged[-2]["step"] - 1
         # The first step may be an easy batch of a good checkpoint: a uniform guess is the least that counts as broken.
         usual = max(first, self.objective.guess_loss)
         if not (math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])):
