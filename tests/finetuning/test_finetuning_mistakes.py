@@ -41,6 +41,15 @@ def test_an_outlier_among_values_is_no_divergence(encoder_folder: Path) -> None:
     assert TaskObjective(model, "regression", Collator(0, True), largest=50.0).guess_loss == 2500.0
 
 
+def test_a_value_of_minus_100_is_a_label(make_run: MakeRun, tmp_path: Path) -> None:
+    lines = "".join(f'{{"text": "a film", "label": {value}}}\n' for value in (-100, 1.5, 2))
+    (tmp_path / "values.jsonl").write_text(lines, encoding="utf-8")
+    file = str(tmp_path / "values.jsonl")
+    task = {"train": file, "validation": file, "text_pair": None, "type": "regression"}
+    scores = finetune(make_run("pairs", task=task, training=ONE_EPOCH))["seeds"]["0"]["scores"]["validation"]
+    assert scores["loss"] == pytest.approx(scores["mean_squared_error"], rel=1e-6)
+
+
 def test_overwriting_does_not_delete_what_is_read(finished: FinetuningSettings, new_run: MakeRun) -> None:
     model = Path(finished.output) / "seed-0" / "model"
     again = new_run(finished.output, model=str(model), training=ONE_EPOCH)

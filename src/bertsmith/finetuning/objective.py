@@ -299,8 +299,9 @@ def predict(
         targets = inputs.pop("targets")
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
             logits = objective.logits(**inputs)
-        # A row without a target has NaN, or -100 which cross_entropy leaves out.
-        if not bool((targets == -100).any() or targets.isnan().any()):
+        # A row without a target has NaN for a value, else -100.
+        is_missing = targets.isnan() if targets.is_floating_point() else targets == -100
+        if not bool(is_missing.any()):
             loss += float(objective._loss(logits, targets))
             items += float(objective._weigh(targets))
         for place, scores in zip(places, logits.cpu().numpy(), strict=True):
