@@ -26,6 +26,7 @@ from bertsmith.settings import validate
 from bertsmith.tasks import TASKS, Example, TaskData
 
 ONE_EPOCH = {"epochs": 1}
+PARTS = {"train": "train", "validation": "train", "test": "test"}
 
 
 @pytest.fixture(scope="module")
@@ -130,28 +131,66 @@ def test_splits_of_one_name_are_told_apart(make_run: MakeRun, monkeypatch: pytes
     monkeypatch.undo()
 
 
-def test_a_model_says_whether_it_knows_no_answer(make_run: MakeRun, tmp_path: Path) -> None:
-    write_squad(tmp_path / "train.json", 12, 0, impossible=True)
-    files = {"train": str(tmp_path / "train.json"), "validation": str(tmp_path / "train.json")}
-    run = make_run("squad", task=files, training={"epochs": 1, "learning_rate": 1e-2})
+def test_a_model_says_how_it_reads_and_whether_it_knows_no_answer(make_run: MakeRun, tmp_path: Path) -> None:
+    for seed, part in enumerate(("train", "test")):
+        write_squad(tmp_path / f"{part}.json", 12, seed, impossible=True)
+    files = {part: str(tmp_path / f"{of}.json") for part, of in PARTS.items()}
+    training = {"epochs": 1, "learning_rate": 1e-2}
+    run = make_run("squad", task=files, max_answer_length=3, training=training)
     finetune(run)
     model = Path(run.output) / "seed-0" / "model"
     config = AutoConfig.from_pretrained(model)
     result = json.loads((Path(run.output) / "seed-0" / RESULT).read_text(encoding="utf-8"))
-    assert config.null_answers is True and config.null_threshold == result["null_threshold"]
+    assert config.null_answers is True and config.null_threshold == result["null_threshold"] != 0
 
-    # Unlabelled, the same questions have the same answers as far as the model's threshold says.
-    text = (tmp_path / "train.json").read_text(encoding="utf-8")
-    bare = json.loads(text)
+    # The answers of training, with nothing said of how to read, and with the threshold on test data alone.
+    settings = {"type": "question_answering", "validation": files["validation"], "test": files["test"]}
+    evaluate(str(model), validate(EvaluationSettings, {"task": settings, "precision": "fp32"}, "test"), tmp_path / "a")
+    for split in ("validation", "test"):
+        said = (tmp_path / "a" / f"predictions-{split}.tsv").read_bytes()
+        assert said == (Path(run.output) / "predictions" / f"seed-0-{split}.tsv").read_bytes()
+
+    # Unlabelled, the same questions have the same answers.
+    bare = json.loads((tmp_path / "test.json").read_text(encoding="utf-8"))
     for paragraph in bare["data"][0]["paragraphs"]:
         del paragraph["qas"][0]["answers"]
-    (tmp_path / "test.json").write_text(json.dumps(bare), encoding="utf-8")
-    settings = {"type": "question_answering", "test": str(tmp_path / "test.json")}
-    evaluation = validate(EvaluationSettings, {"task": settings, "max_length": 24, "document_stride": 8}, "test")
+    (tmp_path / "bare.json").write_text(json.dumps(bare), encoding="utf-8")
+    settings = {"type": "question_answering", "test": str(tmp_path / "bare.json")}
+    evaluation = validate(EvaluationSettings, {"task": settings, "precision": "fp32"}, "test")
     with pytest.raises(InputError, match="has no labels to score by; give --out"):
         evaluate(str(model), evaluation)
-    assert evaluate(str(model), evaluation, tmp_path / "out") == {}
-    assert (tmp_path / "out" / "predictions-test.tsv").exists()
+    assert evaluate(str(model), evaluation, tmp_path / "b") == {}
+    answers = [
+        [line.split("\t")[1] for line in (tmp_path / out / "predictions-test.tsv").read_text("utf-8").splitlines()]
+        for out in ("a", "b")
+    ]
+    assert answers[0] == answers[1]
+
+
+def test_a_model_is_scored_on_texts_as_long_as_it_was_trained_on(
+    make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(max_length=8, training=ONE_EPOCH)
+    finetune(run)
+    model = Path(run.output) / "seed-0" / "model"
+    given = {"task": {"validation": run.task.validation}, "precision": "fp32"}
+    evaluate(str(model), validate(EvaluationSettings, given, "test"), tmp_path / "out")
+    assert "of 21 texts or questions are cut" in capsys.readouterr().err
+    said = (Path(run.output) / "predictions" / "seed-0-validation.tsv").read_bytes()
+    assert (tmp_path / "out" / "predictions-validation.tsv").read_bytes() == said
+    evaluate(str(model), validate(EvaluationSettings, {**given, "max_length": 64}, "test"), tmp_path / "out")
+    assert "are cut" not in capsys.readouterr().err
+
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    (model / "config.json").write_text(json.dumps(config | {"reading": {"max_length": "all"}}), encoding="utf-8")
+    with pytest.raises(InputError, match=r"model: its config.json has 'all' as reading.max_length; mend it"):
+        evaluate(str(model), validate(EvaluationSettings, given, "test"))
+
+
+@pytest.mark.parametrize("name", ["max_answer_length", "document_stride"])
+def test_an_answer_of_no_tokens_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match=f"{name} is 0; expected at least 1"):
+        validate(EvaluationSettings, {"task": {"name": "python-docs"}, name: 0}, "test")
 
 
 def test_f1_is_of_the_class_of_the_task(make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

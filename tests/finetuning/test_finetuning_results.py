@@ -65,8 +65,7 @@ def model_folder(run: FinetuningSettings, seed: int = 0) -> Path:
 
 
 def evaluation(run: FinetuningSettings, **options: Any) -> EvaluationSettings:
-    reading = {name: getattr(run, name) for name in ("max_length", "document_stride", "max_answer_length")}
-    return validate(EvaluationSettings, {"task": to_dict(run.task), "precision": "fp32", **reading, **options}, "test")
+    return validate(EvaluationSettings, {"task": to_dict(run.task), "precision": "fp32", **options}, "test")
 
 
 def test_the_run_folder(finished: Finished) -> None:

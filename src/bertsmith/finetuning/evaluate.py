@@ -4,16 +4,18 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import Field, PositiveInt, TypeAdapter, ValidationError
 from transformers import PreTrainedModel
 from transformers.utils import logging
+from typing_extensions import TypedDict
 
 from bertsmith.errors import InputError
-from bertsmith.finetuning.material import Reading, Split, read_split, to_predictions
+from bertsmith.finetuning.material import READING, Reading, Split, read_split, to_predictions
 from bertsmith.finetuning.models import (
     longest_input,
     open_encoder,
@@ -30,7 +32,7 @@ from bertsmith.results import write_predictions
 from bertsmith.settings import parse_overrides, settings, validate
 from bertsmith.statistics import examples_interval
 from bertsmith.tasks import load_task
-from bertsmith.tasks.examples import Answers, Example, Predictions, TaskData
+from bertsmith.tasks.examples import Answers, Example, Predictions, TaskData, TaskType
 from bertsmith.tasks.metrics import score, scorer
 from bertsmith.tasks.settings import TaskSettings
 from bertsmith.terminal import say
@@ -52,12 +54,14 @@ class EvaluationSettings:
     of sentence-transformers, or a model that was fine-tuned with mean or max), else mean. All else that a folder of
     sentence-transformers says holds, too: the longest text, the default prompt."""
     max_length: int | None = None
-    """Longer texts are cut to this many tokens; null for no cutting, and an error if a text is too long for the model.
-    In question answering, the length of a window (null: 384, or what the model takes)."""
-    document_stride: int = 128
-    """In question answering, how many tokens of the context a window starts after the one before it."""
-    max_answer_length: int = 30
-    """In question answering, the most tokens of an answer."""
+    """Longer texts are cut to this many tokens; if not given, as in the model's fine-tuning, or, where that is unknown
+    and with zero_shot, no cutting, and an error if a text is too long for the model. In question answering, the length
+    of a window (unknown: 384, or what the model takes)."""
+    document_stride: int | None = None
+    """In question answering, how many tokens of the context a window starts after the one before it; if not given, as
+    in the model's fine-tuning, or 128."""
+    max_answer_length: int | None = None
+    """In question answering, the most tokens of an answer; if not given, as in the model's fine-tuning, or 30."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic; auto is bf16 where the hardware has it."""
 
@@ -67,11 +71,12 @@ class EvaluationSettings:
             raise ValueError("pooling is that of the fine-tuned model; leave it out, or set zero_shot")
         if self.zero_shot and self.precision == "bf16":
             raise ValueError("precision is 'bf16', and embeddings are computed in fp32; leave it out")
-        for name in ("document_stride", "max_answer_length") if self.zero_shot else ():
-            if getattr(self, name) != getattr(type(self), name):
+        for name, least in (("max_length", 4), ("document_stride", 1), ("max_answer_length", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} is {value}; expected at least {least}")
+            if value is not None and self.zero_shot and name != "max_length":
                 raise ValueError(f"{name} is for question answering, which zero_shot is not; leave it out")
-        if self.max_length is not None and self.max_length < 4:
-            raise ValueError(f"max_length is {self.max_length}; expected at least 4")
 
 
 def read_evaluation(words: Sequence[str]) -> EvaluationSettings:
@@ -157,16 +162,17 @@ def _predictions(
         raise InputError(f"{origin}: predicts {model.config.num_labels} classes, and {task.name} wants a value")
     objective = TaskObjective(model, task.type, _collator(model, tokenizer))
     objective.to("cuda" if torch.cuda.is_available() else "cpu")
-    reading = _reading(model, tokenizer, task, evaluation)
+    reading, told = as_trained(origin, model, tokenizer, task.type, evaluation)
     splits = {name: _read(name, examples, reading) for name, examples in task.splits().items()}
-    known = model.config.to_dict()
     # A model of another origin does not say whether a question may have no answer: the labels must.
     has_null = any(example.label == Answers((), ()) for split in splits.values() for example in split.examples)
-    null_answers = known.get("null_answers", has_null)
+    null_answers = told.get("null_answers", has_null)
     found = {}
     for name, split in splits.items():
         logits, _ = predict(objective, split.rows, bf16=use_bf16(evaluation.precision))
-        threshold = 0.0 if split.is_labelled else known.get("null_threshold", 0.0)
+        # As in training: chosen on validation data, the threshold would flatter their scores.
+        flatters = name in task.validation and split.is_labelled
+        threshold = 0.0 if flatters else told.get("null_threshold", 0.0)
         predictions = to_predictions(split, logits, reading, null_answers, threshold)
         found[name] = Predictions(predictions.values[:, columns]) if columns else predictions
     return task, found
@@ -180,15 +186,41 @@ def _read(name: str, examples: list[Example], reading: Reading) -> Split:
     return split
 
 
-def _reading(model: PreTrainedModel, tokenizer: Any, task: TaskData, evaluation: EvaluationSettings) -> Reading:
-    return Reading(
-        task.type,
-        tokenizer,
-        longest_input(model.config, tokenizer),
-        evaluation.max_length,
-        evaluation.document_stride,
-        evaluation.max_answer_length,
-    )
+class _Reading(TypedDict, total=False):
+    max_length: Annotated[int, Field(ge=4)] | None
+    document_stride: PositiveInt
+    max_answer_length: PositiveInt
+
+
+class Told(TypedDict, total=False):
+    """What the config of a model that was fine-tuned here says of its training."""
+
+    reading: _Reading
+    null_answers: bool
+    null_threshold: float
+
+
+_TOLD = TypeAdapter(Told)
+
+
+def as_trained(
+    origin: str, model: PreTrainedModel, tokenizer: Any, type: TaskType, evaluation: EvaluationSettings
+) -> tuple[Reading, Told]:
+    """Say how texts are read: as is asked for, else as in the model's fine-tuning; and what else its config tells.
+
+    Raises:
+        InputError: The config is damaged.
+    """
+    known = model.config.to_dict()
+    try:
+        told = _TOLD.validate_python({name: known[name] for name in Told.__annotations__ if name in known}, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(f"{origin}: its config.json has {first['input']!r:.60} as {where}; mend it") from None
+    asked = {name: getattr(evaluation, name) for name in READING if getattr(evaluation, name) is not None}
+    reading = Reading(type, tokenizer, longest_input(model.config, tokenizer), None)
+    return replace(reading, **{**told.get("reading", {}), **asked}), told
 
 
 def _collator(model: PreTrainedModel, tokenizer: Any) -> Collator:
@@ -254,7 +286,7 @@ def similarities(
     own = own_embeddings(origin, evaluation.pooling)
     tokenizer = own.tokenizer
     model = open_encoder(own.encoder).to("cuda" if torch.cuda.is_available() else "cpu")
-    reading = _reading(model, tokenizer, task, evaluation)
+    reading = Reading(task.type, tokenizer, longest_input(model.config, tokenizer), evaluation.max_length)
     found = {}
     for name, examples in task.splits().items():
         rows = [_read(name, side, reading).rows[:most] for side in sides_of(examples, own.prompt)]

@@ -21,8 +21,8 @@ from transformers.utils import logging
 from bertsmith.corpus.tokenizer import continues_word
 from bertsmith.errors import InputError
 from bertsmith.files import write_text
-from bertsmith.finetuning.evaluate import EvaluationSettings, match_labels
-from bertsmith.finetuning.material import Reading, Split, read_split
+from bertsmith.finetuning.evaluate import EvaluationSettings, as_trained, match_labels
+from bertsmith.finetuning.material import Split, read_split
 from bertsmith.finetuning.models import longest_input, open_finetuned, open_tokenizer, takes_types
 from bertsmith.finetuning.objective import TaskObjective, predict
 from bertsmith.finetuning.rows import Collator, Row
@@ -132,7 +132,7 @@ class _Reader:
         self._objective = TaskObjective(self.model, task.type, collate)
         self._objective.to("cuda" if torch.cuda.is_available() else "cpu").eval()
         self._bf16 = use_bf16(evaluation.precision)
-        reading = Reading(task.type, self._tokenizer, longest, evaluation.max_length)
+        reading, _ = as_trained(origin, self.model, self._tokenizer, task.type, evaluation)
         self._split: Split = read_split(name, task.splits()[name], reading)
         if self._tokenizer.mask_token_id is None:
             raise InputError(f"{origin}: its tokenizer has no [MASK], by which tokens are hidden; give another model")

@@ -38,6 +38,10 @@ class Reading:
     max_answer_length: int = 30
 
 
+READING = ("max_length", "document_stride", "max_answer_length")
+"""What of it is set by the user, and kept in the config of a fine-tuned model as ``reading``."""
+
+
 @dataclass(frozen=True)
 class Split:
     """The examples of a split as rows, and the way back from logits to predictions."""

@@ -18,7 +18,7 @@ from bertsmith.files import remove, sha256_once, synchronise, write_record
 from bertsmith.finetuning.card import model_card
 from bertsmith.finetuning.judge import Judge
 from bertsmith.finetuning.layers import freeze, layerwise_optimizer
-from bertsmith.finetuning.material import Material, class_weights, fingerprint
+from bertsmith.finetuning.material import READING, Material, class_weights, fingerprint
 from bertsmith.finetuning.models import add_attention, build_model, save_model, takes_types
 from bertsmith.finetuning.objective import SsaObjective, TaskObjective
 from bertsmith.finetuning.relabelling import Relabelling, number_rows
@@ -336,9 +336,10 @@ def _finish(
         return
     np.savez(folder / PREDICTIONS, **arrays)
     synchronise(folder / PREDICTIONS)
+    config = objective.encoder.config
+    # For evaluation, which is to read texts alike, and may have no labelled questions to tell of such without answers.
+    config.reading = {name: getattr(run, name) for name in READING}
     if material.task.type == "question_answering":
-        # For evaluation, which may have no labelled questions to tell.
-        config = objective.encoder.config
         config.null_answers, config.null_threshold = material.null_answers, null_threshold
     card = model_card(run, material, seed, scores)
     save_model(objective.encoder, material.reading.tokenizer, folder / "model", card)
