@@ -159,6 +159,12 @@ def test_confusion_is_drawn_whatever_the_names(tmp_path: Path) -> None:
     assert large.shape[0] > 2 * small.shape[0]
 
 
+@pytest.mark.slow
+def test_very_many_classes_make_no_larger_a_figure(tmp_path: Path) -> None:
+    # With cells as large as those of few classes, the memory would grow by the square of their number.
+    assert max(draw(tmp_path / "c.png", [f"class {k}" for k in range(200)]).shape) < 4000
+
+
 def test_classes_are_numbered_where_no_font_has_their_names(tmp_path: Path) -> None:
     unknown = draw(tmp_path / "c.png", ["\U0010fff0", "\U0010fff1"])
     assert np.array_equal(unknown, draw(tmp_path / "d.png", ["\U0010fff2", "\U0010fff3"]))

@@ -1,5 +1,6 @@
 """Figures of a run."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
@@ -11,6 +12,10 @@ import numpy.typing as npt
 from bertsmith.tasks.metrics import MAY_BE_NEGATIVE, is_better
 
 _LONGEST_NAME = 24
+_LONGEST_SIDE = 25.0
+"""Inches of the matrix of a figure of many classes."""
+_CELL, _LINE = 0.62, 0.2
+"""Inches that the figures in a cell take, and a name beside it."""
 
 
 def plot_losses(
@@ -221,7 +226,7 @@ def plot_arms(
             epochs = sorted(set.intersection(*map(set, curves)))
             table = np.asarray([[curve[epoch] for epoch in epochs] for curve in curves])
             style = "-" if by_line is None else _LINES[choices[by_line].index(arm[by_line]) % len(_LINES)]
-            name = _no_formula(", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in arm.items()))
+            name = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in arm.items())
             axes.plot(
                 epochs, table.mean(0), style, color=colors[values], marker="o", markersize=4, label=_no_formula(name)
             )
@@ -292,7 +297,8 @@ def plot_sweep(
 def plot_confusion(path: Path, matrix: npt.NDArray[np.int64], labels: Sequence[str]) -> None:
     """Draw which classes were taken for which, with counts and shares of the row, as a PNG.
 
-    Classes are called by their numbers, from 0, where no font at hand can write their names.
+    Classes are called by their numbers, from 0, where no font at hand can write their names. Where there are very many,
+    cells have no figures in them, and not every class is named.
 
     Args:
         path: Where to write.
@@ -308,21 +314,22 @@ def plot_confusion(path: Path, matrix: npt.NDArray[np.int64], labels: Sequence[s
     if family is None:
         names = [str(number) for number in range(num_labels)]
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    side = 2.2 + num_labels * (0.62 if num_labels > 4 else 1.0)
+    cell = min(1.0 if num_labels <= 4 else _CELL, _LONGEST_SIDE / num_labels)
+    side = 2.2 + num_labels * cell
     figure = Figure(figsize=(side + 0.6, side), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for row, column in np.ndindex(matrix.shape):
-        if matrix[row, column]:
-            color = "white" if shares[row, column] > 0.55 else "black"
-            text = f"{matrix[row, column]:,}\n{shares[row, column]:.0%}"
-            axes.text(column, row, text, ha="center", va="center", color=color, fontsize=8 if num_labels > 4 else 10)
+    for row, column in np.argwhere(matrix) if cell >= _CELL else ():
+        color = "white" if shares[row, column] > 0.55 else "black"
+        text = f"{matrix[row, column]:,}\n{shares[row, column]:.0%}"
+        axes.text(column, row, text, ha="center", va="center", color=color, fontsize=8 if num_labels > 4 else 10)
     # A name is a name, even with dollar signs, which else begin a formula.
     style: dict[str, Any] = {"parse_math": False, "fontfamily": family or "sans-serif"}
     is_tilted = max(map(len, names)) > (5 if num_labels > 4 else 10)
     tilt: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if is_tilted else {}
-    axes.set_xticks(range(num_labels), names, **style, **tilt)
-    axes.set_yticks(range(num_labels), names, **style)
+    apart = math.ceil(_LINE / cell)
+    axes.set_xticks(range(0, num_labels, apart), names[::apart], **style, **tilt)
+    axes.set_yticks(range(0, num_labels, apart), names[::apart], **style)
     by_number = " (by number)" if family is None else ""
     axes.set(xlabel=f"predicted class{by_number}", ylabel=f"true class{by_number}")
     axes.tick_params(length=0)
