@@ -1,3 +1,4 @@
+import tracemalloc
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -269,6 +270,18 @@ def test_a_span_begins_only_where_its_window_gives_most_context() -> None:
     assert best_answers(examples, windows, [first, second], null_answers=False).answers == ("one",)
     first[5] = 2  # two, in the first
     assert best_answers(examples, windows, [first, second], null_answers=False).answers == ("two",)
+
+
+def test_memory_grows_with_the_context_and_not_with_its_square() -> None:
+    examples = [asked("Rollo", context="Rollo " * 5_000)]
+    windows = make_windows(examples, tokenizer_of("bert"), 64, 8, labelled=False)
+    assert len(windows.windows) > 600
+    logits = [np.zeros((len(window.token_ids), 2), np.float32) for window in windows.windows]
+    tracemalloc.start()
+    best_answers(examples, windows, logits, null_answers=True)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 5e6
 
 
 def test_logits_that_are_not_finite_are_refused() -> None:

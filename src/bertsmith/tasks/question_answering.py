@@ -291,7 +291,7 @@ def _best_spans(
                 raise Failed("the model gives logits that are not finite; train with a lower learning rate")
             spans = _score_spans(window, values.astype(np.float64), is_widest, max_answer_length)
             null = min(null, float(values[0].sum()))
-            scores.append(np.sort(spans, axis=None)[-N_BEST:])
+            scores.append(np.sort(spans, axis=None)[-N_BEST:].copy())
             if spans.size and spans.max() > best:
                 best = spans.max()
                 start, length = np.unravel_index(spans.argmax(), spans.shape)
@@ -302,11 +302,14 @@ def _best_spans(
 
 def _widest(windows: Sequence[Window]) -> list[npt.NDArray[np.bool_]]:
     """Say for each window (m,) which of its tokens have more context in it than in the others."""
-    context = np.full((len(windows), max(window.first + len(window.offsets) for window in windows)), -np.inf)
-    for row, window in zip(context, windows, strict=True):
+    num_tokens = max(window.first + len(window.offsets) for window in windows)
+    most, widest = np.full(num_tokens, -np.inf), np.zeros(num_tokens, np.int64)
+    for k, window in enumerate(windows):
         m = len(window.offsets)
-        row[window.first : window.first + m] = np.minimum(np.arange(m), np.arange(m)[::-1]) + 0.01 * m
-    widest = context.argmax(axis=0)
+        own = slice(window.first, window.first + m)
+        context = np.minimum(np.arange(m), np.arange(m)[::-1]) + 0.01 * m
+        widest[own] = np.where(context > most[own], k, widest[own])
+        most[own] = np.maximum(context, most[own])
     return [widest[window.first : window.first + len(window.offsets)] == k for k, window in enumerate(windows)]
 
 
