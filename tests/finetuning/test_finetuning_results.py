@@ -120,6 +120,8 @@ def test_the_last_epoch_alone_is_validated(make_run: MakeRun, monkeypatch: pytes
     assert result["scores"]["validation"]["accuracy"] == rows[0]["validation_accuracy"]
     found = evaluate(str(model_folder(run)), evaluation(run))
     assert found["validation"]["accuracy"]["value"] == rows[0]["validation_accuracy"]
+    card = (model_folder(run) / "README.md").read_text(encoding="utf-8")
+    assert "seed 0, last epoch." in card and "was chosen" not in card
     with pytest.raises(InputError, match="leave it out, or selection: last"):
         make_run(training={"selection": "last", "early_stopping": 2})
 

@@ -205,7 +205,8 @@ def test_cards_are_written_safely() -> None:
         "objective": {"name": "mlm", "unit": word},
     }  # fmt: skip
     task = SimpleNamespace(type="classification", name=word)
-    tuned = SimpleNamespace(model=word, from_scratch=False, ssa=None, pooling="cls")
+    training = SimpleNamespace(selection="best")
+    tuned = SimpleNamespace(model=word, from_scratch=False, ssa=None, pooling="cls", training=training)
     for text in (
         model_card(run, {"corpus": word, word: 0.5}),
         card.model_card(tuned, SimpleNamespace(task=task), 0, {word: {word: 0.5}}),  # type: ignore[arg-type]

@@ -6,6 +6,11 @@ from bertsmith.finetuning.material import Material
 from bertsmith.finetuning.settings import FinetuningSettings
 from bertsmith.markdown import code, plain
 
+_CHOSEN = {
+    "best": "The epoch was chosen on the first validation split, so its figures are slightly too good. ",
+    "last": "",
+}
+
 
 def model_card(
     run: FinetuningSettings, material: Material, seed: int, scores: Mapping[str, Mapping[str, float]]
@@ -41,7 +46,7 @@ tags: [bertsmith]
 # {plain(task.name)}, fine-tuned with bertsmith
 
 {origin[0].upper()}{origin[1:]}, fine-tuned for {task.type.replace("_", " ")} on {code(task.name)}{attention},
-seed {seed}, best epoch.
+seed {seed}, {run.training.selection} epoch.
 
 ```python
 {usage}
@@ -51,6 +56,5 @@ seed {seed}, best epoch.
 |---|---|---|
 {lines}
 
-The epoch was chosen on the first validation split, so its figures are slightly too good. The whole run is described by
-`run.yaml` in the folder above.
+{_CHOSEN[run.training.selection]}The whole run is described by `run.yaml` in the folder above.
 """
