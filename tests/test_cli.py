@@ -71,6 +71,8 @@ def test_build_info_check_pretrain_fill_show_export(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "ba [MASK] be ." and len(lines) == 5
     assert all(line.count("%") == 3 for line in lines if line.startswith("   "))
+    assert main(["fill", "--top", "3", model, "--debug", *lines[:1], "ba [MASK] [MASK] ."]) == 0
+    assert capsys.readouterr().out.splitlines() == lines
 
     assert main(["show", str(run_file), "--rows", "2"]) == 0
     shown = capsys.readouterr().out

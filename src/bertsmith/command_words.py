@@ -7,48 +7,37 @@ from typing import Any, NoReturn
 from bertsmith.errors import InputError
 from bertsmith.terminal import say
 
-_OPTIONS = (
-    "--help",
-    "--version",
-    "--debug",
-    "--out",
-    "--overwrite",
-    "--processes",
-    "--rows",
-    "--top",
-    "--seconds",
-    "--settings",
-    "--file",
-    "--head",
-    "--sentence",
-    "--normalize",
-    "--no-normalize",
-    "--against",
+_FLAGS = (
+    *("--", "--help", "--version", "--debug", "--overwrite", "--quick"),
+    *("--head", "--sentence", "--normalize", "--no-normalize"),
 )
-"""The options of the commands themselves; every other ``--key`` is a setting."""
+"""The options of the commands themselves that take no value; every other ``--key`` is one that does, or a setting."""
 
 
 _SWITCHES = (
     *("--html-entities", "--deduplicate", "--lowercase", "--strip-accents"),
     *("--zero-shot", "--from-scratch", "--linear-probe", "--swap-pairs", "--evaluate-first"),
-    *("--ssa", "--share-weight", "--double-original", "--use-saved"),
+    *("--ssa", "--share-weight", "--double-original", "--use-saved", "--prune"),
 )
 """Settings that are true when nothing follows: the word behind them may be a file."""
 
 
 def join_settings(words: Sequence[str]) -> list[str]:
-    """Join ``--key value`` of a setting to ``--key=value``, or argparse would take the value for a file."""
+    """Join ``--key value`` to ``--key=value``, or argparse would take the value of a setting for a file.
+
+    Files and texts are put before all options: argparse takes them from a single place.
+    """
     joined: list[str] = []
     for word in words:
         key = joined[-1] if joined else ""
-        is_open = key.startswith("--") and "=" not in key and key not in _OPTIONS
+        is_open = key.startswith("--") and "=" not in key and key not in _FLAGS
         if f"--{key.rpartition('.')[2].strip('-').replace('_', '-')}" in _SWITCHES:
             is_open = word.lower() in ("true", "false")
         if is_open and not word.startswith("--"):
             joined[-1] = f"{key}={word}"
         else:
             joined.append(word)
-    return joined
+    return sorted(joined, key=lambda word: word.startswith("--"))
 
 
 class Parser(argparse.ArgumentParser):
