@@ -64,7 +64,8 @@ def read_sentences(path: Path) -> list[str]:
         InputError: It cannot be read, is empty or not UTF-8, or a line has no mask.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        # Other ends of lines, such as U+2028, are of the sentence.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give a text file as --file") from None
     except UnicodeDecodeError as error:

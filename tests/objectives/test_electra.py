@@ -319,8 +319,8 @@ def test_fill_needs_a_vocabulary_head(tokenizer: Any, tmp_path: Path) -> None:
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(InputError, match="is a discriminator, which fills no masks"):
         fill(tmp_path, ["a [MASK] b"])
-    (tmp_path / "texts.txt").write_text("a [MASK] b\n\nsome [MASK]\n")
-    assert read_sentences(tmp_path / "texts.txt") == ["a [MASK] b", "some [MASK]"]
+    (tmp_path / "texts.txt").write_bytes("a [MASK]\u2028b\r\n\nsome [MASK]\x0cof\n".encode())
+    assert read_sentences(tmp_path / "texts.txt") == ["a [MASK]\u2028b", "some [MASK]\x0cof"]
     (tmp_path / "texts.txt").write_text("a [MASK] b\nnone here\n")
     with pytest.raises(InputError, match=r"texts.txt, line 2: has no mask"):
         read_sentences(tmp_path / "texts.txt")
