@@ -182,9 +182,13 @@ def test_a_model_is_scored_on_texts_as_long_as_it_was_trained_on(
     assert "are cut" not in capsys.readouterr().err
 
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
-    (model / "config.json").write_text(json.dumps(config | {"reading": {"max_length": "all"}}), encoding="utf-8")
-    with pytest.raises(InputError, match=r"model: its config.json has 'all' as reading.max_length; mend it"):
-        evaluate(str(model), validate(EvaluationSettings, given, "test"))
+    for damage, message in (
+        ({"reading": {"max_length": "all"}}, "model: its config.json has 'all' as reading.max_length; mend it"),
+        ({"id2label": {"0": "neutral", "1": "긍정", "3": "부정"}}, "has no name for class 2 in id2label; mend it"),
+    ):
+        (model / "config.json").write_text(json.dumps(config | damage), encoding="utf-8")
+        with pytest.raises(InputError, match=message):
+            evaluate(str(model), validate(EvaluationSettings, given, "test"))
 
 
 @pytest.mark.parametrize("name", ["max_answer_length", "document_stride"])

@@ -234,7 +234,10 @@ def match_labels(model: PreTrainedModel, origin: str, task: TaskData) -> tuple[T
     Returns:
         The task, its classes followed by those that only the model knows, and which output of the model each is.
     """
-    labels = [model.config.id2label[number] for number in range(model.config.num_labels)]
+    try:
+        labels = [model.config.id2label[number] for number in range(model.config.num_labels)]
+    except KeyError as missing:
+        raise InputError(f"{origin}: its config.json has no name for class {missing} in id2label; mend it") from None
     if labels == [f"LABEL_{number}" for number in range(len(task.labels))]:
         # The model does not name its classes; they are taken to be in the order of the task.
         return task, list(range(len(labels)))
