@@ -371,7 +371,7 @@ def add_layer(
     """Put the layer on a classifier.
 
     Args:
-        model: The classifier, of transformers or a :class:`bertsmith.finetuning.models.PooledClassifier`.
+        model: The classifier, of transformers or a :class:`bertsmith.finetuning.pooled.PooledClassifier`.
         ssa: The settings, resolved.
         special: Tokens that stand for no text.
         num_positions: P.
@@ -394,8 +394,7 @@ def add_layer(
 
 def importance_loss(scores_BL2: Tensor, is_important_BL: Tensor, is_text_BL: Tensor) -> tuple[Tensor, Tensor]:
     """Sum the cross-entropy of the importance over the tokens of texts, and count those that are called right."""
-    loss_BL = nn.functional.cross_entropy(
-        scores_BL2.transpose(1, 2), is_important_BL.long(), reduction="none"
-    ).masked_fill(~is_text_BL, 0.0)
+    loss_BL = nn.functional.cross_entropy(scores_BL2.transpose(1, 2), is_important_BL.long(), reduction="none")
+    loss_BL = loss_BL.masked_fill(~is_text_BL, 0.0)
     is_right_BL = (scores_BL2[..., 1] > scores_BL2[..., 0]) == is_important_BL
     return loss_BL.sum(), (is_right_BL & is_text_BL).sum()

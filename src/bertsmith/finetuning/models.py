@@ -2,10 +2,8 @@
 
 With ``pooling: cls`` and for question answering it is the stock model that ``AutoModelForSequenceClassification`` or
 ``AutoModelForQuestionAnswering`` gives, so that it opens everywhere. With ``mean`` or ``max`` it is
-:class:`PooledClassifier`, which the same Auto class opens once this module is imported; with ``ssa`` either of them
-is inside a :class:`bertsmith.ssa.SsaForSequenceClassification`, of which the same holds.
-
-Shapes: B examples, L positions, H hidden size, C outputs (classes, or 1 for a value).
+:class:`bertsmith.finetuning.pooled.PooledClassifier`, which the same Auto class opens once this module is imported;
+with ``ssa`` either of them is inside a :class:`bertsmith.ssa.SsaForSequenceClassification`, of which the same holds.
 """
 
 import inspect
@@ -15,24 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    PreTrainedConfig,
     PreTrainedModel,
 )
-from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import logging
 
 from bertsmith.attention import ATTENTION_DROPOUT
 from bertsmith.encoder import num_positions
 from bertsmith.errors import InputError
 from bertsmith.export import write_folder
-from bertsmith.pooling import Pooling, pool
+from bertsmith.finetuning.pooled import PooledClassifier, PooledConfig
+from bertsmith.pooling import Pooling
 from bertsmith.pretrained import TOKENIZER_FILES, open_pretrained
 from bertsmith.ssa import SsaConfig, SsaForSequenceClassification, SsaSettings, add_layer, special_ids
 from bertsmith.tasks.examples import TaskType
@@ -44,83 +41,6 @@ _HEAD_DROPOUT = ("classifier_dropout", "classifier_dropout_prob", "seq_classif_d
 
 # The first parts of the names of layers that only fine-tuned models have.
 _HEADS = ("classifier", "pre_classifier", "qa_outputs")
-
-
-class PooledConfig(PreTrainedConfig):  # type: ignore[misc]
-    """Config of a :class:`PooledClassifier`: the encoder's config as a plain dictionary, and how it is pooled."""
-
-    model_type = "bertsmith_pooled"
-    has_no_defaults_at_init = True
-
-    def __init__(
-        self, encoder: dict[str, Any] | None = None, pooling: Pooling = "mean", head_dropout: float = 0.0, **kwargs: Any
-    ) -> None:
-        self.encoder = encoder
-        self.pooling = pooling
-        self.head_dropout = head_dropout
-        super().__init__(**kwargs)
-
-
-class PooledClassifier(PreTrainedModel):  # type: ignore[misc]
-    """Any encoder, its hidden states pooled over the real tokens, dropout and a linear layer."""
-
-    config_class = PooledConfig
-    base_model_prefix = "encoder"
-    supports_gradient_checkpointing = True
-
-    def __init__(self, config: PooledConfig, encoder: PreTrainedModel | None = None) -> None:
-        super().__init__(config)
-        if encoder is None:
-            encoder = AutoModel.from_config(_config_of_encoder(config))
-        self.encoder = encoder
-        # The stock pooler would be dead weight.
-        if "pooler" in encoder._modules:
-            encoder.pooler = None
-        self.dropout = nn.Dropout(config.head_dropout)
-        self.classifier = nn.Linear(encoder.config.hidden_size, config.num_labels)
-        nn.init.normal_(self.classifier.weight, std=0.02)
-        nn.init.zeros_(self.classifier.bias)
-        self.post_init()
-
-    def _init_weights(self, module: nn.Module) -> None:
-        """Leave all as it is: the encoder was initialised, or loaded, before it was wrapped."""
-
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        cu_seq_lens_q: Tensor | None = None,
-        max_length_q: int | None = None,
-    ) -> SequenceClassifierOutput:
-        """Classify a batch.
-
-        Args:
-            input_ids: (B, L) token ids.
-            attention_mask: (B, L) 1 for real tokens; None where nothing is padded.
-            token_type_ids: (B, L) for encoders that have them.
-            position_ids: Of a packed batch, as are the others; see :class:`bertsmith.batching.Packing`.
-            cu_seq_lens_q: See there.
-            max_length_q: See there.
-
-        Returns:
-            ``logits`` (B, C).
-        """
-        inputs = {
-            "token_type_ids": token_type_ids,
-            "position_ids": position_ids,
-            "cu_seq_lens_q": cu_seq_lens_q,
-            "max_length_q": max_length_q,
-        }
-        given = {name: value for name, value in inputs.items() if value is not None}
-        hidden_BLH = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **given).last_hidden_state
-        pooled_BH = pool(hidden_BLH, attention_mask, self.config.pooling)
-        return SequenceClassifierOutput(logits=self.classifier(self.dropout(pooled_BH)))
-
-
-AutoConfig.register(PooledConfig.model_type, PooledConfig)
-AutoModelForSequenceClassification.register(PooledConfig, PooledClassifier)
 
 
 def _config_of_encoder(config: Any) -> Any:
