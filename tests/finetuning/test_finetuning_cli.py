@@ -139,4 +139,5 @@ def test_more_mistakes(
     assert "has no trained head for classification" in fails(
         main(["evaluate", str(broken / "pretraining" / "model"), *validation])
     )
+    assert "says on how many to train" in fails(main(["evaluate", "./gone", *validation, "--task.examples", "9"]))
     assert "did you mean 'zero_shot'" in fails(main(["evaluate", "./gone", *validation, "--zeroshot"]))

@@ -92,7 +92,10 @@ def read_evaluation(words: Sequence[str]) -> EvaluationSettings:
             "command line: --task is missing; name one, such as `--task RTE --task.data nyu-mll/glue`, or a file of "
             "your own, `--task.validation FILE.csv`"
         )
-    return validate(EvaluationSettings, values, where="command line")
+    evaluation = validate(EvaluationSettings, values, where="command line")
+    if "examples" in values["task"]:
+        raise InputError("command line: task.examples says on how many to train, and here nothing is; leave it out")
+    return evaluation
 
 
 def evaluate(
