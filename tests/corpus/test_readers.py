@@ -411,6 +411,11 @@ def test_an_unreadable_line_spoils_its_whole_record_only(tmp_path: Path) -> None
     kept, problems = read_and_skip(path)
     assert kept == ["a", "c"] and problems[0].where == f"{path}, line 4"
 
+    # The record is malformed besides.
+    path = write(tmp_path / "b.csv", b'text\na\n"b\n\xff\nb"x\nc\nd\n')
+    kept, problems = read_and_skip(path)
+    assert kept == ["a", "c", "d"] and [problem.where for problem in problems] == [f"{path}, line 4", f"{path}, line 3"]
+
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "none"])
 def test_damaged_gzip(tmp_path: Path, damage: str) -> None:
@@ -432,6 +437,26 @@ def test_damaged_parquet(tmp_path: Path) -> None:
         path = write(tmp_path / f"{index}.parquet", damaged)
         assert f"{index}.parquet: damaged Parquet file after row 0 (" in one_line_error(path)
         assert len(read_and_skip(path)[1]) == 1
+
+
+def test_a_text_of_parquet_that_is_not_utf_8_is_one_bad_document(tmp_path: Path) -> None:
+    texts_there = [f"Text {number}." for number in range(100)]
+    raw = pyarrow.array([b"bad \xff" if text == "Text 70." else text.encode() for text in texts_there])
+    for number, column in enumerate((raw.view(pyarrow.string()), raw.view(pyarrow.string()).dictionary_encode())):
+        path = str(tmp_path / f"{number}.parquet")
+        pyarrow.parquet.write_table(pyarrow.table({"text": column}), path)
+        assert f"{number}.parquet, row 70: the text holds a NUL character" in one_line_error(path)
+        kept, problems = read_and_skip(path)
+        assert kept == [text for text in texts_there if text != "Text 70."]
+        assert [problem.where for problem in problems] == [f"{path}, row 70"]
+        assert texts(path, errors="replace")[70] == "bad \ufffd"
+
+
+def test_a_column_of_parquet_that_stands_there_twice(tmp_path: Path) -> None:
+    path = str(tmp_path / "a.parquet")
+    table = pyarrow.Table.from_arrays([pyarrow.array(["a"]), pyarrow.array(["b"])], names=["text", "text"])
+    pyarrow.parquet.write_table(table, path)
+    assert "a.parquet: column 'text' stands there twice; rename one" in one_line_error(path)
 
 
 def test_problems_are_logged_if_nobody_asks_for_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -138,7 +138,7 @@ class Checks:
             return None
         if not _is_writable(text):
             if options.errors == "strict":
-                message = "the text holds a NUL character or half of a surrogate pair"
+                message = "the text holds a NUL character, half of a surrogate pair, or bytes that are not UTF-8"
                 self.report(where, message, f"pass --errors replace, {SKIP}")
                 return None
             text = _UNWRITABLE.sub("\ufffd", text)

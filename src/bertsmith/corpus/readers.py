@@ -210,7 +210,7 @@ class Reader:
                 message = f"malformed record ({first_line(error)})"
                 self._checks.report(where, message, f"look for a quotation mark without its partner; {_UNQUOTED}")
                 continue
-            if records.take_fault() or not fields:
+            if records.has_fault or not fields:
                 continue
             if columns is None:
                 columns = self._columns(fields)
@@ -245,7 +245,8 @@ class Reader:
             # So set, pyarrow does not load a whole row group at once, which may be the whole file.
             with pyarrow.parquet.ParquetFile(source.path, buffer_size=2**20, pre_buffer=False) as file:
                 num_rows = max(1, file.metadata.num_rows)
-                if not self._checks.has_columns(file.schema_arrow.names, str(source.path)):
+                names, where = file.schema_arrow.names, str(source.path)
+                if not self._checks.has_columns(names, where) or not self._checks.are_unique(names, where):
                     return
                 for group in range(file.metadata.num_row_groups):
                     batch_rows = self._batch_rows(file.metadata.row_group(group), columns)
@@ -255,13 +256,14 @@ class Reader:
                         index += file.metadata.row_group(group).num_rows
                         continue
                     for batch in file.iter_batches(batch_rows, row_groups=[group], columns=columns):
-                        for record in batch.to_pylist():
+                        for values in zip(*map(_values, batch.columns), strict=True):
+                            record = dict(zip(batch.schema.names, values, strict=True))
                             yield from self._checks.documents(
                                 record, f"{source.path}, row {index}", f"{source.name}:{index}"
                             )
                             index += 1
                         self.bytes_read = before + source.bytes * index // num_rows
-        except (pyarrow.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
+        except (pyarrow.ArrowException, OSError, OverflowError) as error:
             message = f"damaged Parquet file after row {index} ({first_line(error)})"
             self._checks.report(str(source.path), message, f"make it again, {SKIP}")
 
@@ -300,3 +302,15 @@ class Reader:
             self.bytes_read += module.num_bytes
 
         return python_docs.documents(advance)
+
+
+def _values(column: Any) -> list[Any]:
+    """Return the values of a column of Parquet; in texts a byte that is not UTF-8 becomes half of a surrogate pair."""
+    import pyarrow
+
+    try:
+        values: list[Any] = column.to_pylist()
+    except UnicodeDecodeError:
+        found = column.cast(pyarrow.large_binary()).to_pylist()
+        values = [None if value is None else value.decode("utf-8", "surrogateescape") for value in found]
+    return values

@@ -175,15 +175,19 @@ class Records:
     """Lines as text for the csv module, which asks for as many as a record has, up to a bound.
 
     Quoted fields may hold line ends: without the bound, some quotation marks make all that follows one record.
+
+    Attributes:
+        number: That of the last line.
+        has_fault: Whether a line of the record was reported, which spoils all of it.
     """
 
     def __init__(self, lines: Iterator[Line], max_bytes: int, decode: Callable[[Line], str | None]) -> None:
         self.number = 0
+        self.has_fault = False
         self._max_bytes = max_bytes
         self._num_bytes = 0
         self._lines = lines
         self._decode = decode
-        self._has_fault = False
 
     def __iter__(self) -> Iterator[str]:
         """Return itself."""
@@ -197,14 +201,10 @@ class Records:
         if self._num_bytes > self._max_bytes:
             raise csv.Error(f"the record is longer than {self._max_bytes:,} bytes")
         text = self._decode(line)
-        self._has_fault |= text is None
+        self.has_fault |= text is None
         return f"{text or ''}\n"
 
     def begin_record(self) -> None:
         """Say that the next line begins a record."""
         self._num_bytes = 0
-
-    def take_fault(self) -> bool:
-        """Whether a line since the last call was reported: it spoils the whole record."""
-        had_fault, self._has_fault = self._has_fault, False
-        return had_fault
+        self.has_fault = False
