@@ -169,6 +169,22 @@ def test_an_interrupted_build_still_knows_what_it_has_seen(
     assert content(tmp_path / "out") == content(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("instead", ["a pipe", "a folder", "a file"])
+def test_a_shard_that_cannot_be_read_is_made_again(
+    source: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, instead: str
+) -> None:
+    interrupted(source, tmp_path, monkeypatch)
+    shard = tmp_path / ".building" / "shards" / "00001"
+    if instead == "a file":
+        shutil.rmtree(shard)
+        shard.touch()
+    else:
+        (shard / "tokens.npy").unlink()
+        (os.mkfifo if instead == "a pipe" else os.mkdir)(shard / "tokens.npy")
+    build([str(source)], tmp_path, SETTINGS, workers=1)
+    assert content(tmp_path) == content(whole)
+
+
 def interrupted(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Build from a folder until two shards are whole."""
     with monkeypatch.context() as patch, pytest.raises(InputError, match="the disk is full"):

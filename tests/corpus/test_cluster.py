@@ -28,6 +28,7 @@ from bertsmith.corpus.cuts import Strides
 from bertsmith.corpus.documents import Document
 from bertsmith.corpus.readers import ReadOptions
 from bertsmith.corpus.sample import sample
+from bertsmith.corpus.tokenizer import TokenizerSettings
 from bertsmith.errors import InputError
 
 
@@ -125,6 +126,44 @@ def test_a_build_goes_on_elsewhere(
     build([str(source)], tmp_path, SETTINGS, workers=1)
     assert content(tmp_path) == content(whole)
     assert (tmp_path / "shards" / "00000").stat().st_ino == inode
+
+
+@pytest.mark.slow
+def test_all_shards_are_of_one_tokenizer_wherever_a_build_goes_on(
+    source: Path, whole: Path, tmp_path: Path, in_turn: Any
+) -> None:
+    origin, out = tmp_path / "origin", tmp_path / "out"
+    shutil.copytree(whole / "tokenizer", origin)
+    settings = BuildSettings(shard_bytes=100_000, tokenizer=TokenizerSettings(from_pretrained=str(origin)))
+    first = build([str(source)], tmp_path / "first", settings, workers=1)
+
+    def stop_at_the_second(task: Callable[..., Any], *arguments: Any) -> Any:
+        if task is write_shard and (out / ".building" / "shards" / "00000").exists():
+            raise KeyboardInterrupt
+        return task(*arguments)
+
+    in_turn(stop_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        build([str(source)], out, settings, on="ray")
+    swap_two_tokens(origin / "tokenizer.json")
+    damaged = tmp_path / "damaged"
+    shutil.copytree(out, damaged)
+    build([str(source)], out, settings, workers=1)
+    assert content(out) == content(tmp_path / "first")
+
+    # If it is damaged too, it can only be taken anew, and shards of the old one are worth nothing.
+    (damaged / ".building" / "tokenizer" / "tokenizer.json").write_text("{}")
+    second = build([str(source)], damaged, settings, workers=1)
+    assert second.hash != first.hash
+    assert content(damaged) == content(build([str(source)], tmp_path / "second", settings, workers=1).path)
+
+
+def swap_two_tokens(file: Path) -> None:
+    """Give the tokens of two letters each other's ids."""
+    description = json.loads(file.read_text())
+    vocabulary = description["model"]["vocab"]
+    vocabulary["a"], vocabulary["e"] = vocabulary["e"], vocabulary["a"]
+    file.write_text(json.dumps(description))
 
 
 def test_a_node_that_does_not_see_what_it_must(source: Path, tmp_path: Path, in_turn: Any) -> None:

@@ -29,7 +29,13 @@ from bertsmith.corpus.info import check
 from bertsmith.corpus.processes import Child, in_order
 from bertsmith.corpus.progress import Silent
 from bertsmith.corpus.readers import Problem, Reader, ReadOptions, Source, list_sources
-from bertsmith.corpus.sample import make_tokenizer, receive_tokenizer, take_tokenizer
+from bertsmith.corpus.sample import (
+    forget_damaged_tokenizer,
+    hashes_of,
+    make_tokenizer,
+    receive_tokenizer,
+    take_tokenizer,
+)
 from bertsmith.corpus.sentences import LANGUAGES
 from bertsmith.corpus.shards import Made, ShardWriter, Totals, begun_shards, discard_parts, versions
 from bertsmith.corpus.sources import changed_since
@@ -37,14 +43,12 @@ from bertsmith.corpus.staging import divide, install, make_plan, prepare
 from bertsmith.corpus.store import MANIFEST, STAGING, VERSION, Corpus
 from bertsmith.corpus.tokenizer import TokenizerFacts, TokenizerSettings, describe_tokenizer
 from bertsmith.errors import InputError, see_doctor
-from bertsmith.files import locked, read_record, sha256, write_record
+from bertsmith.files import locked, write_record
 from bertsmith.settings import MOST_PROCESSES, settings, to_dict
 
 _CHUNK_BYTES = 1024**2
 _CHUNKS_AHEAD = 3
 """Chunks under way per worker: one in work, one ready, one done that waits for its turn."""
-_TOKENIZER = "tokenizer.json"
-"""What the files of the tokenizer of an unfinished build were."""
 _AGAIN = "run the same command again to continue"
 
 
@@ -238,7 +242,7 @@ def _make_here(
 
     rules = build_settings.rules
     origin = build_settings.tokenizer.from_pretrained
-    _forget_damaged_tokenizer(staging)
+    forget_damaged_tokenizer(staging)
     if origin is not None and not (staging / "tokenizer").exists():
         take_tokenizer(origin, staging / "tokenizer")
     elif not (staging / "tokenizer").exists():
@@ -246,28 +250,11 @@ def _make_here(
         with Child(make_tokenizer, *arguments, threads=None) as child:
             receive_tokenizer(child, progress, staging / "tokenizer")
         refuse_changes(sources)
-    write_record(staging / _TOKENIZER, _hashes(staging / "tokenizer"))
     facts = describe_tokenizer(staging / "tokenizer")
     records = begun_shards(staging, progress)
     reader = Reader(sources, build_settings.read, on_problem)
     totals = _encode(staging, reader, build_settings, rules, facts, records, workers, progress, refuse_changes)
     return Made(reader.layouts, facts, records, totals)
-
-
-def _forget_damaged_tokenizer(staging: Path) -> None:
-    """Have a tokenizer made again that is not what it was: new shards would not go with those that are there."""
-    if not (staging / "tokenizer").exists():
-        return
-    try:
-        is_whole = read_record(staging / _TOKENIZER) == _hashes(staging / "tokenizer")
-    except (OSError, ValueError):
-        is_whole = False
-    if not is_whole:
-        shutil.rmtree(staging / "tokenizer")
-
-
-def _hashes(folder: Path) -> dict[str, str]:
-    return {file.name: sha256(file) for file in sorted(folder.iterdir())}
 
 
 def _make_on_ray(
@@ -397,6 +384,6 @@ def _describe_result(staging: Path, made: Made) -> dict[str, Any]:
         "counts": counts,
         "unknown_rate": unknown / totals.tokens,
         "sentence_lengths": lengths,
-        "tokenizer": facts._asdict() | {"files": _hashes(staging / "tokenizer")},
+        "tokenizer": facts._asdict() | {"files": hashes_of(staging / "tokenizer")},
         "shards": [{"name": name, "files": record["files"]} for name, record in zip(names, records, strict=True)],
     }

@@ -16,7 +16,7 @@ from bertsmith.corpus.cuts import Cuts, Strides, Table
 from bertsmith.corpus.documents import Problem
 from bertsmith.corpus.processes import Child
 from bertsmith.corpus.progress import Silent
-from bertsmith.corpus.sample import receive_tokenizer, take_tokenizer, train_tokenizer
+from bertsmith.corpus.sample import forget_damaged_tokenizer, receive_tokenizer, take_tokenizer, train_tokenizer
 from bertsmith.corpus.shards import Made, Totals, begun_shards, discard_parts, make_whole
 from bertsmith.corpus.sources import Source
 from bertsmith.corpus.store import Ints
@@ -60,6 +60,7 @@ def make_together(
         InputError: What a build on one machine raises; or a machine does not see what it must.
     """
     surveyed = _survey_all(sources, work, tokenizer_settings.sample_bytes, run, on_problem, progress)
+    forget_damaged_tokenizer(work.staging)
     if not (work.staging / "tokenizer").exists():
         _make_tokenizer(sources, work, surveyed, tokenizer_settings, run, progress)
     facts = describe_tokenizer(work.staging / "tokenizer")

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from bertsmith.corpus.documents import Problem
 from bertsmith.corpus.encode import TextRules, to_sentences
 from bertsmith.corpus.processes import Child
@@ -15,9 +17,12 @@ from bertsmith.corpus.progress import Silent
 from bertsmith.corpus.readers import Document, Reader, ReadOptions, Source
 from bertsmith.corpus.tokenizer import SavedTokenizer, TokenizerSettings, open_pretrained, save, train
 from bertsmith.errors import InputError
-from bertsmith.files import remove, synchronise
+from bertsmith.files import find_record, remove, sha256, synchronise, write_record
 
 _SECONDS_BETWEEN_REPORTS = 0.2
+_RECORD = "tokenizer.json"
+"""What the files of the tokenizer of an unfinished build were, beside its folder."""
+_HASHES = TypeAdapter(dict[str, str])
 
 
 def sample(documents: Iterable[Document], limit: int) -> list[tuple[bytes, bool]]:
@@ -117,14 +122,31 @@ def take_tokenizer(origin: str, folder: Path) -> None:
 
 
 def _save_whole(tokenizer: SavedTokenizer, folder: Path) -> None:
-    """Save a tokenizer, whole or not at all."""
+    """Save a tokenizer, whole or not at all; shards that were cut by another one are removed."""
     part = folder.with_suffix(".part")
     remove(part)
     part.mkdir()
     save(tokenizer, part)
     for path in [*part.iterdir(), part]:
         synchronise(path)
+    hashes, record = hashes_of(part), folder.with_name(_RECORD)
+    if find_record(record, _HASHES) != hashes:
+        for shard in folder.with_name("shards").iterdir():
+            remove(shard)
+        write_record(record, hashes)
     part.rename(folder)
+
+
+def hashes_of(tokenizer: Path) -> dict[str, str]:
+    """Return the hash of each file of a saved tokenizer."""
+    return {file.name: sha256(file) for file in sorted(tokenizer.iterdir())}
+
+
+def forget_damaged_tokenizer(staging: Path) -> None:
+    """Remove the tokenizer of an unfinished build, to be made again, if it is not what was saved."""
+    folder = staging / "tokenizer"
+    if folder.exists() and find_record(staging / _RECORD, _HASHES) != hashes_of(folder):
+        remove(folder)
 
 
 def _reported(reader: Reader, connection: Connection) -> Iterator[Document]:

@@ -238,10 +238,10 @@ def versions() -> dict[str, str]:
 
 
 def _read_record(shard: Path) -> dict[str, Any] | None:
-    """Return a shard's record, or None unless all its files are as recorded."""
+    """Return a shard's record, or None unless all its files can be read and are as recorded."""
     try:
         record = read_record(shard / RECORD, _RECORD)
         whole = all(sha256(inside(shard, name)) == facts["sha256"] for name, facts in record["files"].items())
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         return None
     return record if whole else None
