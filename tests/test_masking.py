@@ -1,7 +1,9 @@
 import numpy as np
 import numpy.typing as npt
 import pytest
+from transformers import BertTokenizer
 
+from bertsmith.encoder import EncoderSettings, new_config
 from bertsmith.masking import Vocabulary, choose_tokens, choose_words, corrupt, num_predicted
 from bertsmith.objectives.mlm import MLMSettings
 from bertsmith.randomness import RowGenerator
@@ -19,6 +21,16 @@ def vocabulary() -> Vocabulary:
 
 def generator(num_rows: int, epoch: int = 0) -> RowGenerator:
     return RowGenerator(11, [epoch] * num_rows, list(range(num_rows)))
+
+
+def test_a_vocabulary_with_a_gap() -> None:
+    # A vocab.txt with a line twice: the token has the id of the last one, and no token that of the first.
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "a", "c"]
+    tokenizer = BertTokenizer({word: place for place, word in enumerate(words)})
+    vocabulary = Vocabulary.of(tokenizer)
+    assert vocabulary.special.tolist() == [True] * 5 + [False] * 4
+    assert vocabulary.ordinary_ids.tolist() == [6, 7, 8]
+    assert new_config(EncoderSettings(preset="tiny"), tokenizer, 16).vocab_size == 9
 
 
 def test_num_predicted_is_exact() -> None:

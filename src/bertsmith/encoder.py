@@ -20,7 +20,7 @@ from bertsmith.attention import packed_arguments
 from bertsmith.batching import Packing
 from bertsmith.errors import InputError
 from bertsmith.positions import start_sinusoidal
-from bertsmith.pretrained import check_tokenizer, open_pretrained
+from bertsmith.pretrained import check_tokenizer, num_ids, open_pretrained
 from bertsmith.settings import nearest, settings
 from bertsmith.terminal import say
 
@@ -162,7 +162,7 @@ def new_config(encoder: EncoderSettings, tokenizer: Any, row_length: int) -> Any
     names = [name for name in defaults.to_dict() if not name.startswith("_")] + list(defaults.attribute_map)
     _check_fields(encoder.config, names, architecture)
     sizes: dict[str, Any] = {
-        "vocab_size": len(tokenizer),
+        "vocab_size": num_ids(tokenizer),
         "num_hidden_layers": layers,
         "hidden_size": hidden,
         "num_attention_heads": heads,
@@ -340,10 +340,10 @@ def load_encoder(
     finally:
         logging.set_verbosity(verbosity)
     _check_report(origin, model, report, key)
-    if len(tokenizer) > model.config.vocab_size:
+    if num_ids(tokenizer) > model.config.vocab_size:
         raise InputError(
             f"{key}: {origin} has {model.config.vocab_size} token embeddings, "
-            f"fewer than the {len(tokenizer)} tokens of the corpus's tokenizer"
+            f"fewer than the {num_ids(tokenizer)} tokens of the corpus's tokenizer"
         )
     return model
 

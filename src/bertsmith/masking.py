@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from bertsmith.errors import InputError
+from bertsmith.pretrained import num_ids
 from bertsmith.randomness import RowGenerator
 from bertsmith.settings import settings
 
@@ -86,9 +87,9 @@ class Vocabulary:
         cls_id: Starts a row.
         sep_id: Ends a segment.
         mask_id: Stands for a hidden token.
-        special: (V,) true for tokens that are never masked, replaced or predicted.
+        special: (V,) true for tokens that are never masked, replaced or predicted; V is one more than the highest id.
         continues: (V,) true for tokens that continue the word before them; None where the vocabulary marks no words.
-        ordinary_ids: (V - specials,) the tokens that may replace another.
+        ordinary_ids: (at most V - specials,) the tokens that may replace another.
     """
 
     pad_id: int
@@ -114,7 +115,9 @@ class Vocabulary:
                 raise InputError(
                     f"the tokenizer {tokenizer.name_or_path!r} has no {name} token; use one made for masked models"
                 )
-        special = np.zeros(len(tokenizer), dtype=bool)
+        ordinary = np.zeros(num_ids(tokenizer), dtype=bool)
+        ordinary[list(tokenizer.get_vocab().values())] = True
+        special = np.zeros_like(ordinary)
         special[tokenizer.all_special_ids] = True
         try:
             continues = continues_word(tokenizer)
@@ -127,7 +130,7 @@ class Vocabulary:
             mask_id=ids["mask"],
             special=special,
             continues=continues,
-            ordinary_ids=np.flatnonzero(~special),
+            ordinary_ids=np.flatnonzero(ordinary & ~special),
         )
 
 

@@ -105,6 +105,12 @@ def check_tokenizer(origin: str, tokenizer: Any, key: str) -> None:
         )
 
 
+def num_ids(tokenizer: Any) -> int:
+    """Return how many embeddings a tokenizer's tokens need: a vocabulary with gaps has fewer tokens than that."""
+    highest: int = max(tokenizer.get_vocab().values())
+    return highest + 1
+
+
 def reason(error: Exception) -> str:
     """Say in a line why something could not be opened, and what to do."""
     text = str(error).strip() or type(error).__name__
