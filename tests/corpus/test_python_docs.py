@@ -34,6 +34,12 @@ def small_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def test_a_link_to_nothing_is_no_module(small_world: Path) -> None:
+    before = python_docs.modules()
+    (small_world / ".#zebra.py").symlink_to("user@machine.1:2")
+    assert python_docs.modules() == before
+
+
 def test_modules_become_documents_in_a_fixed_order_without_repeats(small_world: Path) -> None:
     found = list(python_docs.documents())
     assert [(document.id, document.text) for document in found] == [

@@ -182,6 +182,13 @@ def test_folders_are_searched_in_a_fixed_order(tmp_path: Path) -> None:
     assert [source.bytes for source in listed] == [1, len(gzip.compress(b"x")), 1]
 
 
+def test_shards_that_are_no_corpus_are_searched(tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    write(tmp_path / "manifest.json", "{}")
+    write(tmp_path / "shards" / "a.txt", "x")
+    assert [source.name for source in list_sources([str(tmp_path)])] == [f"{tmp_path.name}/shards/a.txt"]
+
+
 def test_files_of_one_name_are_told_apart_by_their_paths(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     paths = [write(tmp_path / "a.txt", "x"), write(tmp_path / "b" / "a.txt", "x")]

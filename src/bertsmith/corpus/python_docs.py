@@ -210,7 +210,8 @@ def _modules_below(package: str, folder: Path) -> list[Module]:
         folders[:] = sorted(name for name in folders if name not in _SKIPPED_FOLDERS)
         for name in sorted(names):
             path = Path(parent, name)
-            if path.suffix == ".py" and not name.startswith("test_"):
+            # An editor marks a file that it has open with a link to nothing.
+            if path.suffix == ".py" and not name.startswith("test_") and path.is_file():
                 parts = path.relative_to(folder).with_suffix("").parts
                 dotted = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
                 found.append(Module(f"{package}/{dotted}" if dotted else package, path, path.stat().st_size))

@@ -144,7 +144,7 @@ def _walk(folder: Path) -> list[Path]:
     visited: set[str] = set()
     for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
         real = os.path.realpath(parent)
-        if "manifest.json" in names and "shards" in folders:
+        if "manifest.json" in names and any(Path(parent, "shards").glob("?????/tokens.npy")):
             # A corpus, perhaps the very one that is built from this folder: what it holds is no source.
             folders[:], names[:] = [], []
         folders[:] = [] if real in visited else sorted(name for name in folders if not name.startswith("."))
