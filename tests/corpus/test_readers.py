@@ -84,6 +84,17 @@ def test_columns_are_chosen_by_name_or_by_number(tmp_path: Path) -> None:
     assert texts(path, text_column="body") == ["Hello there"]
 
 
+def test_a_number_in_the_first_line_may_be_a_name_or_an_id(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "1,Hello\n2,World\n")
+    assert "a.csv, line 1: '1' is a field of the first line, and the number of another column; rename that" in (
+        one_line_error(path, text_column="1")
+    )
+    assert texts(write(tmp_path / "b.csv", "id,text\n1,Hello\n"), text_column="text") == ["Hello"]
+    # Names, as pandas writes them.
+    for number, header in enumerate(("0,1", ",1", "id,1", "2,1")):
+        assert texts(write(tmp_path / f"{number}.csv", f"{header}\n1,Hello\n"), text_column="1") == ["Hello"]
+
+
 def test_an_absent_id_falls_back_to_the_line(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", json_lines({"id": 5, "text": "a"}, {"id": None, "text": "b"}))
     assert [document.id for document in read(path, id_column="id")] == ["5", "a.jsonl:2"]

@@ -79,6 +79,22 @@ class Checks:
                 return False
         return True
 
+    def are_clear(self, fields: list[str], columns: list[str], where: str) -> bool:
+        """Say whether it is clear if the first line of a table names its columns, or they have numbers.
+
+        A field "1" may be the name of a column, or begin a table without names; this matters if column 1 is chosen and
+        is another one. A line of nothing but numbers is one of names.
+        """
+        numbers = list(map(str, range(len(fields))))
+        if columns != fields or all(not field or field.isdecimal() for field in fields):
+            return True
+        for column in self._options.columns:
+            if column in numbers and column in fields and fields.index(column) != numbers.index(column):
+                message = f"{column!r} is a field of the first line, and the number of another column"
+                self.report(where, message, f"rename that column or, if the file has no header, give it one, {SKIP}")
+                return False
+        return True
+
     def decode(self, source: Source, line: Line) -> str | None:
         """Return the text of a line; None if it was reported."""
         is_strict = self._options.errors == "strict"

@@ -214,6 +214,8 @@ class Reader:
                 continue
             if columns is None:
                 columns = self._columns(fields)
+                if not self._checks.are_clear(fields, columns, where):
+                    return
                 if not self._checks.has_columns(columns, where) or not self._checks.are_unique(columns, where):
                     return
                 if columns == fields:
