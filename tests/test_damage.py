@@ -28,7 +28,7 @@ from bertsmith.corpus.build import BuildSettings, build
 from bertsmith.corpus.shards import ShardWriter
 from bertsmith.corpus.tokenizer import TokenizerSettings
 from bertsmith.errors import Hindered, InputError
-from bertsmith.files import read_record, write_record
+from bertsmith.files import read_record, write_record, write_text
 from bertsmith.pretrained import open_pretrained
 from bertsmith.pretraining import assemble, pretrain
 from bertsmith.run_folder import prepare, read_run
@@ -142,6 +142,25 @@ def test_a_log_that_is_deleted_while_the_run_goes_on_is_written_again(tmp_path: 
         (tmp_path / METRICS).unlink()
         monitor.write({"step": 4})
     assert read_metrics(tmp_path) == [*rows, {"step": 4}]
+
+
+def test_two_writers_of_one_file(tmp_path: Path) -> None:
+    file, failures = tmp_path / "a.txt", list[Exception]()
+
+    def write(letter: str) -> None:
+        try:
+            for _ in range(50):
+                write_text(file, letter * 10_000)
+                assert file.read_text() in ("a" * 10_000, "b" * 10_000)
+        except (OSError, AssertionError) as error:
+            failures.append(error)
+
+    writers = [threading.Thread(target=write, args=(letter,)) for letter in "ab"]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert not failures and [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_a_run_file_that_is_damaged_or_gone(tmp_path: Path) -> None:

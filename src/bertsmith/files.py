@@ -13,7 +13,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -122,14 +122,23 @@ def remove(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
+    """Write a text file, whole or not at all; where several processes write it, one after another."""
     part = path.with_name(path.name + ".part")
-    # It may be a link to a file of somebody else.
-    part.unlink(missing_ok=True)
-    part.write_text(text, encoding="utf-8")
-    synchronise(part)
-    part.rename(path)
-    synchronise(path.parent)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        # Some network disks cannot hold a folder; there two writers may still meet.
+        with suppress(OSError):
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        # It may be a link to a file of somebody else.
+        part.unlink(missing_ok=True)
+        part.write_text(text, encoding="utf-8")
+        synchronise(part)
+        part.rename(path)
+        os.fsync(folder)
+    finally:
+        with suppress(OSError):
+            fcntl.flock(folder, fcntl.LOCK_UN)
+        os.close(folder)
 
 
 def write_json(path: Path, value: Any) -> None:
