@@ -340,6 +340,15 @@ def test_wrong_encoding(tmp_path: Path) -> None:
     assert "is UTF-16, not UTF-8" in one_line_error(write(tmp_path / "b.txt", "Hello".encode("utf-16")))
 
 
+@pytest.mark.parametrize("suffix", ["txt", "csv", "jsonl"])
+def test_lines_of_old_macs(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path / f"a.{suffix}", "text\rOne.\rTwo.\r")
+    message = one_line_error(path)
+    assert f"a.{suffix}: its lines end with CR alone, as on old Macs; convert it (tr '\\r' '\\n')" in message
+    assert texts(write(tmp_path / "b.txt", "One.\r\nTwo.\r\n"), txt_documents="line") == ["One.", "Two."]
+    assert texts(write(tmp_path / "c.txt", "One.\r")) == ["One."]
+
+
 def test_nul_bytes_and_half_surrogates(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", "Fine.\nBad\0.\n")
     message = one_line_error(path)

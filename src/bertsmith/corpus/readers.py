@@ -133,15 +133,18 @@ class Reader:
             stream: BinaryIO = raw
             if source.path.lower().endswith(".gz"):
                 stream = stack.enter_context(gzip.GzipFile(fileobj=raw))  # type: ignore[assignment]
-            if self._begin:
-                stream.seek(self._begin)
-                self._begin = 0
+            begin, self._begin = self._begin, 0
+            stream.seek(begin)
             sample = stream.read(SAMPLE_BYTES)
             if sample[:2] in (b"\xff\xfe", b"\xfe\xff"):
                 name = "UTF-32" if sample[2:4] == b"\0\0" else "UTF-16"
                 self._checks.report(
                     source.path, f"is {name}, not UTF-8", f"convert it (iconv -f {name} -t UTF-8), {SKIP}"
                 )
+                return
+            if begin == 0 and b"\r" in sample[:-1] and b"\n" not in sample:
+                message = "its lines end with CR alone, as on old Macs"
+                self._checks.report(source.path, message, f"convert it (tr '\\r' '\\n'), {SKIP}")
                 return
             lines = self._counted(read_lines(stream, self._options.max_line_bytes, sample), raw)
             match format_of(source.path):
