@@ -268,7 +268,7 @@ class Reader:
                             )
                             index += 1
                         self.bytes_read = before + source.bytes * index // num_rows
-        except (pyarrow.ArrowException, OSError, OverflowError) as error:
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
             message = f"damaged Parquet file after row {index} ({first_line(error)})"
             self._checks.report(str(source.path), message, f"make it again, {SKIP}")
 
