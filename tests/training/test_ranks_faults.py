@@ -111,6 +111,7 @@ def say_why_while_asked_to_end() -> None:
     main(["pretrain", "absent.yaml"])
 
 
+@pytest.mark.slow
 def test_a_rank_that_its_launcher_asks_to_end_still_says_why_it_ends(tmp_path: Path) -> None:
     asked = Ranks([tmp_path, tmp_path], say_why_while_asked_to_end)
     assert asked.wait() == [2, 2]
