@@ -145,7 +145,10 @@ def _write_checkpoint(checkpoint: Path, folder: Path, with_head: bool) -> None:
         checkpoint = found[0]
     facts = checkpoints.read_seal(checkpoint)
     if facts is None:
-        raise InputError(f"{checkpoint}: not a whole checkpoint; give a folder like RUN/checkpoints/checkpoint-100")
+        raise InputError(
+            f"{checkpoint}: not a whole checkpoint; give a folder like RUN/checkpoints/checkpoint-100, or, of a "
+            "fine-tuning, RUN/seed-0/model"
+        )
     logging.disable_progress_bar()
     objective = objective_of(checkpoint)
     from bertsmith.corpus import Corpus
