@@ -3,6 +3,7 @@
 import shutil
 import sqlite3
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -145,7 +146,7 @@ def test_a_sentence_that_is_too_long_is_known_as_such(
 
 
 def test_what_stands_in_the_place_of_translations(
-    words: Words, out: Path, sentence_file: Path, capsys: pytest.CaptureFixture[str]
+    words: Words, out: Path, sentence_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = out / "translations.sqlite"
     file.mkdir(parents=True)
@@ -164,6 +165,8 @@ def test_what_stands_in_the_place_of_translations(
     with sqlite3.connect(file) as connection:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("BEGIN EXCLUSIVE")
+        # By itself it waits for five seconds.
+        monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, timeout=0))
         assert main(words(sentence_file, out=out)) == 2
     connection.close()
     assert "is in use (database is locked); close what has it open" in capsys.readouterr().err
