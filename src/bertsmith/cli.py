@@ -37,7 +37,7 @@ def _has_ranks() -> bool:
 
 
 def _end_rank(number: int, frame: object) -> None:
-    """End as Ctrl-C does, unless an error is on its way: when a rank is gone, its launcher ends those that say so."""
+    """End as Ctrl-C does, unless an error is on its way: the launcher ends ranks that have seen another one go."""
     if sys.exc_info()[1] is None:
         raise KeyboardInterrupt
 

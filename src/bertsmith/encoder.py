@@ -190,11 +190,9 @@ def new_config(encoder: EncoderSettings, tokenizer: Any, row_length: int) -> Any
             sizes |= {"intermediate_size": 4 * hidden}
             sizes |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     offset = tokenizer.pad_token_id + 1 if architecture in _OFFSET_POSITIONS else 0
-    if offset:
-        sizes |= {"max_position_embeddings": 512 + offset}
+    sizes |= {"max_position_embeddings": 512 + offset} if offset else {}
     if architecture == "roberta":
-        sizes |= {"type_vocab_size": 1}
-        sizes |= {"bos_token_id": tokenizer.cls_token_id, "eos_token_id": tokenizer.sep_token_id}
+        sizes |= {"type_vocab_size": 1, "bos_token_id": tokenizer.cls_token_id, "eos_token_id": tokenizer.sep_token_id}
     if row_length > 512 and "max_position_embeddings" not in encoder.config and architecture != "modernbert":
         raise InputError(
             f"data.row_length is {row_length}, beyond the 512 positions of the preset {encoder.preset!r}; "

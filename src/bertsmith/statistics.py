@@ -204,11 +204,9 @@ def compare_arms(scores: npt.NDArray[np.float64]) -> tuple[list[Estimate], list[
     moments = [_moments(_both(scores, i, j).tolist()) if len(_both(scores, i, j)) else None for i, j in pairs]
     of_means = _Pool(means, _degrees_of_means(scores))
     # What is there twice tells of chance once.
-    own = {_first_same(scores, arm) for arm in range(len(means))}
+    own = set({column.tobytes(): arm for arm, column in enumerate(scores.T)}.values())
     own = own if len(own) > 1 else set(range(len(means)))
-    of_own = {
-        pair: found for pair, found in zip(pairs, moments, strict=True) if found is not None and own.issuperset(pair)
-    }
+    of_own = {pair: found for pair, found in zip(pairs, moments, strict=True) if found and own.issuperset(pair)}
     spread = [pair for pair, found in of_own.items() if found[2] is not None]
     least = min((of_own[pair][0] - 1 for pair in spread), default=0)
     of_pairs = _Pool(list(of_own.values()), _num_independent(spread) * least)
@@ -223,11 +221,6 @@ def compare_arms(scores: npt.NDArray[np.float64]) -> tuple[list[Estimate], list[
                 low = high = p = None
             differences.append(Difference(i, j, n, mean, low, high, p, _turned(_both(scores, i, j)), used))
     return estimates, differences
-
-
-def _first_same(scores: npt.NDArray[np.float64], arm: int) -> int:
-    """Return the first arm that has the same scores, such as one of the same settings."""
-    return next(i for i in range(arm + 1) if np.array_equal(scores[:, i], scores[:, arm], equal_nan=True))
 
 
 def _both(scores: npt.NDArray[np.float64], i: int, j: int) -> npt.NDArray[np.float64]:

@@ -30,7 +30,7 @@ from bertsmith.errors import InputError
 from bertsmith.export import write_folder
 from bertsmith.finetuning.pooled import PooledClassifier, PooledConfig
 from bertsmith.pooling import Pooling
-from bertsmith.pretrained import TOKENIZER_FILES, open_pretrained
+from bertsmith.pretrained import TOKENIZER_FILES, num_ids, open_pretrained
 from bertsmith.ssa import SsaConfig, SsaForSequenceClassification, SsaSettings, add_layer, special_ids
 from bertsmith.tasks.examples import TaskType
 
@@ -77,10 +77,10 @@ def open_tokenizer(origin: str) -> Any:
         raise InputError(f"model: the tokenizer of {origin} has no padding token; set pad_token in its config")
     config = open_pretrained(AutoConfig.from_pretrained, origin, "model", key="model")
     config = _config_of_encoder(config)
-    if len(tokenizer) > config.vocab_size:
+    if num_ids(tokenizer) > config.vocab_size:
         raise InputError(
-            f"model: {origin} has {config.vocab_size:,} token embeddings, fewer than the {len(tokenizer):,} tokens of "
-            "its tokenizer; put the tokenizer it was trained with into the folder"
+            f"model: {origin} has {config.vocab_size:,} token embeddings, fewer than the {num_ids(tokenizer):,} tokens "
+            "of its tokenizer; put the tokenizer it was trained with into the folder"
         )
     return tokenizer
 

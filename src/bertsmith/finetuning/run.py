@@ -21,7 +21,7 @@ from bertsmith.errors import Failed, InputError, Interrupted, see_doctor
 from bertsmith.files import locked
 from bertsmith.finetuning.arms import Arm, arms_of, summarise_arms
 from bertsmith.finetuning.layers import layer_depths
-from bertsmith.finetuning.material import Material, Reading, read_material
+from bertsmith.finetuning.material import READING, Material, Reading, read_material
 from bertsmith.finetuning.models import longest_input, open_tokenizer
 from bertsmith.finetuning.seed import assemble, train_seed, training_arguments
 from bertsmith.finetuning.seed_files import RESULT, read_result, seed_folder, seeds_in
@@ -117,7 +117,7 @@ _MAY_DIFFER = ("output", "submission", "model", "task.data", "task.train", "task
 
 def reading_of(run: FinetuningSettings) -> str:
     """Name all settings that decide what is read: runs that agree in them share it."""
-    windows = run.max_length, run.document_stride, run.max_answer_length
+    windows = [getattr(run, name) for name in READING]
     return repr((run.model, run.task, run.training.swap_pairs, run.seeds[0], windows))
 
 
