@@ -6,6 +6,7 @@ What a target asks for comes first, and of that what no GPU has measured yet; `g
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import gpu_profile
 import gpu_runs
 import gpu_steps
 from gpu_bench import Bench, Figures, Scale, Setting
@@ -64,6 +65,7 @@ def make_plan(scale: Scale) -> list[Measurement]:
 
     plan = [
         Measurement("ceilings", CEILINGS, gpu_steps.ceilings),
+        Measurement("profile", ESTIMATES[small]["ours"], lambda bench: gpu_profile.profile(bench, watched)),
         *training(short(small, "pairs"), "ours", "B-group"),
         *training(short(small, "mixed"), "ours", "B-group"),
         *training(full(base, second), "ours"),

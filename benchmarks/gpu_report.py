@@ -28,7 +28,7 @@ def report(content: Content) -> str:
         f"Text, made up: {content.get('text', 'none yet')}.",
     ]
     found = content["measurements"]
-    for part in (ceilings, training, synchronisations, step_costs, quality, missing):
+    for part in (ceilings, training, profile, synchronisations, step_costs, quality, missing):
         if made := part(found):
             lines += ["", *made]
     return "\n".join(lines)
@@ -123,6 +123,29 @@ def targets(found: Content) -> list[str]:
     return ["", "| target (H200) | to reach | reached | share |", "|---|---|---|---|", *lines] if lines else []
 
 
+def profile(found: Content) -> list[str]:
+    figures = first_round(found, "profile")
+    if figures is None:
+        return []
+    return [
+        f"Where a step of {figures['setting']} goes: it takes {figures['step_ms']:.1f} ms, of which the device is at "
+        f"work for {figures['device_ms']:.1f} ms.",
+        "",
+        "| on the processor | ms a step |",
+        "|---|---|",
+        *(f"| {label} | {ms:.2f} |" for label, ms in figures["host_ms"].items()),
+        "",
+        "| on the device | ms a step | times a step |",
+        "|---|---|---|",
+        *(f"| `{shortened(one['name'])}` | {one['ms']:.3f} | {one['number']:.1f} |" for one in figures["kernels"]),
+    ]
+
+
+def shortened(name: str) -> str:
+    """Leave the beginning of a kernel's name, which may be a page of template arguments."""
+    return name.replace("|", "/")[:100]
+
+
 def synchronisations(found: Content) -> list[str]:
     figures = first_round(found, "synchronisations")
     if figures is None:
@@ -191,6 +214,8 @@ def in_a_line(figures: Mapping[str, Any]) -> str:
             f"{figures['tokens_per_second']:,.0f} real tokens/s, MFU {figures['flops_per_second'] / PEAK:.1%}{peak}, "
             f"compilation {figures['compile_seconds']:.0f} s, {figures['recompiles']} recompiles"
         )
+    if "device_ms" in figures:
+        return f"{figures['step_ms']:.1f} ms a step, of which the device works {figures['device_ms']:.1f}"
     return ", ".join(
         f"{name} {value['milliseconds']:.1f} ms" if isinstance(value, Mapping) and "milliseconds" in value
         else f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"

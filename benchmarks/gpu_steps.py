@@ -4,16 +4,16 @@ import statistics
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
-from unittest import mock
 
 import gpu_runs
 import numpy as np
 import torch
 from accelerate.utils import send_to_device
 from gpu_bench import Bench, Figures, Setting, device, half, on_gpu, start_afresh, wait
+from gpu_profile import at_rows
 from pretrain_vs_hf import guard_losses
 
 from bertsmith.attention import choose_batching
@@ -27,7 +27,6 @@ from bertsmith.objectives.mlm import MLMSettings
 from bertsmith.objectives.span import SpanSettings
 from bertsmith.objectives.ssp import SSPSettings
 from bertsmith.settings import to_dict
-from bertsmith.training.monitors import Monitor
 
 CERT_DROPOUT = 0.1
 LAST = 20
@@ -98,20 +97,19 @@ def watched_synchronisations(first: int, last: int) -> Iterator[Counter[str]]:
     Those while a row is logged have a place that begins with :data:`LOGGING`.
     """
     places: Counter[str] = Counter()
-    write, is_watched = Monitor.write, False
+    is_watched = False
 
     def note(message: Any, *args: Any, **kwargs: Any) -> None:
         if is_watched and SYNCHRONISES in str(message):
             places[place_of(traceback.extract_stack()[:-1])] += 1
 
-    def write_and_switch(monitor: Monitor, row: Mapping[str, float]) -> None:
+    def watch(now: bool) -> None:
         nonlocal is_watched
-        write(monitor, row)
-        if row["step"] in (first, last) and on_gpu():
-            torch.cuda.set_sync_debug_mode("warn" if row["step"] == first else "default")
-        is_watched = first <= row["step"] < last
+        is_watched = now
+        if on_gpu():
+            torch.cuda.set_sync_debug_mode("warn" if now else "default")
 
-    with warnings.catch_warnings(), mock.patch.object(Monitor, "write", write_and_switch):
+    with warnings.catch_warnings(), at_rows({first: lambda: watch(True), last: lambda: watch(False)}):
         warnings.simplefilter("always")
         warnings.showwarning = note
         try:

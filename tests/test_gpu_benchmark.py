@@ -97,6 +97,10 @@ def test_everything_is_measured_and_written(tmp_path: Path) -> None:
         assert 0 < cost["least"] <= cost["milliseconds"] <= cost["most"]
         assert cost["of_mlm"] == pytest.approx(per_token[name] / per_token["MLM"])
     assert found["quality"]["rounds"][0]["difference"] < 1e-4
+    (profile,) = found["profile"]["rounds"]
+    assert sum(profile["host_ms"].values()) == pytest.approx(profile["step_ms"])
+    assert min(profile["host_ms"].values()) > 0, "each of the methods is called, and none is counted twice"
+    assert profile["device_ms"] > 0 and "aten::addmm" in {kernel["name"] for kernel in profile["kernels"]}
 
     table = json_file.with_suffix(".md").read_text()
     for name in found:
@@ -141,6 +145,40 @@ def test_synchronisations_are_counted_between_logged_rows(benchmark_module: Any,
     assert sorted(places.values()) == [2, 2]
     logging, between = sorted(places, key=lambda place: not place.startswith(gpu_steps.LOGGING))
     assert logging.startswith(gpu_steps.LOGGING) and "wait_for_the_gpu" in between
+
+
+def test_a_method_is_timed_without_those_that_it_calls(benchmark_module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu_profile = benchmark_module("gpu_profile")
+
+    class Training:
+        def step(self) -> None:
+            clock[0] += 1
+            self.forward()
+            clock[0] += 2
+            self.forward()
+
+        def forward(self) -> None:
+            clock[0] += 10
+
+    clock = [0.0]
+    monkeypatch.setattr(gpu_profile.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(gpu_profile, "METHODS", {"around": (Training, "step"), "forward": (Training, "forward")})
+    with gpu_profile.host_seconds() as seconds:
+        Training().step()
+        Training().forward()
+    assert seconds == {"around": 3, "forward": 30}
+    Training().step()
+    assert seconds == {"around": 3, "forward": 30}
+
+
+def test_kernels_side_by_side_keep_the_gpu_busy_once(benchmark_module: Any) -> None:
+    gpu_profile = benchmark_module("gpu_profile")
+    assert gpu_profile.covered([(5, 7), (0, 3), (1, 2), (2, 4)]) == 6
+    assert gpu_profile.covered([]) == 0
+    assert gpu_profile.longest([("a", 1000.0), ("b", 5000.0), ("a", 2000.0)], steps=2) == [
+        {"name": "b", "ms": 2.5, "number": 0.5},
+        {"name": "a", "ms": 1.5, "number": 1.0},
+    ]
 
 
 def test_results_of_one_machine_are_merged(benchmark_module: Any, tmp_path: Path) -> None:
@@ -239,7 +277,7 @@ def test_what_a_target_asks_for_comes_first(benchmark_module: Any) -> None:
     gpu_report = benchmark_module("gpu_report")
     asked = {f"{setting}/ours" for setting in (*gpu_report.TARGETS, *gpu_report.FACTORS)}
     asked |= {f"{setting}/B-group" for setting in gpu_report.FACTORS}
-    asked |= {"ceilings", "step costs", "synchronisations", "quality"}
+    asked |= {"ceilings", "profile", "step costs", "synchronisations", "quality"}
     assert set(names[: len(asked)]) == asked
     assert len(set(names)) == len(names)
 
