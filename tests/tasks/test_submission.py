@@ -1,5 +1,6 @@
 import re
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,16 @@ def test_other_tables_are_kept_and_its_own_are_replaced(tmp_path: Path) -> None:
     with zipfile.ZipFile(path) as file:
         assert sorted(file.namelist()) == ["RTE.tsv", "WNLI.tsv"]
     assert table(path, "RTE.tsv") == before and table(path, "WNLI.tsv")[1] == "0\t1"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_runs_that_end_at_the_same_time_lose_no_table(tmp_path: Path) -> None:
+    path = tmp_path / "glue.zip"
+    sizes = {"CoLA": 1063, "SST-2": 1821, "MRPC": 1725, "QNLI": 5463, "RTE": 3000, "WNLI": 146}
+    with ThreadPoolExecutor(len(sizes)) as pool:
+        list(pool.map(lambda one: submit(path, one[0], {"test": classes(one[1], 2)}), sizes.items()))
+    with zipfile.ZipFile(path) as file:
+        assert set(file.namelist()) == {f"{name}.tsv" for name in sizes}
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -1,8 +1,11 @@
 """Predictions of the GLUE test sets in the form that the benchmark's server takes: a zip with a table for each task."""
 
+import fcntl
+import os
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,6 +77,8 @@ def check_submission(zip_path: Path, task: str, data: TaskData) -> None:
 def write_submission(zip_path: Path, task: str, data: TaskData, predictions: Mapping[str, Predictions]) -> list[str]:
     """Add a task's predictions to a zip for the GLUE server, in place of those it has; written whole or not at all.
 
+    Of runs that end at the same time with one zip, each adds what it has.
+
     Args:
         zip_path: The zip; made if it is not there.
         task: Name of the task.
@@ -88,12 +93,17 @@ def write_submission(zip_path: Path, task: str, data: TaskData, predictions: Map
         Failed: A prediction is not finite.
     """
     check_submission(zip_path, task, data)
-    tables = _read_zip(zip_path)
+    new: dict[str, bytes] = {}
     for split, said in predictions.items():
         ids = [example.id for example in data.test[split]]
         lines = [f"{id}\t{label}\n" for id, label in zip(ids, _labels(task, data, said), strict=True)]
-        tables[_TABLES[task][split].name] = "".join(["index\tprediction\n", *lines]).encode()
-    _write_zip(zip_path, tables)
+        new[_TABLES[task][split].name] = "".join(["index\tprediction\n", *lines]).encode()
+    try:
+        with _alone_in(zip_path.parent):
+            tables = _read_zip(zip_path) | new
+            _write_zip(zip_path, tables)
+    except OSError as error:
+        raise InputError(f"{zip_path}: cannot be written ({error.strerror}); give another zip") from None
     return [name for name in _NAMES if name not in tables]
 
 
@@ -125,15 +135,25 @@ def _read_zip(path: Path) -> dict[str, bytes]:
         raise InputError(f"{path}: cannot be read as a zip ({error}); delete it or give another") from None
 
 
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other process is in here with this folder, which is made if need be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        # Some network disks lock no folders.
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
 def _write_zip(path: Path, tables: Mapping[str, bytes]) -> None:
     part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as file:
-            for name in sorted(tables):
-                file.writestr(name, tables[name])
-        synchronise(part)
-        part.rename(path)
-        synchronise(path.parent)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); give another zip") from None
+    with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as file:
+        for name in sorted(tables):
+            file.writestr(name, tables[name])
+    synchronise(part)
+    part.rename(path)
+    synchronise(path.parent)
