@@ -370,7 +370,7 @@ def test_a_folder_on_the_hub_says_how_it_pools(
     assert own_embeddings("org/name", "cls").pooling == "cls"
     # Of one that was fetched without it, the hub would have to be asked.
     (kept / "snapshots" / "abc" / "modules.json").unlink()
-    with pytest.raises(InputError, match="the hub cannot be asked how it embeds .modules.json.; give --pooling"):
+    with pytest.raises(InputError, match="the hub cannot be asked how it embeds .modules.json.; set a pooling"):
         own_embeddings("org/name")
     assert own_embeddings("org/name", "cls")[2:4] == ("cls", False)
 
@@ -378,11 +378,11 @@ def test_a_folder_on_the_hub_says_how_it_pools(
 @pytest.mark.parametrize(
     ("modules", "pooling", "message"),
     [
-        (["Transformer", "Pooling", "Dense"], {"pooling_mode": "mean"}, "has a module Dense.*give --pooling"),
+        (["Transformer", "Pooling", "Dense"], {"pooling_mode": "mean"}, "has a module Dense.*set a pooling"),
         (["Transformer", "Pooling"], {"pooling_mode": "lasttoken"}, "pools by lasttoken, and bertsmith by one of cls"),
         (["Transformer", "Pooling"], {"pooling_mode": ["cls", "max"]}, "pools by cls, max, and"),
         (["Transformer", "Pooling"], {"pooling_mode_weightedmean_tokens": True}, "pools by pooling_mode_weightedmean"),
-        (["Transformer"], {}, "says nothing of a pooling; give --pooling"),
+        (["Transformer"], {}, "says nothing of a pooling; set a pooling"),
     ],
 )
 def test_folders_that_pool_otherwise(tmp_path: Path, modules: list[str], pooling: Any, message: str) -> None:

@@ -126,7 +126,7 @@ def _of_hub(origin: str, pooling: Pooling | None) -> Path | None:
         if is_known or pooling is not None:
             return None
         raise InputError(
-            f"{origin} is no folder here, and the hub cannot be asked how it embeds ({MODULES}); give --pooling for "
+            f"{origin} is no folder here, and the hub cannot be asked how it embeds ({MODULES}); set a pooling for "
             "embeddings of the encoder alone, or fetch it where there is a network (hf download) and give its folder"
         ) from None
     return fetch(origin)
@@ -179,20 +179,20 @@ def _pooling(file: Path, paths: dict[str, Path]) -> Pooling:
         values = read_json(paths["Pooling"] / "config.json")
         modes = _modes(values)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(f"{file}: says nothing of a pooling; give --pooling") from None
+        raise InputError(f"{file}: says nothing of a pooling; set a pooling") from None
     if others := paths.keys() - {"Transformer", "Pooling", "Normalize"}:
         raise InputError(
-            f"{file}: has a module {min(others)}, which bertsmith leaves out; give --pooling for "
+            f"{file}: has a module {min(others)}, which bertsmith leaves out; set a pooling for "
             "embeddings of the encoder alone"
         )
     if values.get("include_prompt") is False:
-        raise InputError(f"{file}: pools without the prompt, and bertsmith with it; give --pooling")
+        raise InputError(f"{file}: pools without the prompt, and bertsmith with it; set a pooling")
     for pooling in get_args(Pooling):
         if modes == [pooling]:
             return pooling  # type: ignore[no-any-return]
     raise InputError(
         f"{file}: pools by {', '.join(modes) or 'nothing'}, and bertsmith by one of "
-        f"{', '.join(get_args(Pooling))}; give --pooling"
+        f"{', '.join(get_args(Pooling))}; set a pooling"
     )
 
 
