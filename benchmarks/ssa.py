@@ -29,6 +29,7 @@ import torch
 from report import machine_and_command, processor
 from rich.console import Console
 
+from bertsmith.files import write_text
 from bertsmith.finetuning.objective import predict
 from bertsmith.finetuning.run import finetune, load_material
 from bertsmith.finetuning.seed import assemble
@@ -181,11 +182,11 @@ def evidence(options: argparse.Namespace, head: list[str]) -> None:
             num_done = len(done)
             while waiting:
                 finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                with (out / "results.jsonl").open("a") as stream:
-                    for future in finished:
-                        stream.write(json.dumps(future.result()) + "\n")
+                results = [*read_results(out), *(future.result() for future in finished)]
+                # Whole or as before: nothing that a kill leaves stands in the way of going on.
+                write_text(out / "results.jsonl", "".join(json.dumps(one) + "\n" for one in results))
                 num_done += len(finished)
-                (out / "table.md").write_text(table(read_results(out), head))
+                (out / "table.md").write_text(table(results, head))
                 print(f"{time.perf_counter() - began:6.0f} s: {num_done} of {len(jobs)} jobs", flush=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from finetuning_helpers import LABELS, MakeRun, write_squad
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig
+from transformers import AutoConfig, BertConfig, BertTokenizer
 
 from bertsmith.errors import InputError
 from bertsmith.finetuning import run as run_module
@@ -261,6 +261,21 @@ def test_a_folder_without_a_tokenizer_is_named(encoder_folder: Path, tmp_path: P
     shutil.copytree(encoder_folder, tmp_path / "model", ignore=shutil.ignore_patterns("tokenizer*", "vocab*"))
     with pytest.raises(InputError, match="has no tokenizer; put the one it was trained with into the folder"):
         open_tokenizer(str(tmp_path / "model"))
+
+
+def test_a_vocabulary_with_a_gap_needs_embeddings_up_to_its_highest_id(tmp_path: Path) -> None:
+    # A vocab.txt with a line twice: nine ids, eight tokens.
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "a", "c"]
+    tokenizer = BertTokenizer({word: place for place, word in enumerate(words)})
+    assert len(tokenizer) == 8
+    tokenizer.save_pretrained(tmp_path)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    BertConfig(vocab_size=9, **sizes).save_pretrained(tmp_path)
+    assert open_tokenizer(str(tmp_path)).vocab["c"] == 8
+
+    BertConfig(vocab_size=8, **sizes).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="has 8 token embeddings, fewer than the 9 tokens"):
+        open_tokenizer(str(tmp_path))
 
 
 def test_a_value_of_the_wrong_type_for_trainer_is_named(make_run: MakeRun, tmp_path: Path) -> None:
