@@ -3,10 +3,17 @@
 Shapes: B rows, L positions, N = B L.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+_SETTLED = 0.5
+"""The share of the budget after which a model should have learned something."""
+_LEAST_REPLACED = 0.02 / 0.15
+"""Share of the chosen tokens: 2 % of all at the usual mask_prob."""
+_LEAST_AUC = 0.7
 
 
 class Verdict(NamedTuple):
@@ -62,3 +69,32 @@ def area_under_curve(logits_N: Tensor, is_positive_N: Tensor, real_N: Tensor) ->
     area = ((ranks_N * positive_N).sum() - num_positive * (num_positive + 1) / 2) / num_pairs.clamp(min=1)
     has_both = (num_pairs > 0).double()
     return area * has_both, has_both
+
+
+def troubles(figures: Mapping[str, float], share: float, chosen: float) -> dict[str, str]:
+    """Say in plain words what is wrong with a discriminator whose loss may look well.
+
+    Args:
+        figures: Means of the monitors on held-out rows.
+        share: How much of the budget is used.
+        chosen: Share of the tokens that are chosen to be replaced.
+
+    Returns:
+        Sentences, by the names of the monitors that show it.
+    """
+    found: dict[str, str] = {}
+    if share < _SETTLED:
+        return found
+    if figures.get("replaced_share", 1.0) < _LEAST_REPLACED * chosen:
+        found["replaced_share"] = (
+            f"only {figures['replaced_share']:.1%} of the tokens are replaced, where {chosen:.1%} are chosen: the "
+            "generator restores nearly all, and the discriminator has hardly anything to find; take a smaller "
+            "objective.generator_size"
+        )
+    if figures.get("disc_auc", 1.0) < _LEAST_AUC:
+        found["disc_auc"] = (
+            f"the discriminator hardly tells replaced tokens from original ones (AUC {figures['disc_auc']:.2f}, "
+            "0.5 is a coin): for fine-tuning it may be worse than none; begin with a model that objective.name: "
+            "mlm has trained (encoder.from_pretrained), or give a larger budget, so that the rate falls later"
+        )
+    return found

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.stats import chisquare, kstest
 from sklearn.metrics import roc_auc_score
-from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForPreTraining, ElectraForMaskedLM
+from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForPreTraining, BertTokenizer, ElectraForMaskedLM
 
 from bertsmith.corpus import Corpus
 from bertsmith.detection import area_under_curve
@@ -170,6 +170,34 @@ def test_samples_follow_the_softmax_at_its_temperature(tokenizer: Any, sampling:
     observed = [*counts[frequent], counts[~frequent].sum()]
     expected = [*probabilities[frequent], probabilities[~frequent].sum()]
     assert chisquare(observed, np.asarray(expected) * counts.sum()).pvalue > 0.001
+
+
+@pytest.mark.parametrize("sampling", ["categorical", "gumbel_softmax"])
+@pytest.mark.parametrize(("more", "less", "tie"), [(7, 7, "all"), (40, 0, "none"), (0, 40, "none")])
+def test_only_tokens_are_drawn(tokenizer: Any, tmp_path: Path, sampling: str, more: int, less: int, tie: str) -> None:
+    """Of a vocabulary with a gap, and embeddings beyond its end: more of the generator's, or of the discriminator's."""
+    words = tokenizer.get_vocab()
+    gapped = BertTokenizer({word: number + 50 * (number >= 20) for word, number in words.items()})
+    size, tokens = len(words) + 50, set(gapped.get_vocab().values())
+    for name, kind, beyond in (("d", AutoModelForPreTraining, less), ("g", AutoModelForMaskedLM, more)):
+        config = new_config(EncoderSettings(preset="tiny", architecture="electra"), gapped, 64)
+        config.vocab_size = size + beyond
+        torch.manual_seed(0)
+        kind.from_config(config).save_pretrained(tmp_path / name)
+        gapped.save_pretrained(tmp_path / name)
+    encoder = discriminator(gapped, preset=None, architecture=None, from_pretrained=str(tmp_path / "d"))
+    objective = make(gapped, encoder, generator=str(tmp_path / "g"), sampling=sampling, tie=tie).train()
+    rng = np.random.default_rng(0)
+    ordinary = sorted(tokens - set(gapped.all_special_ids))
+    batch = objective.collate([TextRow(rng.choice(ordinary, 60), 0, number) for number in range(30)])
+    drawn = verdict_of(objective, batch).corrupted.flatten()[batch["positions"]]
+    assert set(drawn.tolist()) <= set(ordinary)
+    objective(**batch).loss.backward()
+    assert all(gradient.isfinite().all() for gradient in gradients(objective))
+
+    objective.save_pretrained(tmp_path / "whole")
+    loaded = Electra.from_pretrained(tmp_path / "whole").train()
+    assert torch.equal(verdict_of(loaded, batch).corrupted.flatten()[batch["positions"]], drawn)
 
 
 def test_sampling_is_in_full_precision_and_never_leaves_the_vocabulary() -> None:

@@ -17,7 +17,8 @@ generator help the discriminator, where the paper's adversarial experiment had i
 Differs from the paper: K is exact in every row. x^ is drawn by inverting the cumulative distribution with one uniform
 number for each position, which comes with the batch: the law is that of argmax(logits + Gumbel noise), V times fewer
 random numbers are needed, and samples are a function of (seed, epoch, row), on any machine and number of ranks. So they
-are with gumbel_softmax, whose noise is hashed from that number. Special tokens have no chance; L_MLM is over all V.
+are with gumbel_softmax, whose noise is hashed from that number. Special tokens have no chance, nor have ids that are no
+token, in a gap of the vocabulary or beyond its end; L_MLM is over all V.
 
 Differs from the authors' code: the generator's vocabulary head runs at the chosen positions only.
 
@@ -38,7 +39,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForPreTraini
 from bertsmith.attention import use_packed_attention
 from bertsmith.batching import Packing, flatten, pack, real_tokens
 from bertsmith.corpus import Corpus
-from bertsmith.detection import Verdict, add_monitors
+from bertsmith.detection import Verdict, add_monitors, troubles
 from bertsmith.electra_generator import USUAL_SIZE, Tie, make_generator
 from bertsmith.encoder import hidden_states, training_flops
 from bertsmith.errors import InputError
@@ -181,6 +182,9 @@ class Electra(Objective):
             generator = AutoModelForMaskedLM.from_config(AutoConfig.for_model(**config.generator))
         self.generator = generator
         self._tie(config.objective["tie"])
+        # Slices, and no tensor of ids, for which a GPU would have to wait.
+        ids = np.asarray(config.special_ids)
+        self._never_drawn = [slice(run[0], run[-1] + 1) for run in np.split(ids, np.flatnonzero(np.diff(ids) > 1) + 1)]
 
     @staticmethod
     def encoder_class(objective: Mapping[str, Any]) -> Any:
@@ -219,14 +223,17 @@ class Electra(Objective):
         generator = make_generator(
             encoder, tokenizer, objective.generator, size=objective.generator_size, tie=objective.tie
         )
+        collate = cls.make_collate(objective, tokenizer, seed)
+        ordinary_ids = collate.vocabulary.ordinary_ids
         config = ObjectiveConfig(
             encoder=encoder.config.to_dict(),
             objective=to_dict(objective),
             generator=generator.config.to_dict(),
-            special_ids=sorted(set(tokenizer.all_special_ids)),
+            # All that is never drawn: also what is no token, in a gap of the vocabulary or beyond its end.
+            special_ids=np.setdiff1d(np.arange(generator.config.vocab_size), ordinary_ids).tolist(),
         )
         model = cls(config, encoder, generator)
-        model.collate = cls.make_collate(objective, tokenizer, seed)
+        model.collate = collate
         return model
 
     def pack(self) -> None:
@@ -324,8 +331,8 @@ class Electra(Objective):
         # In validation nothing needs a gradient, and samples must be those of every run.
         is_relaxed = objective["sampling"] == "gumbel_softmax" and self.training
         scores_MV = gumbel_noise(draws, scaled_MV.shape[1]) if is_relaxed else scaled_MV.detach()
-        for token in self.config.special_ids:
-            scores_MV[:, token] = -torch.inf
+        for ids in self._never_drawn:
+            scores_MV[:, ids] = -torch.inf
         if is_relaxed:
             # Half precision would lose the noise's tail, and overflow.
             with torch.autocast(input_ids.device.type, enabled=False):
@@ -337,8 +344,10 @@ class Electra(Objective):
         embedded_BLE = None
         if relaxed_MV is not None:
             embedding = self.encoder.get_input_embeddings()
+            weight_VE = embedding.weight.detach()
+            size = min(relaxed_MV.shape[1], weight_VE.shape[0])  # what the larger one has beyond is no token
             # Adds nothing, but for the gradient.
-            through_ME = (relaxed_MV - relaxed_MV.detach()) @ embedding.weight.detach()
+            through_ME = (relaxed_MV - relaxed_MV.detach())[:, :size] @ weight_VE[:size]
             embedded_BLE = embedding(corrupted)
             embedded_NE = embedded_BLE.flatten(0, 1).index_add(0, positions, through_ME.to(embedded_BLE.dtype))
             embedded_BLE = embedded_NE.view_as(embedded_BLE)
@@ -373,25 +382,4 @@ class Electra(Objective):
 
     def troubles(self, figures: Mapping[str, float], share: float) -> dict[str, str]:
         """Say in plain words what is wrong with a model whose losses may look well."""
-        found = {}
-        chosen = self.config.objective["mask_prob"]
-        if share >= _SETTLED and figures.get("replaced_share", 1.0) < _LEAST_REPLACED * chosen:
-            found["replaced_share"] = (
-                f"only {figures['replaced_share']:.1%} of the tokens are replaced, where {chosen:.1%} are chosen: the "
-                "generator restores nearly all, and the discriminator has hardly anything to find; take a smaller "
-                "objective.generator_size"
-            )
-        if share >= _SETTLED and figures.get("disc_auc", 1.0) < _LEAST_AUC:
-            found["disc_auc"] = (
-                f"the discriminator hardly tells replaced tokens from original ones (AUC {figures['disc_auc']:.2f}, "
-                "0.5 is a coin): for fine-tuning it may be worse than none; begin with a model that objective.name: "
-                "mlm has trained (encoder.from_pretrained), or give a larger budget, so that the rate falls later"
-            )
-        return found
-
-
-_SETTLED = 0.5
-"""The share of the budget after which a model should have learned something."""
-_LEAST_REPLACED = 0.02 / 0.15
-"""Share of the chosen tokens: 2 % of all at the usual mask_prob."""
-_LEAST_AUC = 0.7
+        return troubles(figures, share, self.config.objective["mask_prob"])
