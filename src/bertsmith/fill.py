@@ -48,7 +48,15 @@ def fill(model: str | Path, texts: Sequence[str], top: int = 5) -> list[list[lis
     # A path as it was given: "./model" is no name on the hub, and "model" may be one.
     origin = str(model if folder == Path(model) else folder)
     tokenizer = open_pretrained(AutoTokenizer.from_pretrained, origin, "tokenizer", "fill")
-    opened = open_pretrained(AutoModelForMaskedLM.from_pretrained, origin, "masked-language model", "fill")
+    opened, report = open_pretrained(
+        AutoModelForMaskedLM.from_pretrained, origin, "masked-language model", "fill", output_loading_info=True
+    )
+    # Without a word, transformers would make them at random.
+    if missing := report["missing_keys"] - opened.all_tied_weights_keys.keys():
+        raise InputError(
+            f"fill: {origin} lacks weights that fill masks ({min(missing)}); take a model that was trained to predict "
+            "tokens, of an ELECTRA its generator"
+        )
     if tokenizer.mask_token is None:
         raise InputError(f"fill: the tokenizer of {origin} has no mask; take a model that was trained to fill masks")
     if top > len(tokenizer):

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -352,6 +353,23 @@ def test_fill_needs_a_vocabulary_head(tokenizer: Any, tmp_path: Path) -> None:
     (tmp_path / "texts.txt").write_text("a [MASK] b\nnone here\n")
     with pytest.raises(InputError, match=r"texts.txt, line 2: has no mask"):
         read_sentences(tmp_path / "texts.txt")
+
+
+def test_fill_answers_by_no_random_head(tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    hub = tmp_path / "hub" / "models--me--discriminator"
+    folder = hub / "snapshots" / "abc"
+    discriminator(tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (hub / "refs").mkdir()
+    (hub / "refs" / "main").write_text("abc")
+    with pytest.raises(InputError, match=r"me/discriminator lacks weights that fill masks \(generator_"):
+        fill("me/discriminator", ["a [MASK] b"])
+    config = json.loads((folder / "config.json").read_text())
+    del config["architectures"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="lacks weights that fill masks .* of an ELECTRA its generator"):
+        fill(folder, ["a [MASK] b"])
 
 
 def test_going_on_from_a_generator(tokenizer: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
