@@ -1,5 +1,6 @@
 """The model folder: weights, config and tokenizer that every transformers Auto class opens, and a model card."""
 
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from transformers import AutoModel, PreTrainedModel
 from transformers.utils import logging
 
 from bertsmith.errors import Hindered, InputError, see_doctor
-from bertsmith.files import new_folder, remove, settle
+from bertsmith.files import new_folder, read_json, remove, settle
 from bertsmith.markdown import code, plain
 from bertsmith.objectives import OBJECTIVES, Objective
 from bertsmith.objectives.base import HEAD, ObjectiveConfig
@@ -170,6 +171,39 @@ def objective_of(checkpoint: Path) -> Objective:
     for model in (objective.encoder, *objective.companions().values()):
         model.tie_weights()
     return objective
+
+
+_NOT_SIZES = {"_name_or_path", "architectures", "dtype", "transformers_version"}
+"""What a config says of where a model is from."""
+
+
+def refuse_other_models(checkpoint: Path, objective: Objective) -> None:
+    """Refuse to go on from a checkpoint with other models than those that were trained.
+
+    Args:
+        checkpoint: A whole checkpoint.
+        objective: What its weights are to be loaded into, as it was made.
+
+    Raises:
+        InputError: What a model was begun from is gone or has come, or its config is another.
+    """
+    saved, made = read_json(checkpoint / "config.json"), json.loads(objective.config.to_json_string(use_diff=False))
+    remedy = "or start over with --overwrite"
+    for part in ("encoder", "generator"):
+        before, now = saved.get(part, {}), made.get(part, {})
+        earlier, origin = before.get("_name_or_path"), now.get("_name_or_path")
+        if earlier != origin and not Path(earlier or "").exists():
+            raise Hindered(f"{earlier}: is gone, and the {part} of {checkpoint} began from it; bring it back, {remedy}")
+        if earlier != origin:
+            raise Hindered(f"{origin}: the {part} of {checkpoint} did not begin from it; take it away, {remedy}")
+        if before.get("transformers_version") != now.get("transformers_version"):
+            continue  # which may have other fields, and other names for them
+        for name in sorted(before.keys() - _NOT_SIZES):
+            if before[name] != now.get(name):
+                raise Hindered(
+                    f"{origin or part}: its {name} was {before[name]!r} when {checkpoint} was trained, and is "
+                    f"{now.get(name)!r}; bring back what the run began from, {remedy}"
+                )
 
 
 _FILL = """from transformers import pipeline

@@ -17,7 +17,7 @@ from bertsmith.corpus import Corpus, check
 from bertsmith.corpus.build import available_cores
 from bertsmith.encoder import build_encoder, parameter_count, training_flops
 from bertsmith.errors import Hindered, InputError, see_doctor
-from bertsmith.export import model_card, objective_of, write_model
+from bertsmith.export import model_card, objective_of, refuse_other_models, write_model
 from bertsmith.files import write_json
 from bertsmith.gpu import expected_seconds, free_memory, in_smaller_parts, should_compile, speed_up
 from bertsmith.masking import Floats, Ints
@@ -25,13 +25,7 @@ from bertsmith.objectives import OBJECTIVES, Objective
 from bertsmith.plots import plot_losses
 from bertsmith.pretrained import GENERATOR
 from bertsmith.randomness import key_of
-from bertsmith.rows import (
-    NUM_SPECIAL,
-    VALIDATION_SEED,
-    Rows,
-    ValidationRows,
-    split_documents,
-)
+from bertsmith.rows import NUM_SPECIAL, VALIDATION_SEED, Rows, ValidationRows, split_documents
 from bertsmith.run_folder import flat, prepare, refuse_inside
 from bertsmith.run_settings import RunSettings, TrainingSettings
 from bertsmith.settings import to_dict
@@ -131,7 +125,7 @@ def _attempt(
     """Train from the newest checkpoint, or from the start, to the end."""
     folder, is_main = Path(run.output), ranks.rank() == 0
     budget = Budget(run.training.budget)
-    found = _find_checkpoint(folder, keeps, parts.corpus, budget)
+    found = _find_checkpoint(folder, keeps, parts, budget)
     begun = found.facts.get("batching") if found else None
     with Monitor(folder, found.path if found else None, active=is_main) as monitor:
         half = use_bf16(run.training.precision)
@@ -245,14 +239,17 @@ def token_shares(corpus: Corpus, held_out: Ints) -> tuple[Floats, Floats]:
     return rest / rest.sum(), there / max(1, there.sum())
 
 
-def _find_checkpoint(folder: Path, keeps: bool, corpus: Corpus, budget: Budget) -> Found | None:
+def _find_checkpoint(folder: Path, keeps: bool, parts: Parts, budget: Budget) -> Found | None:
     """Find the checkpoint to resume, on whatever machine it is, and set the budget to what it had used."""
     found = newest_of_all(folder / "checkpoints", keeps)
-    if found is not None and found.facts.get("corpus") != corpus.hash:
+    if found is not None and found.facts.get("corpus") != parts.corpus.hash:
         raise Hindered(
-            f"{corpus.path}: this corpus has changed since the checkpoint {found.path} was trained on it; "
+            f"{parts.corpus.path}: this corpus has changed since the checkpoint {found.path} was trained on it; "
             "bring the old one back, or start over with --overwrite"
         )
+    with ranks.together():
+        if found is not None:
+            refuse_other_models(found.path, parts.objective)
     budget.used.update(found.facts["used"] if found is not None else {})
     return found
 

@@ -503,6 +503,37 @@ def test_the_presets_bring_the_papers_settings_which_give_way(corpus: Corpus, tm
     assert plain.data.row_length == 128 and plain.training.bias_correction
 
 
+def test_a_run_goes_on_with_its_own_generator_alone(
+    corpus: Corpus, tokenizer: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That in the folder that the run began from, which no setting names."""
+    model = tmp_path / "model"
+    for path, size in ((model, 0.5), (tmp_path / "other", 1.0)):
+        write_model(make(tokenizer, generator_size=size), tokenizer, path, "card")
+    training = {"budget": {"steps": 2}, "tokens_per_step": 256}
+    file = write_run(tmp_path, corpus, encoder={"from_pretrained": str(model)}, training=training)
+    pretrain(load_run(file))
+    on_command = ["--training.budget.steps", "3"]
+    on = load_run(file, on_command)
+    (model / "generator").rename(tmp_path / "kept")
+    with pytest.raises(InputError, match="model/generator: is gone, and the generator of .*/checkpoint-2 began from"):
+        pretrain(on)
+    (tmp_path / "other" / "generator").rename(model / "generator")
+    with pytest.raises(InputError, match="model/generator: its hidden_size was 64 when .* was trained, and is 128"):
+        pretrain(on)
+    (model / "generator").rename(tmp_path / "another")
+    (tmp_path / "kept").rename(model / "generator")
+    assert pretrain(on)["steps"] == 3
+    # And what was begun with a new one, of the usual width, not with one that has come.
+    (model / "generator").rename(tmp_path / "kept")
+    new = [*on_command, "--output", str(tmp_path / "new")]
+    pretrain(load_run(file, new))
+    (tmp_path / "kept").rename(model / "generator")
+    with pytest.raises(InputError, match="model/generator: the generator of .*/checkpoint-3 did not begin from it"):
+        pretrain(load_run(file, [*new, "--training.budget.steps", "4"]))
+    capsys.readouterr()
+
+
 @pytest.mark.slow
 @pytest.mark.pictures
 @pytest.mark.parametrize("sampling", ["categorical", "gumbel_softmax"])
