@@ -8,7 +8,7 @@ elsewhere the examples are laid below each other for attention alone.
 Shapes: T positions of the flat row, A heads, D size of a head, N segments (examples and filling), L longest of them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
 from functools import cache
@@ -63,22 +63,27 @@ def hindrance(model: PreTrainedModel, half: bool = True) -> str | None:
     return None
 
 
-def choose_batching(wanted: BatchingChoice, model: PreTrainedModel, half: bool) -> tuple[Batching, str | None]:
+def choose_batching(
+    wanted: BatchingChoice, model: PreTrainedModel, half: bool, companions: Mapping[str, PreTrainedModel] | None = None
+) -> tuple[Batching, str | None]:
     """Decide how short rows go into batches: as wanted, with "auto" packed on a GPU and bucketed elsewhere.
 
     Args:
         wanted: The setting.
         model: What is trained.
         half: Whether in half precision.
+        companions: What is trained with it, by name.
 
     Returns:
-        The batching, and what a user should know if it is bucketed because the model cannot be packed.
+        The batching, and what a user should know if it is bucketed because a model cannot be packed.
     """
     if wanted == "bucketed" or (wanted == "auto" and not torch.cuda.is_available()):
         return "bucketed", None
-    reason = hindrance(model, half)
-    if reason is not None:
-        return "bucketed", f"batches are bucketed, not packed: {reason}"
+    models = {"": model, **{f", in the {name} too": companion for name, companion in (companions or {}).items()}}
+    for where, one in models.items():
+        reason = hindrance(one, half)
+        if reason is not None:
+            return "bucketed", f"batches are bucketed, not packed: {reason}{where}"
     return "packed", None
 
 

@@ -129,11 +129,12 @@ def _attempt(
     begun = found.facts.get("batching") if found else None
     with Monitor(folder, found.path if found else None, active=is_main) as monitor:
         half = use_bf16(run.training.precision)
-        batching, note = choose_batching(begun or run.training.batching, parts.objective.encoder, half)
+        objective, wanted = parts.objective, begun or run.training.batching
+        batching, note = choose_batching(wanted, objective.encoder, half, objective.companions())
         if batching == "packed":
-            parts.objective.pack()
+            objective.pack()
         _greet(run, parts, batching, monitor)
-        for line in (speed_up(parts.objective, half, *compilation(run, parts)), note):
+        for line in (speed_up(objective, half, *compilation(run, parts)), note):
             if line:
                 monitor.say(f"note: {line}")
         for path in found.damaged if found else ():

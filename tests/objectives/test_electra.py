@@ -12,6 +12,7 @@ from scipy.stats import chisquare, kstest
 from sklearn.metrics import roc_auc_score
 from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForPreTraining, BertTokenizer, ElectraForMaskedLM
 
+from bertsmith import attention
 from bertsmith.corpus import Corpus
 from bertsmith.detection import area_under_curve
 from bertsmith.electra_generator import generator_config
@@ -288,6 +289,22 @@ def test_packed_equals_padded(tokenizer: Any) -> None:
         assert packed.counts[name].item() == padded.counts[name].item(), name
     for name, value in gradient.items():
         torch.testing.assert_close(packed_gradient[name], value, atol=2e-4, rtol=1e-4, msg=name)
+
+
+def test_a_generator_with_dropout_is_bucketed_on_a_gpu(
+    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "attention_probs_dropout_prob"
+    write_model(make(tokenizer, discriminator(tokenizer, config={name: 0.1})), tokenizer, tmp_path / "model", "card")
+    origin = {"preset": None, "architecture": None, "from_pretrained": str(tmp_path / "model")}
+    objective = make(tokenizer, discriminator(tokenizer, **origin, config={name: 0.0}))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(attention, "_has_kernel", lambda: True)
+    assert attention.choose_batching("auto", objective.encoder, True) == ("packed", None)
+    with pytest.raises(ValueError, match="attention without dropout"):
+        objective.pack()
+    batching, note = attention.choose_batching("auto", objective.encoder, True, objective.companions())
+    assert batching == "bucketed" and note and note.endswith("attention without dropout, in the generator too")
 
 
 @pytest.mark.parametrize("num_real", [50, 31])

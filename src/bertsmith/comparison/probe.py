@@ -104,7 +104,8 @@ def _measure(run: RunSettings, parts: Parts, label: str) -> tuple[float, float, 
         Tokens and operations of a step, and its seconds, which are not a number where the memory is too small for it.
     """
     half = use_bf16(run.training.precision)
-    batching, _ = choose_batching(run.training.batching, parts.objective.encoder, half)
+    objective = parts.objective
+    batching, _ = choose_batching(run.training.batching, objective.encoder, half, objective.companions())
     num_micro = run.training.gradient_accumulation
     stream = TrainingStream(parts.rows, parts.rows_per_step, _STEPS + 1, run.training.seed, batching, num_micro)
     lengths = [stream.lengths_of_step(step) for step in range(_STEPS + 1)]

@@ -6,6 +6,7 @@ import platform
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -160,9 +161,11 @@ def precision(half: bool) -> str:
     return "fp32" if use_bf16("auto") else "fp32: this hardware has no bf16"
 
 
-def attention(wanted: BatchingChoice, model: PreTrainedModel, half: bool) -> str:
+def attention(
+    wanted: BatchingChoice, model: PreTrainedModel, half: bool, companions: Mapping[str, PreTrainedModel] | None = None
+) -> str:
     """Say which path attention takes in pre-training and in fine-tuning, and why."""
-    batching, note = choose_batching(wanted, model, half)
+    batching, note = choose_batching(wanted, model, half, companions)
     where = "a GPU" if torch.cuda.is_available() else "a CPU"
     reason = note or (f"auto, on {where}" if wanted == "auto" else "as `batching` says")
     return f"{batching} batches, {describe(batching, model)} ({reason})"

@@ -105,10 +105,11 @@ def _need_of_run(run: RunSettings) -> _Need:
     training_arguments(run, parts)
     half = use_bf16(run.training.precision)
     compiles, note = should_compile(*compilation(run, parts))
+    objective = parts.objective
     lines = (
         Line("precision", precision(half)),
         Line("torch.compile", note or ("used" if compiles else "not used")),
-        Line("attention", attention(run.training.batching, parts.objective.encoder, half)),
+        Line("attention", attention(run.training.batching, objective.encoder, half, objective.companions())),
     )
     averages = 1 if run.training.optimizer == "sgd" else 2
     # Beside those that are kept, the one that is being written.
