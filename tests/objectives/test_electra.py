@@ -208,11 +208,23 @@ def test_sampling_is_in_full_precision_and_never_leaves_the_vocabulary() -> None
     plain = sample(logits, draws)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(sample(logits, draws), plain)
+    assert torch.equal(sample(logits.bfloat16(), draws), sample(logits.bfloat16().float(), draws))
     ends = sample(logits[:2], torch.tensor([0.0, 1 - 2.0**-24]))
     assert ends.min() >= 0 and ends.max() < 3000
     # Tokens without any probability are not drawn, wherever they stand.
     logits[:, ::2] = -torch.inf
     assert (sample(logits, draws) % 2 == 1).all() and (sample(logits[:1], torch.zeros(1)) % 2 == 1).all()
+
+
+@pytest.mark.parametrize("sampling", ["categorical", "gumbel_softmax"])
+def test_half_precision_draws_what_full_precision_does(tokenizer: Any, sampling: str) -> None:
+    objective = make(tokenizer, sampling=sampling, temperature=1.5).train()
+    batch = objective.collate(text_rows(tokenizer, [60] * 50))
+    logits = 4 * torch.randn(len(batch["targets"]), len(tokenizer), generator=torch.Generator().manual_seed(0))
+    for half in (logits, logits.bfloat16()):
+        plain = verdict_of(objective, batch, half.float()).corrupted
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(verdict_of(objective, batch, half).corrupted, plain)
 
 
 def test_samples_depend_on_the_row_alone(tokenizer: Any) -> None:
@@ -274,10 +286,11 @@ def test_micro_batches_add_up_to_the_whole_step(tokenizer: Any, sampling: str) -
     assert sum(piece.loss for piece in pieces).item() == pytest.approx(objective(**whole).loss.item(), rel=1e-6)
 
 
-def test_packed_equals_padded(tokenizer: Any) -> None:
+@pytest.mark.parametrize("sampling", ["categorical", "gumbel_softmax"])
+def test_packed_equals_padded(tokenizer: Any, sampling: str) -> None:
     found = []
     for is_packed in (False, True):
-        objective = make(tokenizer)
+        objective = make(tokenizer, sampling=sampling).train()
         objective.pack() if is_packed else None
         batch = objective.collate(text_rows(tokenizer, [60, 20, 41]))
         output = objective(**batch)

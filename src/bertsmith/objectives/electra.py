@@ -326,7 +326,8 @@ class Electra(Objective):
         Arguments are those of :meth:`forward`, and the generator's logits (M, V) at the chosen positions.
         """
         objective = self.config.objective
-        scaled_MV = logits_MV / objective["temperature"]
+        # Half precision would lose the noise's tail, and have ties.
+        scaled_MV = logits_MV.float() / objective["temperature"]
         relaxed_MV = None
         # In validation nothing needs a gradient, and samples must be those of every run.
         is_relaxed = objective["sampling"] == "gumbel_softmax" and self.training
@@ -334,9 +335,7 @@ class Electra(Objective):
         for ids in self._never_drawn:
             scores_MV[:, ids] = -torch.inf
         if is_relaxed:
-            # Half precision would lose the noise's tail, and overflow.
-            with torch.autocast(input_ids.device.type, enabled=False):
-                relaxed_MV = softmax((scaled_MV.float() + scores_MV) / objective["gumbel_tau"], dim=-1)
+            relaxed_MV = softmax((scaled_MV + scores_MV) / objective["gumbel_tau"], dim=-1)
             sampled_M = relaxed_MV.detach().argmax(-1)
         else:
             sampled_M = sample(scores_MV, draws)
