@@ -149,6 +149,17 @@ def test_the_gradient_of_gumbel_softmax_is_that_of_one_hot_times_embedding(token
     torch.testing.assert_close(ours_embedding, embedding.grad, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("tau", [0.001, 1.0, 1000.0])
+def test_the_sample_of_gumbel_softmax_is_the_highest_score_at_any_tau(tokenizer: Any, tau: float) -> None:
+    objective = make(tokenizer, sampling="gumbel_softmax", gumbel_tau=tau).train()
+    batch = objective.collate(text_rows(tokenizer, [60] * 10))
+    # So near to each other that their softmax would be equal: the noise taken off again, and a little for one token.
+    logits = -gumbel_noise(batch["draws"], len(tokenizer))
+    best = torch.arange(len(logits)) % 40 + 10
+    logits[torch.arange(len(logits)), best] += 2e-5
+    assert torch.equal(verdict_of(objective, batch, logits).corrupted.flatten()[batch["positions"]], best)
+
+
 @pytest.mark.parametrize("sampling", ["categorical", "gumbel_softmax"])
 def test_samples_follow_the_softmax_at_its_temperature(tokenizer: Any, sampling: str) -> None:
     narrow = discriminator(tokenizer, config={"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64})
@@ -476,7 +487,9 @@ def test_flops_count_the_generator(tokenizer: Any) -> None:
     [
         ({"generator_size": 0}, "generator_size is 0"),
         ({"generator_size": 1.5}, "at most 1"),
-        ({"temperature": 0.0}, "temperature is 0.0"),
+        ({"temperature": 0.0}, "temperature is 0.0; expected a number from 0.001 to 1000"),
+        ({"temperature": 1e-39}, "temperature is 1e-39"),
+        ({"gumbel_tau": 1e38, "sampling": "gumbel_softmax"}, r"gumbel_tau is 1e\+38"),
         ({"disc_weight": float("inf")}, "disc_weight is inf"),
         ({"gumbel_tau": 0.5}, "no effect with sampling: categorical"),
         ({"mask_token_share": 0.95, "random_token_share": 0.1}, "add up to <= 1"),

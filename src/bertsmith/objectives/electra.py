@@ -50,6 +50,7 @@ from bertsmith.objectives.base import (
     ObjectiveOutput,
     assemble_text,
     count,
+    guesses,
     masked_logits,
 )
 from bertsmith.pretrained import GENERATOR
@@ -112,9 +113,11 @@ class ElectraSettings(MaskingSettings):
             raise ValueError(
                 f"generator_size is {self.generator_size}; expected more than 0 and at most 1, usually 0.25"
             )
-        for name in ("temperature", "gumbel_tau", "disc_weight"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} is {getattr(self, name)}; expected a finite number above 0")
+        for name in ("temperature", "gumbel_tau"):
+            if not 1e-3 <= getattr(self, name) <= 1e3:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a number from 0.001 to 1000, usually 1")
+        if not 0 < self.disc_weight < float("inf"):
+            raise ValueError(f"disc_weight is {self.disc_weight}; expected a finite number above 0")
         if self.sampling == "categorical" and self.gumbel_tau != ElectraSettings.gumbel_tau:
             raise ValueError("gumbel_tau has no effect with sampling: categorical; leave it out")
 
@@ -335,8 +338,9 @@ class Electra(Objective):
         for ids in self._never_drawn:
             scores_MV[:, ids] = -torch.inf
         if is_relaxed:
-            relaxed_MV = softmax((scaled_MV + scores_MV) / objective["gumbel_tau"], dim=-1)
-            sampled_M = relaxed_MV.detach().argmax(-1)
+            scores_MV = scaled_MV + scores_MV
+            relaxed_MV = softmax(scores_MV / objective["gumbel_tau"], dim=-1)
+            sampled_M = guesses(scores_MV)  # those of the softmax may be equal where tau is large
         else:
             sampled_M = sample(scores_MV, draws)
         corrupted = input_ids.flatten().index_copy(0, positions, sampled_M).view_as(input_ids)
