@@ -10,6 +10,7 @@ from bertsmith.batching import BatchingChoice
 from bertsmith.encoder import EncoderSettings
 from bertsmith.objectives import ObjectiveSettings
 from bertsmith.objectives.electra import DEFAULTS as ELECTRA_DEFAULTS
+from bertsmith.objectives.electra import ElectraSettings
 from bertsmith.rows import NUM_SPECIAL
 from bertsmith.settings import Output, Processes, merge, parse_overrides, settings, validate
 from bertsmith.training.budget import BudgetSettings, Schedule
@@ -138,10 +139,17 @@ class RunSettings:
     evaluation: EvaluationSettings = EvaluationSettings()
 
     def __post_init__(self) -> None:
-        """Keep a run out of the folder of a corpus, which a new build empties."""
+        """Keep a run out of the folder of a corpus, which a new build empties; refuse what has no effect."""
         if Path(self.data.corpus).resolve() in Path(self.output).resolve().parents:
             raise ValueError(
                 f"output is {self.output}, inside of data.corpus {self.data.corpus}; give another `output`"
+            )
+        own = self.objective
+        takes_embedding = isinstance(own, ElectraSettings) and own.generator is not None and own.tie == "all"
+        if self.encoder.positions != "random" and takes_embedding:
+            raise ValueError(
+                "encoder.positions has no effect beside objective.generator, whose whole embedding the encoder takes; "
+                "leave it out, or set objective.tie: tokens"
             )
 
 

@@ -508,6 +508,15 @@ def test_another_architecture_is_refused(tokenizer: Any) -> None:
         EncoderSettings(preset="electra-small", architecture="bert")
 
 
+def test_positions_that_the_embedding_of_a_generator_replaces_are_refused(corpus: Corpus, tmp_path: Path) -> None:
+    encoder = {"preset": "tiny", "architecture": "electra", "positions": "sinusoidal"}
+    file = write_run(tmp_path, corpus, encoder=encoder)
+    assert load_run(file).encoder.positions == "sinusoidal"
+    with pytest.raises(InputError, match="encoder.positions has no effect beside objective.generator"):
+        load_run(file, ["--objective.generator", "g"])
+    assert load_run(file, ["--objective.generator", "g", "--objective.tie", "tokens"]).objective.generator == "g"
+
+
 def test_what_is_useless_is_said(tokenizer: Any) -> None:
     objective = make(tokenizer)
     assert not objective.troubles({"disc_auc": 0.9, "replaced_share": 0.08}, 1.0)
