@@ -33,8 +33,9 @@ from bertsmith.pretrained import open_pretrained
 from bertsmith.pretraining import assemble, pretrain
 from bertsmith.run_folder import prepare, read_run
 from bertsmith.run_settings import RunSettings, load_run
-from bertsmith.sweep import load_sweep, sweep, trials
+from bertsmith.sweep import load_sweep, study, sweep, trials
 from bertsmith.sweep import report as sweep_report
+from bertsmith.sweep.plan import make_plan
 from bertsmith.training import checkpoints, ranks, running
 from bertsmith.training.board import Board
 from bertsmith.training.monitors import METRICS, Monitor, read_metrics
@@ -508,9 +509,79 @@ def test_the_file_of_trials_damaged_and_removed(
     assert before == after
 
 
+def test_no_trial_of_a_shared_search_is_done_again_when_the_file_of_trials_is_gone(
+    searched: Sweep, tmp_path: Path
+) -> None:
+    file = tmp_path / "sweep.yaml"
+    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {"trials": 13}))
+
+    def share(run: RunSettings) -> float:
+        if "0003" in run.output:
+            # Another worker does the others meanwhile, and draws without knowing what comes of this one.
+            plan = make_plan(load_sweep(file))
+            trials.work(plan, study.open_study(plan))
+        Path(run.output).mkdir()
+        return rate(run)
+
+    before = searched(share)
+    (tmp_path / "sweep" / "study.db").unlink()
+    assert searched(lambda run: pytest.fail("no trial is trained again")) == before
+    assert len(list((tmp_path / "sweep").glob("trials/*/run"))) == 13
+
+
+def test_an_unfinished_trial_goes_on_when_the_file_of_trials_is_gone(searched: Sweep, tmp_path: Path) -> None:
+    def stop(run: RunSettings) -> float:
+        Path(run.output).mkdir(exist_ok=True)
+        if "0001" in run.output:
+            raise KeyboardInterrupt
+        return rate(run)
+
+    with pytest.raises(KeyboardInterrupt):
+        searched(stop)
+    (tmp_path / "sweep" / "study.db").unlink()
+    # As if it had been drawn where other trials were done.
+    record = tmp_path / "sweep" / "trials" / "0001" / "outcome.json"
+    write_record(record, {"values": {"training.learning_rate": 0.05}})
+    kept = tmp_path / "sweep" / "trials" / "0001" / "run" / "kept"
+    kept.touch()
+    assert searched(rate)["trials"][1]["training.learning_rate"] == 0.05
+    assert kept.exists()
+
+
+def test_a_trial_of_another_search_is_not_replaced(searched: Sweep, tmp_path: Path) -> None:
+    searched(rate)
+    (tmp_path / "sweep" / "study.db").unlink()
+    folder = tmp_path / "sweep" / "trials" / "0001"
+    held = read_record(folder / "outcome.json")
+    write_record(folder / "outcome.json", held | {"values": {"training.learning_rate": 3.0}})
+    with pytest.raises(InputError, match=f"{folder}: is of another search .*; move it away, or start over"):
+        searched(lambda run: pytest.fail("no trial is trained again"))
+    assert read_record(folder / "outcome.json")["outcome"] == held["outcome"]
+
+
+def test_the_validations_of_trials_are_found_again(
+    searched: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "sweep.yaml"
+    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {"prune": True}))
+
+    def train(run: RunSettings, watch: Callable[[dict[str, float], float], None]) -> dict[str, float]:
+        watch({"validation_loss": rate(run) + 1}, 0.5)
+        return {"validation_loss": rate(run)}
+
+    plan = make_plan(load_sweep(file))
+    monkeypatch.setattr(trials, "pretrain", train)
+    sweep(load_sweep(file))
+    before = [trial.intermediate_values for trial in study.open_study(plan).trials]
+    assert all(map(len, before))
+    (tmp_path / "sweep" / "study.db").unlink()
+    searched(lambda run: pytest.fail("no trial is trained again"))
+    assert [trial.intermediate_values for trial in study.open_study(plan).trials] == before
+
+
 def test_the_file_of_trials_is_in_use(searched: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = searched(rate)["best"]
-    monkeypatch.setattr(trials, "_PATIENCE", 0.1)
+    monkeypatch.setattr(study, "_PATIENCE", 0.1)
     with closing(sqlite3.connect(tmp_path / "sweep" / "study.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(Hindered, match="study.db: is in use by another process .*locked"):

@@ -15,7 +15,7 @@ from bertsmith.corpus.staging import prepare
 from bertsmith.errors import InputError
 from bertsmith.files import write_record
 from bertsmith.finetuning.seed_files import read_result
-from bertsmith.sweep.trials import read_trial
+from bertsmith.sweep.outcomes import read_trial
 from bertsmith.training.checkpoints import read_seal
 
 PLAN = {"version": 1, "settings": {}, "sources": []}

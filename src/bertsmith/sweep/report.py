@@ -15,7 +15,7 @@ from bertsmith.plots import plot_sweep
 from bertsmith.results import lay_out
 from bertsmith.settings import to_dict
 from bertsmith.sweep.plan import Plan, load, plain, short
-from bertsmith.sweep.trials import best_of
+from bertsmith.sweep.study import best_of
 from bertsmith.training.monitors import duration
 
 _FEW = 20

@@ -10,15 +10,8 @@ from bertsmith.settings import to_dict
 from bertsmith.sweep.plan import SWEEP, Plan, content_of, files_read, make_plan
 from bertsmith.sweep.report import report
 from bertsmith.sweep.settings import SweepSettings
-from bertsmith.sweep.trials import (
-    explained,
-    open_study,
-    patiently_locked,
-    refuse_changes,
-    refuse_damage,
-    say_damage,
-    work,
-)
+from bertsmith.sweep.study import explained, find_again, open_study, patiently_locked, refuse_changes, refuse_damage
+from bertsmith.sweep.trials import say_damage, work
 from bertsmith.training.running import work_side_by_side
 
 
@@ -63,6 +56,7 @@ def _sweep(plan: Plan, overwrite: bool) -> dict[str, Any]:
         prepare(plan.folder, to_dict(given), overwrite, SWEEP)
         study = open_study(plan)
         refuse_changes(plan, study, content, begins=True)
+        find_again(plan, study)
         refuse_damage(plan, study)
     if given.parallel == 1:
         work(plan, study)

@@ -1,140 +1,38 @@
 """Trials: taken from the study, trained, judged, and ended early if they do not promise anything."""
 
-import json
 import math
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stderr
+from collections.abc import Mapping
+from contextlib import ExitStack, redirect_stderr
 from pathlib import Path
-from typing import Any, NotRequired
+from typing import Any
 
 import numpy as np
 import optuna
 import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.exceptions import StorageInternalError
-from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial, Trial, TrialState
-from pydantic import TypeAdapter
+from optuna.trial import Trial, TrialState
 from rich.console import Console
-from sqlalchemy.exc import SQLAlchemyError
-from typing_extensions import TypedDict
 
 from bertsmith.errors import Failed, Hindered, InputError
-from bertsmith.files import changed_since, hashes_of, locked, read_record, write_record
+from bertsmith.files import changed_since, hashes_of, locked, write_record
 from bertsmith.finetuning.run import finetune
 from bertsmith.finetuning.seed_files import RESULT
 from bertsmith.finetuning.settings import FinetuningSettings
 from bertsmith.pretraining import pretrain
-from bertsmith.sweep.plan import RUN, STUDY, TASK, Distribution, Plan, content_of, load, load_judge, plain, short
+from bertsmith.sweep.outcomes import OUTCOME, find_trial, kept_files
+from bertsmith.sweep.plan import RUN, STUDY, Distribution, Plan, content_of, load, load_judge, plain, short
+from bertsmith.sweep.study import best_of, patiently_locked, refuse_changes, refuse_other_values
 from bertsmith.terminal import say_on
 from bertsmith.training.monitors import duration
 from bertsmith.training.running import one_after_another
-from bertsmith.yaml_files import read_yaml
 
-OUTCOME = "outcome.json"
-"""What came of a trial, beside the study: in the folder of the trial."""
 _LEAST_FAILURES = 3
 """So many trials that fail before any has succeeded are taken for a mistake in the run file."""
 _STEPS = 1000
 """Validations are told apart by the share of the budget, in so many parts."""
-_STARTUP_TRIALS = 5
-_WARMUP = 200
-"""No trial ends before so many trials are done, and so many parts of its budget are used."""
-_PATIENCE = 60.0
-"""Seconds to wait for the other processes of a sweep."""
-
-
-def open_study(plan: Plan) -> Any:
-    """Open the study, which is an SQLite file that any number of processes share."""
-    file = plan.folder / STUDY
-    if not file.exists():
-        # Its tables are made one by one: if the disk were full in between, those that are missing would never be made.
-        part = file.with_name(f"{STUDY}.part")
-        for left in (part, *(Path(f"{path}-journal") for path in (file, part))):
-            left.unlink(missing_ok=True)
-        storage = _storage(part)
-        _study(plan, storage)
-        storage.remove_session()
-        storage.engine.dispose()
-        part.rename(file)
-    return _study(plan, _storage(file))
-
-
-def _storage(file: Path) -> RDBStorage:
-    # SQLite itself waits for 5 seconds only.
-    return RDBStorage(f"sqlite:///{file.resolve()}", engine_kwargs={"connect_args": {"timeout": _PATIENCE}})
-
-
-def _study(plan: Plan, storage: RDBStorage) -> Any:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna.create_study(
-        storage=storage,
-        study_name="sweep",
-        direction="maximize" if plan.maximises else "minimize",
-        pruner=optuna.pruners.MedianPruner(_STARTUP_TRIALS, _WARMUP) if plan.prunes else optuna.pruners.NopPruner(),
-        load_if_exists=True,
-    )
-
-
-@contextmanager
-def explained(plan: Plan) -> Iterator[None]:
-    """Turn what can be wrong with the file of trials into one line that says what to do."""
-    try:
-        yield
-    except (SQLAlchemyError, StorageInternalError) as error:
-        cause = error.__cause__ or error
-        reason = str(getattr(cause, "orig", None) or cause).splitlines()[0]
-        file = plan.folder / STUDY
-        if "locked" in reason:
-            raise Hindered(
-                f"{file}: is in use by another process ({reason}); when that is done, the same command goes on"
-            ) from None
-        if "full" in reason or "readonly" in reason or "unable to open" in reason or "disk I/O" in reason:
-            raise Hindered(f"{file}: cannot be written ({reason}); make room, and the same command goes on") from None
-        raise Hindered(
-            f"{file}: is damaged ({reason}); remove it, and the same command finds the finished trials again"
-        ) from None
-
-
-def refuse_changes(plan: Plan, study: Any, content: str, begins: bool = False) -> None:
-    """Refuse to mix trials of a run file, or of data, that have changed since.
-
-    Args:
-        plan: The sweep.
-        study: Its study, which remembers them.
-        content: What :func:`content_of` says now.
-        begins: Whether they are what it shall remember, if it does not know any.
-    """
-    paths = [path for path in (plan.settings.run, plan.settings.finetune) if path is not None]
-    now = {"files": json.dumps({path: read_yaml(path) for path in paths}, default=str), "data": content}
-    for name, what in (("files", f"content of {' or '.join(paths)}"), ("data", "corpus, model or data")):
-        if study.user_attrs.get(name, now[name]) != now[name]:
-            raise Hindered(
-                f"{plan.folder}: was begun with another {what}; bring it back, give another `output`, or start over "
-                "with --overwrite"
-            )
-        if begins:
-            study.set_user_attr(name, now[name])
-
-
-@contextmanager
-def patiently_locked(folder: Path) -> Iterator[None]:
-    """Hold a folder for a moment, after other processes that do so."""
-    deadline = time.monotonic() + _PATIENCE
-    while True:
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(locked(folder, "`output`"))
-            except InputError:
-                if time.monotonic() > deadline or not folder.is_dir():
-                    raise
-                time.sleep(0.1)
-                continue
-            yield
-            return
 
 
 @one_after_another()
@@ -171,39 +69,15 @@ def work(plan: Plan, study: Any) -> None:
         )
 
 
-def refuse_damage(plan: Plan, study: Any) -> None:
-    """Compare the study, whose file does not notice a changed figure, with what its trials themselves wrote."""
-    for trial in study.get_trials(deepcopy=False):
-        try:
-            held = read_trial(plan.trial_folder(trial.number))
-        except (OSError, ValueError):
-            continue
-        if not trial.state.is_finished() or "outcome" not in held:
-            continue
-        score = trial.values[0] if trial.state == TrialState.COMPLETE else None
-        if held["values"] != trial.params or held["outcome"].get("score") != score:
-            raise Hindered(
-                f"{plan.folder / STUDY}: is damaged (trial {trial.number} is not what is in its folder); remove it, "
-                "and the same command finds the finished trials again"
-            )
-
-
 def _attempt(plan: Plan, study: Any, trial: Trial, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Do one trial, or read what came of it where the study has lost that.
+    """Do one trial, or read what came of it where a kill came before the study was told.
 
     Returns:
         Its score, or the reason why it failed, and its seconds; these alone if it was ended early.
     """
     folder = plan.trial_folder(trial.number)
-    try:
-        held = read_trial(folder)
-    except (OSError, ValueError):
-        held = {}
-    if held.get("values", values) != values:
-        # Of a study that is gone.
-        held = {}
-        for name in (RUN, TASK):
-            shutil.rmtree(folder / name, ignore_errors=True)
+    held = find_trial(folder)
+    refuse_other_values(plan, trial.number, values, held)
     if "outcome" in held:
         return dict(held["outcome"])
     refuse_changes(plan, study, content_of(plan))
@@ -220,41 +94,16 @@ def _attempt(plan: Plan, study: Any, trial: Trial, values: Mapping[str, Any]) ->
     except (InputError, Failed, torch.OutOfMemoryError) as error:
         outcome["reason"] = " ".join(str(error).split())
     outcome["seconds"] = round(time.monotonic() - began)
-    files = hashes_of(folder, _kept_files(folder))
-    write_record(folder / OUTCOME, {"values": values, "outcome": outcome, "files": files})
+    write_record(
+        folder / OUTCOME,
+        {
+            "values": values,
+            "outcome": outcome,
+            "files": hashes_of(folder, kept_files(folder)),
+            "validations": study.get_trials(deepcopy=False)[trial.number].intermediate_values,
+        },
+    )
     return outcome
-
-
-class _Outcome(TypedDict):
-    seconds: float
-    score: NotRequired[float]
-    reason: NotRequired[str]
-
-
-class _Trial(TypedDict):
-    values: dict[str, Any]
-    outcome: NotRequired[_Outcome]
-    files: NotRequired[dict[str, str]]
-
-
-_TRIAL = TypeAdapter(_Trial)
-
-
-def read_trial(folder: Path) -> dict[str, Any]:
-    """Read what came of a trial.
-
-    Raises:
-        OSError: It cannot be read.
-        ValueError: It is damaged.
-    """
-    return read_record(folder / OUTCOME, _TRIAL)
-
-
-def _kept_files(folder: Path) -> list[Path]:
-    """List what a trial leaves for programs."""
-    kinds = (".json", ".jsonl", ".npz", ".safetensors", ".yaml")
-    files = [path for path in sorted(folder.glob("*/**/*")) if path.suffix in kinds]
-    return [path for path in files if "checkpoints" not in path.relative_to(folder).parts]
 
 
 def say_damage(plan: Plan, study: Any) -> None:
@@ -263,10 +112,7 @@ def say_damage(plan: Plan, study: Any) -> None:
     best = best_of(study, trials)
     for trial in trials:
         folder = plan.trial_folder(trial.number)
-        try:
-            known = read_trial(folder).get("files", {})
-        except (OSError, ValueError):
-            known = {}
+        known = find_trial(folder).get("files", {})
         is_best = best is not None and trial.number == best.number
         known = {name: digest for name, digest in known.items() if is_best or "model" not in Path(name).parts}
         if damaged := changed_since(folder, known):
@@ -388,10 +234,3 @@ def _tidy(plan: Plan, study: Any) -> None:
             for name in ("checkpoints", "model", "tensorboard"):
                 for path in folder.rglob(name):
                     shutil.rmtree(path, ignore_errors=True)
-
-
-def best_of(study: Any, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
-    """Find the best of some trials; the first of equals."""
-    done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    sign = -1.0 if study.direction == optuna.study.StudyDirection.MAXIMIZE else 1.0
-    return min(done, key=lambda trial: sign * trial.values[0], default=None)

@@ -1,0 +1,52 @@
+"""What a trial leaves in its folder, beside the study: what was tried, what came of it, and the hashes of its files."""
+
+from pathlib import Path
+from typing import Any, NotRequired
+
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
+
+from bertsmith.files import read_record
+
+OUTCOME = "outcome.json"
+
+
+class _Outcome(TypedDict):
+    seconds: float
+    score: NotRequired[float]
+    reason: NotRequired[str]
+
+
+class _Trial(TypedDict):
+    values: dict[str, Any]
+    outcome: NotRequired[_Outcome]
+    files: NotRequired[dict[str, str]]
+    validations: NotRequired[dict[str, float]]
+
+
+_TRIAL = TypeAdapter(_Trial)
+
+
+def read_trial(folder: Path) -> dict[str, Any]:
+    """Read what came of a trial.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is damaged.
+    """
+    return read_record(folder / OUTCOME, _TRIAL)
+
+
+def find_trial(folder: Path) -> dict[str, Any]:
+    """Read what came of a trial; {} if that is not there, or damaged."""
+    try:
+        return read_trial(folder)
+    except (OSError, ValueError):
+        return {}
+
+
+def kept_files(folder: Path) -> list[Path]:
+    """List what a trial leaves for programs."""
+    kinds = (".json", ".jsonl", ".npz", ".safetensors", ".yaml")
+    files = [path for path in sorted(folder.glob("*/**/*")) if path.suffix in kinds]
+    return [path for path in files if "checkpoints" not in path.relative_to(folder).parts]
