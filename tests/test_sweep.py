@@ -1,5 +1,6 @@
 """The search: what it refuses, that it survives a kill, and that several processes share it."""
 
+import copy
 import csv
 import json
 import shutil
@@ -20,6 +21,7 @@ from bertsmith.run_settings import load_run
 from bertsmith.sweep import load_sweep, search, sweep, trials
 from bertsmith.sweep import report as sweep_report
 from bertsmith.sweep.plan import Plan, make_plan
+from bertsmith.sweep.study import open_study
 from bertsmith.sweep.trials import Watch
 from commands import Command
 
@@ -266,6 +268,28 @@ def test_what_the_trials_give_together_is_written_by_one_process_at_a_time(
     monkeypatch.setattr(trials, "pretrain", lambda run, watch: {"validation_loss": 1.0})
     monkeypatch.setattr(search, "report", look)
     assert sweep(sweep_of(run_file, trials=1)) == {}
+
+
+@pytest.mark.usefixtures("untrained")
+def test_a_trial_that_another_process_has_just_finished_is_not_taken_again(
+    run_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(sweep_of(run_file, trials=2))
+    sweep(plan.settings)
+    shared = open_study(plan)
+    look, looks = shared.get_trials, iter([True])
+
+    def seen(deepcopy: bool = True) -> list[Any]:
+        found = [copy.copy(trial) for trial in look(deepcopy=False)]
+        if next(looks, False):
+            found[1].state = optuna.trial.TrialState.RUNNING
+        return found
+
+    monkeypatch.setattr(shared, "get_trials", seen)
+    trials.work(plan, shared)
+    assert [trial.state.name for trial in look()] == ["COMPLETE"] * 2
+    with locked(plan.trial_folder(1), "`output`"):
+        pass
 
 
 @pytest.mark.slow

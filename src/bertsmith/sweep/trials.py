@@ -126,18 +126,25 @@ def _take(plan: Plan, study: Any, stack: ExitStack) -> Trial | None:
     with patiently_locked(plan.folder):
         known = study.get_trials(deepcopy=False)
         for left in known:
-            if left.state != TrialState.RUNNING:
-                continue
-            try:
-                stack.enter_context(locked(plan.trial_folder(left.number), "`output`"))
-            except InputError:
-                continue
-            return Trial(study, left._trial_id)
+            if left.state == TrialState.RUNNING and _holds(plan, left.number, stack):
+                # Another process may have finished it before it let go of the folder.
+                if study.get_trials(deepcopy=False)[left.number].state == TrialState.RUNNING:
+                    return Trial(study, left._trial_id)
+                stack.close()
         if len(known) >= plan.settings.trials:
             return None
         trial: Trial = study.ask()
         stack.enter_context(locked(plan.trial_folder(trial.number), "`output`"))
         return trial
+
+
+def _holds(plan: Plan, number: int, stack: ExitStack) -> bool:
+    """Hold the folder of a trial, unless another process does."""
+    try:
+        stack.enter_context(locked(plan.trial_folder(number), "`output`"))
+    except InputError:
+        return False
+    return True
 
 
 def _draw(plan: Plan, study: Any, trial: Trial) -> dict[str, Any]:
