@@ -3,6 +3,7 @@
 import copy
 import csv
 import json
+import re
 import shutil
 import signal
 import time
@@ -16,9 +17,12 @@ import yaml
 from bertsmith.corpus import Corpus
 from bertsmith.errors import Failed, InputError, Interrupted
 from bertsmith.files import locked, read_record
+from bertsmith.objectives import OBJECTIVES
+from bertsmith.pretraining import validated_figures
 from bertsmith.run_folder import prepare
 from bertsmith.run_settings import load_run
 from bertsmith.sweep import load_sweep, search, sweep, trials
+from bertsmith.sweep import plan as sweep_plan
 from bertsmith.sweep import report as sweep_report
 from bertsmith.sweep.plan import Plan, make_plan
 from bertsmith.sweep.study import open_study
@@ -126,6 +130,47 @@ def test_a_metric_that_a_validation_lacks_is_why_a_trial_fails(run_file: Path, m
     said = "3 trials failed and none succeeded; the last: validation_mlm was not there in the last validation"
     with pytest.raises(Failed, match=said):
         sweep(sweep_of(run_file, metric="validation_mlm"))
+
+
+LOW = {"loss", "mlm", "pair", "sbo", "disc", "contrast", "alignment", "uniformity"}
+HIGH = {"accuracy", "pair_accuracy", "sbo_accuracy", "disc_auc", "disc_precision", "disc_recall", "top1", "top5"}
+HIGH |= {"positive_similarity", *(f"{part}accuracy_span_{length}" for part in ("", "sbo_") for length in range(1, 11))}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_figure_is_better_low_or_high_or_is_not_judged_by(
+    run_file: Path, sentences: Corpus, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    more = {"cert": {"views": "crop", "queue_size": 64}, "mlm": {"unit": "word"}}.get(name, {})
+    architecture = {"architecture": "electra"} if name == "electra" else {}
+    run = yaml.safe_load(run_file.read_text())
+    run |= {"objective": {"name": name, **more}, "encoder": run["encoder"] | architecture}
+    run["data"]["corpus"] = str(sentences.path)
+    figures = validated_figures(load_run(write(run_file, run)))
+    monkeypatch.setattr(sweep_plan, "validated_figures", lambda run: figures)
+    assert len(figures) >= 3
+    for figure in figures:
+        part = figure.removeprefix("validation_")
+        if re.match("cut_words|mean_span|negative_similarity|num_|replaced_share|share_", part):
+            with pytest.raises(InputError, match=f"metric: '{figure}' is neither better high nor low; there are: "):
+                make_plan(sweep_of(run_file, metric=figure))
+        else:
+            assert part in LOW | HIGH
+            assert make_plan(sweep_of(run_file, metric=figure)).maximises == (part in HIGH)
+
+
+@pytest.mark.usefixtures("untrained")
+def test_a_search_that_looked_for_the_worst_is_found_again_the_other_way_round(
+    run_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trials, "pretrain", lambda run, watch: {"validation_loss": run.training.learning_rate})
+    rates = [row["training.learning_rate"] for row in sweep(sweep_of(run_file, trials=3))["trials"]]
+    plan = make_plan(sweep_of(run_file, trials=3))
+    monkeypatch.setattr(search, "make_plan", lambda given: plan._replace(maximises=True))
+    with pytest.raises(InputError, match=r"study.db: takes the worst validation_loss for the best, .*; remove it"):
+        sweep(plan.settings)
+    (plan.folder / "study.db").unlink()
+    assert sweep(plan.settings)["best"]["value"] == max(rates)
 
 
 def test_a_fine_tuning_is_not_replaced_by_a_search(run_file: Path) -> None:

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+HIGHER_IS_BETTER = {"disc": False, "disc_auc": True, "disc_precision": True, "disc_recall": True}
+"""What says how good a discriminator is, and whether if high."""
 _SETTLED = 0.5
 """The share of the budget after which a model should have learned something."""
 _LEAST_REPLACED = 0.02 / 0.15

@@ -70,6 +70,7 @@ class Objective(PreTrainedModel):  # type: ignore[misc]
         encoder: The stock transformers model that is trained and exported, usually a masked-language model.
         collate: Turns rows into a batch; a dataclass with a field ``packed``.
         loss_weights: The weight of each part in the loss; parts that are not in it are monitors.
+        higher_is_better: Whether a model is better where a part or a monitor is high; of others, neither is.
         label_name: A tensor that every batch has: by it Trainer knows that it can compute a loss in validation.
     """
 
@@ -81,6 +82,7 @@ class Objective(PreTrainedModel):  # type: ignore[misc]
     accepts_loss_kwargs = False
     Config: ClassVar[type[Any]]
     loss_weights: Mapping[str, float]
+    higher_is_better: ClassVar[dict[str, bool]] = {"mlm": False, "accuracy": True}
     label_name: ClassVar[str] = "targets"
     collate: Any
     token_parts: Callable[[Tensor, Tensor], tuple[dict[str, Tensor], dict[str, Tensor]]]

@@ -194,6 +194,10 @@ class Cert(Objective):
     """
 
     Config = CertSettings
+    higher_is_better = Objective.higher_is_better | {
+        **{"contrast": False, "alignment": False, "uniformity": False},
+        **{"top1": True, "top5": True, "positive_similarity": True},
+    }
     collate: CertCollator
     label_name = "numbers"
 

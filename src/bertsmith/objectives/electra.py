@@ -39,7 +39,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForPreTraini
 from bertsmith.attention import use_packed_attention
 from bertsmith.batching import Packing, flatten, pack, real_tokens
 from bertsmith.corpus import Corpus
-from bertsmith.detection import Verdict, add_monitors, troubles
+from bertsmith.detection import HIGHER_IS_BETTER, Verdict, add_monitors, troubles
 from bertsmith.electra_generator import USUAL_SIZE, Tie, make_generator
 from bertsmith.encoder import hidden_states, training_flops
 from bertsmith.errors import InputError
@@ -169,6 +169,7 @@ class Electra(Objective):
     """
 
     Config = ElectraSettings
+    higher_is_better = Objective.higher_is_better | HIGHER_IS_BETTER
     collate: ElectraCollator
     generator: PreTrainedModel
 

@@ -74,6 +74,7 @@ class PairObjective(Objective):
 
     collate: PairCollator
     loss_weights: Mapping[str, float] = {"mlm": 1.0, "pair": 1.0}
+    higher_is_better = Objective.higher_is_better | {"pair": False, "pair_accuracy": True}
     dropout_rate: ClassVar[float] = 0.0
 
     def __init__(self, config: ObjectiveConfig, encoder: PreTrainedModel | None = None) -> None:

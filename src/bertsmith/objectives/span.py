@@ -194,6 +194,7 @@ class Span(Objective):
     """
 
     Config = SpanSettings
+    higher_is_better = Objective.higher_is_better | {"sbo": False, "sbo_accuracy": True}
     collate: SpanCollator
     boundary: BoundaryHead | None
 

@@ -13,6 +13,7 @@ from bertsmith.corpus import Corpus
 from bertsmith.errors import InputError
 from bertsmith.finetuning.material import fingerprint
 from bertsmith.finetuning.settings import FinetuningSettings, load_finetuning
+from bertsmith.objectives import OBJECTIVES
 from bertsmith.pretraining import validated_figures
 from bertsmith.run_folder import Layout, flat
 from bertsmith.run_settings import RunSettings, load_run
@@ -100,11 +101,23 @@ def make_plan(given: SweepSettings) -> Plan:
             f"search: losses under different {strange} do not compare; give `finetune`, the run file of a task to "
             "judge models by, or the `metric` to compare all the same"
         )
-    metric = given.metric or "validation_loss"
-    if given.metric is not None and metric not in (known := validated_figures(base)):
-        raise InputError(f"metric: {metric!r} is not validated; {nearest(metric, known)}")
-    is_score = any(word in metric for word in ("accuracy", "auc", "precision", "recall"))
-    return plan._replace(metric=metric, maximises=is_score)
+    if given.metric is None:
+        return plan._replace(metric="validation_loss", maximises=False)
+    return plan._replace(metric=given.metric, maximises=_is_better_high(given.metric, base))
+
+
+def _is_better_high(metric: str, run: RunSettings) -> bool:
+    """Say whether the models of a pre-training are better where a figure is high."""
+    known = {"loss": False} | OBJECTIVES[run.objective.name].higher_is_better
+    figures = validated_figures(run)
+    # Of spans of one length it is as of all.
+    parts = {name: name.removeprefix("validation_").partition("_span_")[0] for name in figures}
+    judging = [name for name, part in parts.items() if part in known]
+    if metric not in figures:
+        raise InputError(f"metric: {metric!r} is not validated; {nearest(metric, judging)}")
+    if metric not in judging:
+        raise InputError(f"metric: {metric!r} is neither better high nor low; there are: {', '.join(sorted(judging))}")
+    return known[parts[metric]]
 
 
 def _judged_by(plan: Plan, run: FinetuningSettings, path: str) -> Plan:

@@ -10,6 +10,7 @@ from typing import Any
 import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -49,13 +50,19 @@ def _storage(file: Path) -> RDBStorage:
 
 def _study(plan: Plan, storage: RDBStorage) -> Any:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna.create_study(
+    study = optuna.create_study(
         storage=storage,
         study_name="sweep",
         direction="maximize" if plan.maximises else "minimize",
         pruner=optuna.pruners.MedianPruner(_STARTUP_TRIALS, _WARMUP) if plan.prunes else optuna.pruners.NopPruner(),
         load_if_exists=True,
     )
+    if (study.direction == StudyDirection.MAXIMIZE) != plan.maximises:
+        raise Hindered(
+            f"{plan.folder / STUDY}: takes the worst {plan.metric} for the best, as earlier versions did; remove it, "
+            "and the same command finds the finished trials again"
+        )
+    return study
 
 
 @contextmanager
@@ -187,5 +194,5 @@ def _damage(plan: Plan, number: int) -> Hindered:
 def best_of(study: Any, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
     """Find the best of some trials; the first of equals."""
     done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    sign = -1.0 if study.direction == optuna.study.StudyDirection.MAXIMIZE else 1.0
+    sign = -1.0 if study.direction == StudyDirection.MAXIMIZE else 1.0
     return min(done, key=lambda trial: sign * trial.values[0], default=None)
