@@ -11,6 +11,7 @@ import yaml
 
 from bertsmith import commands
 from bertsmith.cli import main
+from bertsmith.errors import DivergedRun, Failed, Hindered, InputError, Interrupted
 
 
 @pytest.fixture
@@ -47,6 +48,20 @@ def test_a_plain_kill_ends_every_command_as_ctrl_c_does(
     finally:
         signal.signal(signal.SIGTERM, before)
     assert capsys.readouterr().err == "bertsmith: interrupted; the same command goes on from what is saved\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(InputError, 2), (Hindered, 2), (Failed, 1), (DivergedRun, 1), (Interrupted, 130)]
+)
+def test_the_exit_code_says_what_kind_of_end_it_was(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: type[Exception], code: int
+) -> None:
+    def end(options: object) -> None:
+        raise error("so it ends")
+
+    monkeypatch.setattr(commands, "schema", end)
+    assert main(["schema"]) == code
+    assert capsys.readouterr().err == "bertsmith: so it ends\n"
 
 
 def test_build_info_check_pretrain_fill_show_export(

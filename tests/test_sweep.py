@@ -3,6 +3,7 @@
 import copy
 import csv
 import json
+import math
 import re
 import shutil
 import signal
@@ -15,12 +16,12 @@ import pytest
 import yaml
 
 from bertsmith.corpus import Corpus
-from bertsmith.errors import Failed, InputError, Interrupted
+from bertsmith.errors import DivergedRun, Failed, InputError, Interrupted
 from bertsmith.files import locked, read_record
 from bertsmith.objectives import OBJECTIVES
 from bertsmith.pretraining import validated_figures
 from bertsmith.run_folder import prepare
-from bertsmith.run_settings import load_run
+from bertsmith.run_settings import RunSettings, load_run
 from bertsmith.sweep import load_sweep, search, sweep, trials
 from bertsmith.sweep import plan as sweep_plan
 from bertsmith.sweep import report as sweep_report
@@ -313,6 +314,36 @@ def test_what_the_trials_give_together_is_written_by_one_process_at_a_time(
     monkeypatch.setattr(trials, "pretrain", lambda run, watch: {"validation_loss": 1.0})
     monkeypatch.setattr(search, "report", look)
     assert sweep(sweep_of(run_file, trials=1)) == {}
+
+
+@pytest.mark.usefixtures("untrained")
+def test_the_search_keeps_away_from_where_trials_diverge(run_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(run: RunSettings, watch: Any) -> dict[str, float]:
+        if run.training.learning_rate > 1e-2:
+            raise DivergedRun("training diverged at step 3: loss nan")
+        return {"validation_loss": abs(math.log10(run.training.learning_rate) + 3) + run.training.warmup}
+
+    monkeypatch.setattr(trials, "pretrain", train)
+    rate = {"low": 1e-5, "high": 1e-1, "log": True}
+    search = {"training.learning_rate": rate, "training.warmup": {"low": 0.0, "high": 0.5}}
+    given = sweep_of(run_file, trials=30, prune=False, search=search)
+    summary = sweep(given)
+    outcomes = [row["outcome"] for row in summary["trials"]]
+    # Drawn without knowing anything, a quarter of the first ten would.
+    assert set(outcomes) == {"done", "diverged"} and outcomes[10:].count("diverged") < 20 / 3
+    said = f"Not counted: {outcomes.count('diverged')} that diverged"
+    assert said in (run_file.parent / "sweep" / "results.txt").read_text()
+    (run_file.parent / "sweep" / "study.db").unlink()
+    assert sweep(given) == summary
+
+
+def test_a_search_all_of_whose_trials_diverge_ends(run_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def diverge(run: RunSettings, watch: Any) -> dict[str, float]:
+        raise DivergedRun("training diverged")
+
+    monkeypatch.setattr(trials, "pretrain", diverge)
+    with pytest.raises(Failed, match="10 trials failed and none succeeded; the last: training diverged"):
+        sweep(sweep_of(run_file))
 
 
 @pytest.mark.usefixtures("untrained")

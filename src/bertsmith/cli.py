@@ -60,8 +60,9 @@ def _run(arguments: Sequence[str] | None) -> int:
         options.run(options)
         sys.stdout.flush()
     except (InputError, Failed, Interrupted) as error:
-        codes: dict[type[Exception], int] = {Failed: EXIT_FAILED, Interrupted: EXIT_INTERRUPTED}
-        return _report(error, codes.get(type(error), EXIT_BAD_INPUT), options.debug)
+        codes = {Failed: EXIT_FAILED, Interrupted: EXIT_INTERRUPTED, InputError: EXIT_BAD_INPUT}
+        code = next(code for kind, code in codes.items() if isinstance(error, kind))
+        return _report(error, code, options.debug)
     except KeyboardInterrupt as error:
         return _report(str(error) or "interrupted; the same command goes on from what is saved", EXIT_INTERRUPTED)
     except BrokenPipeError:

@@ -37,6 +37,10 @@ class Failed(RuntimeError):
     """Training could not go on; the message says why and what is saved; exit code 1."""
 
 
+class DivergedRun(Failed):
+    """Training left the numbers behind, or gave a model that does: in a search, a result of the settings."""
+
+
 def see_doctor(message: str) -> str:
     """Point a message that is about the machine, and not about what was asked for, to what tells more."""
     return f"{message} (`bertsmith doctor` says what this machine has)"

@@ -75,7 +75,7 @@ def pretrain(run: RunSettings, *, overwrite: bool = False, watch: Watch | None =
     Raises:
         InputError: Something the user gave does not fit; nothing is lost.
         Interrupted: The process was asked to stop; a checkpoint is saved.
-        Failed: The loss diverged.
+        DivergedRun: The loss diverged.
     """
     logging.disable_progress_bar()
     with ranks.joined(run.training.trainer.get("ddp_timeout")), ExitStack() as held:

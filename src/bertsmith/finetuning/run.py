@@ -72,7 +72,7 @@ def finetune(run: FinetuningSettings, *, overwrite: bool = False, watch: Watch |
     Raises:
         InputError: Something the user gave does not fit; nothing is lost.
         Interrupted: The process was asked to stop; checkpoints are saved.
-        Failed: The loss of a seed diverged.
+        DivergedRun: The loss of a seed diverged.
     """
     logging.disable_progress_bar()
     with ranks.joined(run.training.trainer.get("ddp_timeout")), one_after_another(), ExitStack() as held:

@@ -55,7 +55,7 @@ def train_seed(
     Raises:
         InputError: The data or the model have changed since the seed was begun, or the folder is in use.
         Interrupted: The process was asked to stop; a checkpoint is saved.
-        Failed: The loss diverged.
+        DivergedRun: The loss diverged.
     """
     folder = seed_folder(run.output, seed)
     with ExitStack() as held:

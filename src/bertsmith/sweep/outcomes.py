@@ -1,8 +1,10 @@
 """What a trial leaves in its folder, beside the study: what was tried, what came of it, and the hashes of its files."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NotRequired
 
+from optuna.trial import TrialState
 from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
@@ -15,6 +17,7 @@ class _Outcome(TypedDict):
     seconds: float
     score: NotRequired[float]
     reason: NotRequired[str]
+    diverged: NotRequired[bool]
 
 
 class _Trial(TypedDict):
@@ -43,6 +46,18 @@ def find_trial(folder: Path) -> dict[str, Any]:
         return read_trial(folder)
     except (OSError, ValueError):
         return {}
+
+
+def state_of(outcome: Mapping[str, Any]) -> TrialState:
+    """Say what a trial is to the search: one that diverged is the worst that can be, one that failed tells nothing."""
+    if "score" in outcome:
+        return TrialState.COMPLETE
+    return TrialState.FAIL if "reason" in outcome and not outcome.get("diverged") else TrialState.PRUNED
+
+
+def notes_of(outcome: Mapping[str, Any]) -> dict[str, Any]:
+    """List what the search keeps of a trial beside its score."""
+    return {name: value for name, value in outcome.items() if name != "score"}
 
 
 def kept_files(folder: Path) -> list[Path]:

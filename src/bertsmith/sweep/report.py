@@ -68,7 +68,7 @@ def _row(plan: Plan, trial: FrozenTrial) -> dict[str, Any]:
         "trial": trial.number,
         **{key: trial.params.get(key) for key in plan.distributions},
         plan.metric: value,
-        "outcome": _OUTCOMES.get(trial.state, "unfinished"),
+        "outcome": "diverged" if "diverged" in trial.user_attrs else _OUTCOMES.get(trial.state, "unfinished"),
         "seconds": trial.user_attrs.get("seconds"),
         "reason": trial.user_attrs.get("reason", ""),
     }
@@ -95,11 +95,13 @@ def _table(plan: Plan, rows: Sequence[Mapping[str, Any]], importances: Mapping[s
         took = "" if row["seconds"] is None else duration(row["seconds"])
         lines.append([str(row["trial"]), *(plain(row[key]) for key in keys), value, row["outcome"], took])
     text = lay_out(lines)
-    num_done = sum(row["outcome"] == "done" for row in rows)
+    num_done, num_diverged = (sum(row["outcome"] == one for row in rows) for one in ("done", "diverged"))
     if not importances:
         return text + "\nToo few trials, or too much alike, to say which setting matters.\n"
     text += f"\nShare of the spread that each setting explains (fANOVA, {num_done} trials):\n"
     text += "".join(f"  {short(key)}: {share:.0%}\n" for key, share in importances.items())
     if num_done < _FEW:
         text += f"With fewer than {_FEW} trials such shares are little more than a hint.\n"
+    if num_diverged:
+        text += f"Not counted: {num_diverged} that diverged, where settings may matter most.\n"
     return text

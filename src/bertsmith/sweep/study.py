@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from bertsmith.errors import Hindered, InputError, first_line
 from bertsmith.files import locked
-from bertsmith.sweep.outcomes import find_trial
+from bertsmith.sweep.outcomes import find_trial, notes_of, state_of
 from bertsmith.sweep.plan import STUDY, Plan
 from bertsmith.yaml_files import read_yaml
 
@@ -150,16 +150,15 @@ def _as_it_was(plan: Plan, held: Mapping[str, Any]) -> FrozenTrial:
         known = {"params": held["values"], "distributions": plan.distributions}
     if "outcome" not in held:
         return create_trial(state=TrialState.RUNNING, **known)
-    match held["outcome"]:
-        case {"score": score}:
-            known |= {"state": TrialState.COMPLETE, "value": score}
-        case {"reason": _}:
-            known["state"] = TrialState.FAIL
-        case _:
-            known["state"] = TrialState.PRUNED
+    outcome = held["outcome"]
     steps = {int(step): value for step, value in held.get("validations", {}).items()}
-    notes = {name: value for name, value in held["outcome"].items() if name != "score"}
-    return create_trial(**known, intermediate_values=steps, user_attrs=notes)
+    return create_trial(
+        state=state_of(outcome),
+        value=outcome.get("score"),
+        intermediate_values=steps,
+        user_attrs=notes_of(outcome),
+        **known,
+    )
 
 
 def refuse_damage(plan: Plan, study: Any) -> None:

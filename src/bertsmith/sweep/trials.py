@@ -16,13 +16,13 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import Trial, TrialState
 from rich.console import Console
 
-from bertsmith.errors import Failed, Hindered, InputError
+from bertsmith.errors import DivergedRun, Failed, Hindered, InputError
 from bertsmith.files import changed_since, hashes_of, locked, write_record
 from bertsmith.finetuning.run import finetune
 from bertsmith.finetuning.seed_files import RESULT
 from bertsmith.finetuning.settings import FinetuningSettings
 from bertsmith.pretraining import pretrain
-from bertsmith.sweep.outcomes import OUTCOME, find_trial, kept_files
+from bertsmith.sweep.outcomes import OUTCOME, find_trial, kept_files, notes_of, state_of
 from bertsmith.sweep.plan import RUN, STUDY, Distribution, Plan, content_of, load, load_judge, plain, short
 from bertsmith.sweep.study import best_of, patiently_locked, refuse_changes, refuse_other_values
 from bertsmith.terminal import say_on
@@ -31,6 +31,8 @@ from bertsmith.training.running import one_after_another
 
 _LEAST_FAILURES = 3
 """So many trials that fail before any has succeeded are taken for a mistake in the run file."""
+_MOST_DIVERGED = 10
+"""So many that diverge before any has succeeded too: by then the search would know where to look."""
 _STEPS = 1000
 """Validations are told apart by the share of the budget, in so many parts."""
 
@@ -46,18 +48,16 @@ def work(plan: Plan, study: Any) -> None:
                 return
             values = _draw(plan, study, trial)
             outcome = _attempt(plan, study, trial, values)
-            trial.set_user_attr("seconds", outcome["seconds"])
+            for name, value in notes_of(outcome).items():
+                trial.set_user_attr(name, value)
+            study.tell(trial, outcome.get("score"), state_of(outcome))
             match outcome:
                 case {"score": score}:
-                    study.tell(trial, score)
                     said = f"{plan.metric} {score:.5g}"
                 case {"reason": reason}:
-                    trial.set_user_attr("reason", reason)
-                    study.tell(trial, state=TrialState.FAIL)
-                    said = f"failed: {reason}"
+                    said = f"{'diverged' if outcome.get('diverged') else 'failed'}: {reason}"
                     _refuse_hopeless(study, reason)
                 case _:
-                    study.tell(trial, state=TrialState.PRUNED)
                     said = "ended early, unpromising"
         _tidy(plan, study)
         best = best_of(study, study.get_trials(deepcopy=False))
@@ -73,7 +73,7 @@ def _attempt(plan: Plan, study: Any, trial: Trial, values: Mapping[str, Any]) ->
     """Do one trial, or read what came of it where a kill came before the study was told.
 
     Returns:
-        Its score, or the reason why it failed, and its seconds; these alone if it was ended early.
+        Its score, or the reason why it failed or diverged, and its seconds; these alone if it was ended early.
     """
     folder = plan.trial_folder(trial.number)
     held = find_trial(folder)
@@ -93,6 +93,8 @@ def _attempt(plan: Plan, study: Any, trial: Trial, values: Mapping[str, Any]) ->
         raise
     except (InputError, Failed, torch.OutOfMemoryError) as error:
         outcome["reason"] = " ".join(str(error).split())
+        if isinstance(error, DivergedRun):
+            outcome["diverged"] = True
     outcome["seconds"] = round(time.monotonic() - began)
     write_record(
         folder / OUTCOME,
@@ -223,11 +225,14 @@ def _refuse_hopeless(study: Any, reason: str) -> None:
     """End a sweep none of whose trials succeeds.
 
     Raises:
-        Failed: The first three have failed.
+        Failed: The first three have failed, or the first ten have diverged.
     """
-    states = [trial.state for trial in study.get_trials(deepcopy=False)]
-    if states.count(TrialState.FAIL) >= _LEAST_FAILURES and TrialState.COMPLETE not in states:
-        raise Failed(f"{states.count(TrialState.FAIL)} trials failed and none succeeded; the last: {reason}")
+    trials = study.get_trials(deepcopy=False)
+    num_failed = sum(trial.state == TrialState.FAIL for trial in trials)
+    num_diverged = sum("diverged" in trial.user_attrs for trial in trials)
+    has_success = any(trial.state == TrialState.COMPLETE for trial in trials)
+    if not has_success and (num_failed >= _LEAST_FAILURES or num_diverged >= _MOST_DIVERGED):
+        raise Failed(f"{num_failed + num_diverged} trials failed and none succeeded; the last: {reason}")
 
 
 def _tidy(plan: Plan, study: Any) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from bertsmith.errors import Failed, InputError
+from bertsmith.errors import DivergedRun, InputError
 from bertsmith.settings import nearest
 from bertsmith.tasks.examples import Answers, Example, Predictions, TaskType
 
@@ -71,7 +71,7 @@ def score(
 
     Raises:
         InputError: A metric does not fit the task.
-        Failed: A prediction is not finite.
+        DivergedRun: A prediction is not finite.
     """
     everything = np.arange(len(examples))
     return {metric: scorer(type, metric, examples, predictions)(everything) for metric in metrics}
@@ -86,13 +86,15 @@ def scorer(
 
     Raises:
         InputError: The metric does not fit the task.
-        Failed: A prediction is not finite.
+        DivergedRun: A prediction is not finite.
     """
     values = predictions.values
     assert len(values) == len(examples) and all(example.label is not None for example in examples)
     check_metrics(type, values.shape[1] if type == "classification" else 0, [metric])
     if broken := int((~np.isfinite(values)).sum()):
-        raise Failed(f"{broken} of {values.size} predicted values are not finite; train with a lower learning rate")
+        raise DivergedRun(
+            f"{broken} of {values.size} predicted values are not finite; train with a lower learning rate"
+        )
     if type == "question_answering":
         measure = exact_match if metric == "exact_match" else answer_f1
         points = np.array([measure(text, _golds(e)) for text, e in zip(predictions.answers, examples, strict=True)])

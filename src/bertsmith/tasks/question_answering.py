@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
-from bertsmith.errors import Failed, InputError
+from bertsmith.errors import DivergedRun, InputError
 from bertsmith.tasks.examples import Answers, Example, Predictions
 from bertsmith.tasks.metrics import answer_f1
 
@@ -238,7 +238,7 @@ def best_answers(
         answer".
 
     Raises:
-        Failed: Logits are not finite.
+        DivergedRun: Logits are not finite.
     """
     answers, probabilities = [], []
     for spans in _best_spans(examples, windows, logits, max_answer_length):
@@ -288,7 +288,7 @@ def _best_spans(
         best, place, scores, null = -np.inf, (0, 0), [], np.inf
         for window, values, is_widest in zip(own, own_logits, _widest(own), strict=True):
             if not np.isfinite(values).all():
-                raise Failed("the model gives logits that are not finite; train with a lower learning rate")
+                raise DivergedRun("the model gives logits that are not finite; train with a lower learning rate")
             spans = _score_spans(window, values.astype(np.float64), is_widest, max_answer_length)
             null = min(null, float(values[0].sum()))
             scores.append(np.sort(spans, axis=None)[-N_BEST:].copy())

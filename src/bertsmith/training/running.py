@@ -13,7 +13,7 @@ from pickle import UnpicklingError
 
 import torch
 
-from bertsmith.errors import Failed, InputError, Interrupted
+from bertsmith.errors import DivergedRun, Failed, InputError, Interrupted
 from bertsmith.terminal import say
 from bertsmith.training import checkpoints, ranks
 from bertsmith.training.memory import kept_memory
@@ -67,7 +67,7 @@ def train(
 
     Raises:
         Interrupted: The process was asked to stop; a checkpoint is saved.
-        Failed: The loss diverged.
+        DivergedRun: The loss diverged.
         InputError: The checkpoint holds what only unpickling would open.
     """
     try:
@@ -81,7 +81,7 @@ def train(
             if checkpoints.step_of(path) <= trainer.proven_step
         ]
         good = f"the last good checkpoint is {proven[-1]}" if proven else "there was no checkpoint yet"
-        raise Failed(
+        raise DivergedRun(
             f"training diverged at {error}; {good}; try a lower training.learning_rate or a longer training.warmup "
             "with --overwrite or another output"
         ) from None
