@@ -94,6 +94,11 @@ def sweep_of(run_file: Path, **values: Any) -> Any:
         ({"metric": "validation_los"}, "is not validated; did you mean 'validation_loss'"),
         ({"metric": "machine"}, "is not validated"),
         ({"search": {"data.corpus": ["a"], "data": [1]}}, "search: data.corpus is inside data, and one would undo"),
+        ({"search": {"training.budget.steps": [5, 50]}}, "losses under different training.budget.steps do not compare"),
+        (
+            {"search": {"training.budget.steps": [5, 50]}, "metric": "validation_loss", "prune": True},
+            "prune: trials under different training.budget.steps do not compare before their end; leave it out",
+        ),
         ({"output": "a?b"}, "cannot hold the file of trials"),
     ],
 )
@@ -118,6 +123,34 @@ def test_the_judge_is_checked_too(run_file: Path, task_file: Path) -> None:
         sweep(sweep_of(task_file, search={"training.epochs": [1]}, finetune=str(task_file)))
     with pytest.raises(InputError, match="metric is 'acuracy'; did you mean 'accuracy'"):
         sweep(sweep_of(task_file, search={"training.epochs": [1]}, metric="acuracy"))
+
+
+@pytest.mark.usefixtures("untrained")
+def test_a_search_that_was_begun_with_a_submission_goes_on_without(task_file: Path) -> None:
+    given = sweep_of(task_file, trials=1)
+    sweep(given)
+    run = yaml.safe_load(task_file.read_text()) | {"submission": "glue.zip"}
+    open_study(make_plan(given)).set_user_attr("files", json.dumps({str(task_file): run}))
+    assert len(sweep(sweep_of(task_file, trials=2))["trials"]) == 2
+
+
+def test_trials_of_different_lengths_are_not_ended_early(run_file: Path, task_file: Path) -> None:
+    search = {"training.budget.steps": {"low": 5, "high": 50}}
+    assert not make_plan(sweep_of(run_file, search=search, metric="validation_loss")).prunes
+    search = {"training.epochs": [1, 3]}
+    assert not make_plan(sweep_of(task_file, search=search)).prunes
+    with pytest.raises(InputError, match="prune: trials under different training.epochs do not compare before"):
+        sweep(sweep_of(task_file, search=search, prune=True))
+
+
+def test_trials_do_not_write_over_a_submission(run_file: Path, task_file: Path) -> None:
+    write(task_file, yaml.safe_load(task_file.read_text()) | {"submission": "glue.zip"})
+    said = f"{task_file}: has `submission`, which every trial would write over; leave it out"
+    with pytest.raises(InputError, match=said):
+        sweep(sweep_of(task_file))
+    with pytest.raises(InputError, match=said):
+        sweep(sweep_of(run_file, finetune=str(task_file)))
+    assert not (run_file.parent / "sweep").exists()
 
 
 @pytest.mark.parametrize("key", ["task.label", "task.type"])
@@ -295,7 +328,7 @@ def test_starting_over_does_not_delete_what_is_read(run_file: Path, task_file: P
 
 
 def test_seeds_side_by_side_are_not_ended_early(task_file: Path) -> None:
-    search = {"training.epochs": [1]}
+    search = {"training.learning_rate": [1e-3]}
     assert make_plan(sweep_of(task_file, search=search)).prunes
     write(task_file, yaml.safe_load(task_file.read_text()) | {"parallel": 2})
     assert not make_plan(sweep_of(task_file, search=search)).prunes

@@ -39,6 +39,10 @@ _MODELS = ("model", "encoder.from_pretrained", "objective.generator")
 _DATA = ("data.corpus", "task.data", "task.train", "task.validation", "task.test")
 _SCORED = ("task", "task.name", "task.data", "task.config", "task.validation", "task.label", "task.type")
 """What a fine-tuning is scored on, and by."""
+_JUDGING = ("objective.", "data.", "evaluation.")
+"""What a loss means depends on these, and on the text."""
+_LENGTHS = ("training.budget", "training.epochs")
+"""What trials cost depends on these: one is halfway where another is at its end."""
 
 
 class Plan(NamedTuple):
@@ -63,7 +67,11 @@ class Plan(NamedTuple):
 
 
 def make_plan(given: SweepSettings) -> Plan:
-    """Find what is wrong with a sweep before anything is written."""
+    """Find what is wrong with a sweep before anything is written.
+
+    Raises:
+        InputError: Something is.
+    """
     if set("?#%{}") & set(given.output):
         raise InputError(f"output is {given.output!r}; a name with ? # % {{ or }} cannot hold the file of trials")
     if "output" in given.search:
@@ -72,26 +80,39 @@ def make_plan(given: SweepSettings) -> Plan:
         if inner.startswith(f"{outer}."):
             raise InputError(f"search: {inner} is inside {outer}, and one would undo the other; leave one of them out")
     distributions = {key: _distribution(key, values) for key, values in given.search.items()}
-    plan = Plan(given, distributions, "task" not in read_yaml(given.run), "", True, given.prune is not False)
+    length = next((key for key in distributions if key.startswith(_LENGTHS)), None)
+    prunes = given.prune is not False and length is None
+    plan = Plan(given, distributions, "task" not in read_yaml(given.run), "", True, prunes)
     for end in (0, -1):
         base = load(plan, {key: _ends(one)[end] for key, one in distributions.items()}, Path(given.output))
-    if isinstance(base, FinetuningSettings):
-        if given.finetune is not None:
-            raise InputError("finetune: the run is a fine-tuning itself; leave it out")
-        if other := next((key for key in distributions if key in _SCORED), None):
-            raise InputError(f"search: scores under different {other} do not compare; leave it out")
-        is_watched = base.parallel == 1 or len(base.seeds) == 1
-        if given.prune and not is_watched:
-            raise InputError(f"prune: seeds side by side are not ended early; set `parallel` in {given.run} to 1")
-        return _judged_by(plan._replace(prunes=is_watched and given.prune is not False), base, given.run)
+    if given.prune and length is not None:
+        raise InputError(f"prune: trials under different {length} do not compare before their end; leave it out")
+    return _of_finetuning(plan, base) if isinstance(base, FinetuningSettings) else _of_pretraining(plan, base)
+
+
+def _of_finetuning(plan: Plan, base: FinetuningSettings) -> Plan:
+    """Check what only a search over a fine-tuning can have wrong."""
+    given = plan.settings
+    if given.finetune is not None:
+        raise InputError("finetune: the run is a fine-tuning itself; leave it out")
+    if other := next((key for key in plan.distributions if key in _SCORED), None):
+        raise InputError(f"search: scores under different {other} do not compare; leave it out")
+    is_watched = base.parallel == 1 or len(base.seeds) == 1
+    if given.prune and not is_watched:
+        raise InputError(f"prune: seeds side by side are not ended early; set `parallel` in {given.run} to 1")
+    return _judged_by(plan._replace(prunes=plan.prunes and is_watched), base, given.run)
+
+
+def _of_pretraining(plan: Plan, base: RunSettings) -> Plan:
+    """Check what only a search over a pre-training can have wrong."""
+    given = plan.settings
     if base.data.validation == 0:
         raise InputError(f"{given.run}: data.validation is 0; trials are judged by held-out text")
-    # What an objective's loss means depends on its settings, and on the text.
-    strange = next((key for key in distributions if key.startswith(("objective.", "data.", "evaluation."))), None)
+    strange = next((key for key in plan.distributions if key.startswith((*_JUDGING, *_LENGTHS))), None)
     losses_compare = strange is None or given.metric is not None
     if given.prune and not losses_compare:
         raise InputError(f"prune: losses under different {strange} do not compare; leave it out, or give a `metric`")
-    plan = plan._replace(prunes=losses_compare and given.prune is not False)
+    plan = plan._replace(prunes=plan.prunes and losses_compare)
     if given.finetune is not None:
         if given.metric is not None:
             raise InputError("metric: with `finetune` it is the first of that task; leave it out")
@@ -123,6 +144,8 @@ def _is_better_high(metric: str, run: RunSettings) -> bool:
 def _judged_by(plan: Plan, run: FinetuningSettings, path: str) -> Plan:
     if run.vary is not None:
         raise InputError(f"{path}: has `vary`, which gives more than one number; leave it out, or search those keys")
+    if run.submission is not None:
+        raise InputError(f"{path}: has `submission`, which every trial would write over; leave it out")
     metrics = load_task(run.task).metrics
     metric = plan.settings.metric or metrics[0]
     if metric not in metrics:

@@ -96,14 +96,24 @@ def refuse_changes(plan: Plan, study: Any, content: str, begins: bool = False) -
     """
     paths = [path for path in (plan.settings.run, plan.settings.finetune) if path is not None]
     now = {"files": json.dumps({path: read_yaml(path) for path in paths}, default=str), "data": content}
-    for name, what in (("files", f"content of {' or '.join(paths)}"), ("data", "corpus, model or data")):
-        if study.user_attrs.get(name, now[name]) != now[name]:
-            raise Hindered(
-                f"{plan.folder}: was begun with another {what}; bring it back, give another `output`, or start over "
-                "with --overwrite"
-            )
-        if begins:
-            study.set_user_attr(name, now[name])
+    held = {name: study.user_attrs.get(name, text) for name, text in now.items()}
+    changed = {
+        f"content of {' or '.join(paths)}": _without_submission(held["files"]) != _without_submission(now["files"]),
+        "corpus, model or data": held["data"] != now["data"],
+    }
+    if what := next((what for what, is_changed in changed.items() if is_changed), None):
+        raise Hindered(
+            f"{plan.folder}: was begun with another {what}; bring it back, give another `output`, or start over "
+            "with --overwrite"
+        )
+    for name, text in now.items() if begins else ():
+        study.set_user_attr(name, text)
+
+
+def _without_submission(files: str) -> Any:
+    """Leave out of some run files what changes no trial, and searches could once be begun with."""
+    runs = json.loads(files).items()
+    return {path: {key: value for key, value in run.items() if key != "submission"} for path, run in runs}
 
 
 @contextmanager
