@@ -7,7 +7,9 @@ import math
 import re
 import shutil
 import signal
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import yaml
 
 from bertsmith.corpus import Corpus
 from bertsmith.errors import DivergedRun, Failed, InputError, Interrupted
-from bertsmith.files import locked, read_record
+from bertsmith.files import locked, read_record, write_record
 from bertsmith.objectives import OBJECTIVES
 from bertsmith.pretraining import validated_figures
 from bertsmith.run_folder import prepare
@@ -368,6 +370,36 @@ def test_the_search_keeps_away_from_where_trials_diverge(run_file: Path, monkeyp
     assert said in (run_file.parent / "sweep" / "results.txt").read_text()
     (run_file.parent / "sweep" / "study.db").unlink()
     assert sweep(given) == summary
+
+
+@pytest.mark.usefixtures("untrained")
+@pytest.mark.parametrize("score", [math.nan, math.inf])
+def test_a_score_that_is_no_number_is_none(run_file: Path, monkeypatch: pytest.MonkeyPatch, score: float) -> None:
+    def train(run: RunSettings, watch: Any) -> dict[str, float]:
+        return {"validation_loss": score if "0001" in run.output else 1.0}
+
+    monkeypatch.setattr(trials, "pretrain", train)
+    summary = sweep(sweep_of(run_file, trials=3))
+    assert [row["outcome"] for row in summary["trials"]] == ["done", "diverged", "done"]
+    assert summary["trials"][1]["reason"] == f"validation_loss is {score}; try a lower training.learning_rate"
+    assert sweep(sweep_of(run_file, trials=3)) == summary
+
+
+@pytest.mark.usefixtures("untrained")
+def test_a_search_with_a_score_that_is_no_number_goes_on(run_file: Path) -> None:
+    given = sweep_of(run_file, trials=2)
+    sweep(given)
+    folder = run_file.parent / "sweep"
+    record = folder / "trials" / "0001" / "outcome.json"
+    held = read_record(record)
+    write_record(record, held | {"outcome": {"seconds": 1, "score": math.nan}})
+    # As Optuna kept it.
+    with closing(sqlite3.connect(folder / "study.db")) as connection, connection:
+        connection.execute("UPDATE trials SET state = 'FAIL' WHERE number = 1")
+        connection.execute("DELETE FROM trial_values WHERE trial_id = 2")
+    for _ in range(2):
+        assert [row["outcome"] for row in sweep(given)["trials"]] == ["done", "failed"]
+        (folder / "study.db").unlink()
 
 
 def test_a_search_all_of_whose_trials_diverge_ends(run_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

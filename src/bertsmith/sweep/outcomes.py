@@ -1,5 +1,6 @@
 """What a trial leaves in its folder, beside the study: what was tried, what came of it, and the hashes of its files."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NotRequired
@@ -37,7 +38,13 @@ def read_trial(folder: Path) -> dict[str, Any]:
         OSError: It cannot be read.
         ValueError: It is damaged.
     """
-    return read_record(folder / OUTCOME, _TRIAL)
+    held = read_record(folder / OUTCOME, _TRIAL)
+    outcome = held.get("outcome", {})
+    if math.isnan(outcome.get("score", 0.0)):
+        # Of a version that took it for a score, which Optuna did not.
+        del outcome["score"]
+        outcome["reason"] = "the score is no number"
+    return held
 
 
 def find_trial(folder: Path) -> dict[str, Any]:

@@ -85,7 +85,10 @@ def _attempt(plan: Plan, study: Any, trial: Trial, values: Mapping[str, Any]) ->
     outcome: dict[str, Any] = {}
     began = time.monotonic()
     try:
-        outcome["score"] = _train(plan, trial, values)
+        score = _train(plan, trial, values)
+        if not math.isfinite(score):
+            raise DivergedRun(f"{plan.metric} is {score}; try a lower training.learning_rate")
+        outcome["score"] = score
     except optuna.TrialPruned:
         pass
     except Hindered:
