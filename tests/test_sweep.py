@@ -101,6 +101,11 @@ def sweep_of(run_file: Path, **values: Any) -> Any:
             {"search": {"training.budget.steps": [5, 50]}, "metric": "validation_loss", "prune": True},
             "prune: trials under different training.budget.steps do not compare before their end; leave it out",
         ),
+        ({"search": {"training.warmup": [0.1, 2.0, 0.2]}}, "warmup is 2.0"),
+        ({"search": {"encoder.hiden_dropout_prob": [0.0, 0.1]}}, "did you mean 'hidden_dropout_prob'"),
+        ({"search": {"encoder.num_attention_heads": [2, 3, 4]}}, "no model can be made .*not a multiple of the number"),
+        ({"search": {"training.trainer.adam_betta2": [0.9, 0.99]}}, "did you mean 'adam_beta2'"),
+        ({"search": {"training.trainer.max_grad_norm": [1.0, "much"]}}, "trainer.max_grad_norm: .* found 'much'"),
         ({"output": "a?b"}, "cannot hold the file of trials"),
     ],
 )
@@ -108,6 +113,34 @@ def test_what_is_wrong_is_said_before_anything_is_written(run_file: Path, values
     with pytest.raises(InputError, match=message):
         sweep(sweep_of(run_file, **values))
     assert not (run_file.parent / "sweep").exists()
+
+
+def test_settings_that_do_not_go_together_are_found_before_anything_is_written(run_file: Path) -> None:
+    run = yaml.safe_load(run_file.read_text()) | {"objective": {"name": "electra"}}
+    run["encoder"]["architecture"] = "electra"
+    write(run_file, run)
+    search = {
+        "objective.sampling": ["gumbel_softmax", "categorical"],
+        "objective.gumbel_tau": {"low": 0.5, "high": 1.0},
+    }
+    with pytest.raises(InputError, match="gumbel_tau"):
+        sweep(sweep_of(run_file, search=search, metric="validation_disc_auc"))
+    assert not (run_file.parent / "sweep").exists()
+
+
+@pytest.mark.usefixtures("untrained")
+def test_a_search_that_is_begun_goes_on_though_some_of_its_trials_fail(
+    run_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"search": {"training.warmup": [0.1, 2.0, 0.2]}}
+    with monkeypatch.context() as patch:
+        patch.setattr(search, "refuse_unfit", lambda plan: None)
+        sweep(sweep_of(run_file, trials=3, **given))
+    summary = sweep(sweep_of(run_file, trials=9, **given))
+    assert {row["outcome"] for row in summary["trials"]} == {"done", "failed"}
+    with pytest.raises(InputError, match="warmup is 2.0"):
+        sweep(sweep_of(run_file, **given), overwrite=True)
+    assert (run_file.parent / "sweep" / "study.db").exists()
 
 
 def test_held_out_text_is_needed(run_file: Path) -> None:

@@ -7,9 +7,11 @@ from itertools import permutations, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from bertsmith.corpus import Corpus
+from bertsmith.encoder import build_encoder
 from bertsmith.errors import InputError
 from bertsmith.finetuning.material import fingerprint
 from bertsmith.finetuning.settings import FinetuningSettings, load_finetuning
@@ -21,6 +23,7 @@ from bertsmith.settings import nearest, to_dict
 from bertsmith.sweep.settings import SweepSettings
 from bertsmith.tasks import TaskSettings, load_task
 from bertsmith.tasks.metrics import is_better
+from bertsmith.training.arguments import check_given
 from bertsmith.yaml_files import read_yaml
 
 STUDY = "study.db"
@@ -139,6 +142,24 @@ def _is_better_high(metric: str, run: RunSettings) -> bool:
     if metric not in judging:
         raise InputError(f"metric: {metric!r} is neither better high nor low; there are: {', '.join(sorted(judging))}")
     return known[parts[metric]]
+
+
+def refuse_unfit(plan: Plan) -> None:
+    """Try what trials may draw, value by value with the others at their first, as far as that is cheap.
+
+    Raises:
+        InputError: A run cannot be made with one of them.
+    """
+    for key, one in plan.distributions.items():
+        for value in one.choices if isinstance(one, CategoricalDistribution) else (one.low, one.high):
+            run = _a_trial(plan, {key: value})
+            if key.startswith("training.trainer."):
+                check_given({}, run.training.trainer, {})
+            if key.startswith("encoder.") and isinstance(run, RunSettings) and run.encoder.from_pretrained is None:
+                make_encoder = OBJECTIVES[run.objective.name].encoder_class(to_dict(run.objective))
+                # Its weights are not needed.
+                with torch.device("meta"):
+                    build_encoder(run.encoder, Corpus(run.data.corpus).tokenizer, run.data.row_length, make_encoder)
 
 
 def _judged_by(plan: Plan, run: FinetuningSettings, path: str) -> Plan:

@@ -7,7 +7,7 @@ from bertsmith.corpus.build import available_cores
 from bertsmith.files import locked
 from bertsmith.run_folder import prepare, refuse_inside
 from bertsmith.settings import to_dict
-from bertsmith.sweep.plan import SWEEP, Plan, content_of, files_read, make_plan
+from bertsmith.sweep.plan import STUDY, SWEEP, Plan, content_of, files_read, make_plan, refuse_unfit
 from bertsmith.sweep.report import report
 from bertsmith.sweep.settings import SweepSettings
 from bertsmith.sweep.study import explained, find_again, open_study, patiently_locked, refuse_changes, refuse_damage
@@ -31,6 +31,9 @@ def sweep(given: SweepSettings, *, overwrite: bool = False) -> dict[str, Any]:
         Failed: No trial has succeeded.
     """
     plan = make_plan(given)
+    if overwrite or not (plan.folder / STUDY).exists():
+        # A search that is begun goes on, though some of its trials fail.
+        refuse_unfit(plan)
     with explained(plan):
         return _sweep(plan, overwrite)
 

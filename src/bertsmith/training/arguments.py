@@ -62,6 +62,20 @@ def make_arguments(own: Mapping[str, Any], given: Mapping[str, Any], refused: Ma
         InputError: The user passes on an argument that is unknown, wrong or not to be set.
     """
     own = {**own, **_OWN}
+    check_given(own, given, refused)
+    try:
+        args = TrainingArguments(**own, **{**_DEFAULTS, **given})
+    except (ValueError, TypeError, ImportError) as error:
+        raise InputError(f"training.trainer: {str(error).strip().splitlines()[0]}") from None
+    _check_trackers(args.report_to)
+    if args.n_gpu > 1:
+        # Without torchrun, Trainer would split every batch over all GPUs in one process.
+        args._n_gpu = 1
+    return args
+
+
+def check_given(own: Mapping[str, Any], given: Mapping[str, Any], refused: Mapping[str, str]) -> None:
+    """Check what a user passes on by name and type; arguments and errors as for :func:`make_arguments`."""
     for name in given:
         if instead := {**_REFUSED, **refused}.get(name):
             raise InputError(f"training.trainer.{name}: use {instead} instead")
@@ -77,15 +91,6 @@ def make_arguments(own: Mapping[str, Any], given: Mapping[str, Any], refused: Ma
         # Declared as text, though true is what switches it on.
         if name != "fsdp" or not isinstance(given[name], bool):
             _check_type(name, given[name])
-    try:
-        args = TrainingArguments(**own, **{**_DEFAULTS, **given})
-    except (ValueError, TypeError, ImportError) as error:
-        raise InputError(f"training.trainer: {str(error).strip().splitlines()[0]}") from None
-    _check_trackers(args.report_to)
-    if args.n_gpu > 1:
-        # Without torchrun, Trainer would split every batch over all GPUs in one process.
-        args._n_gpu = 1
-    return args
 
 
 def _check_trackers(names: Sequence[str]) -> None:
