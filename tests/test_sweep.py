@@ -143,6 +143,19 @@ def test_a_search_that_is_begun_goes_on_though_some_of_its_trials_fail(
     assert (run_file.parent / "sweep" / "study.db").exists()
 
 
+@pytest.mark.usefixtures("untrained")
+@pytest.mark.parametrize(("low", "high", "step", "reached"), [(256, 600, 256, 512), (0.1, 0.6, 0.2, 0.5)])
+def test_a_high_end_that_steps_do_not_reach_is_said(
+    run_file: Path, capfd: pytest.CaptureFixture[str], low: float, high: float, step: float, reached: float
+) -> None:
+    key = "training.tokens_per_step" if isinstance(low, int) else "training.warmup"
+    given = sweep_of(run_file, trials=2, search={key: {"low": low, "high": high, "step": step}})
+    summary = sweep(given)
+    said = f"search.{key}: steps of {step} from {low} do not reach {high}; the highest is {reached}\n"
+    assert capfd.readouterr().err.startswith(said)
+    assert all(row[key] <= reached for row in summary["trials"])
+
+
 def test_held_out_text_is_needed(run_file: Path) -> None:
     run = yaml.safe_load(run_file.read_text())
     run["data"]["validation"] = 0

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import permutations, product
 from pathlib import Path
 from typing import Any, NamedTuple
+from warnings import catch_warnings, simplefilter
 
 import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -181,15 +182,25 @@ def _distribution(key: str, values: Any) -> Distribution:
         if isinstance(values, Mapping) and {"low", "high"} <= set(values) <= {"low", "high", "log", "step"}:
             low, high, log, step = values["low"], values["high"], values.get("log", False), values.get("step")
             kinds = {type(low), type(high), *([] if step is None else [type(step)])}
-            if kinds == {int} and type(log) is bool:
-                return IntDistribution(low, high, log=log, step=1 if step is None else step)
-            if kinds <= {int, float} and type(log) is bool and all(map(math.isfinite, (low, high, step or 0))):
-                return FloatDistribution(float(low), float(high), log=log, step=step)
+            with catch_warnings():
+                # The step may not reach the high end, which is lowered; :func:`lowered_ends` says so.
+                simplefilter("ignore", UserWarning)
+                if kinds == {int} and type(log) is bool:
+                    return IntDistribution(low, high, log=log, step=1 if step is None else step)
+                if kinds <= {int, float} and type(log) is bool and all(map(math.isfinite, (low, high, step or 0))):
+                    return FloatDistribution(float(low), float(high), log=log, step=step)
     except (ValueError, TypeError, ArithmeticError) as error:
         raise InputError(f"search.{key}: {error}") from None
     raise InputError(
         f"search.{key} is {values!r}; expected a list of plain values, or finite {{low: 1e-4, high: 1e-2, log: true}}"
     )
+
+
+def lowered_ends(plan: Plan) -> Iterator[str]:
+    """Yield a line about each range whose steps do not reach its high end."""
+    for key, one in plan.distributions.items():
+        if not isinstance(one, CategoricalDistribution) and one.high != (high := plan.settings.search[key]["high"]):
+            yield f"search.{key}: steps of {one.step} from {one.low} do not reach {high}; the highest is {one.high}"
 
 
 def _ends(distribution: Distribution) -> tuple[Any, Any]:

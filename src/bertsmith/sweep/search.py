@@ -1,17 +1,21 @@
 """The search itself, in this process or in several."""
 
+import sys
 from functools import partial
 from typing import Any
+
+from rich.console import Console
 
 from bertsmith.corpus.build import available_cores
 from bertsmith.files import locked
 from bertsmith.run_folder import prepare, refuse_inside
 from bertsmith.settings import to_dict
-from bertsmith.sweep.plan import STUDY, SWEEP, Plan, content_of, files_read, make_plan, refuse_unfit
+from bertsmith.sweep.plan import STUDY, SWEEP, Plan, content_of, files_read, lowered_ends, make_plan, refuse_unfit
 from bertsmith.sweep.report import report
 from bertsmith.sweep.settings import SweepSettings
 from bertsmith.sweep.study import explained, find_again, open_study, patiently_locked, refuse_changes, refuse_damage
 from bertsmith.sweep.trials import say_damage, work
+from bertsmith.terminal import say_on
 from bertsmith.training.running import work_side_by_side
 
 
@@ -34,6 +38,8 @@ def sweep(given: SweepSettings, *, overwrite: bool = False) -> dict[str, Any]:
     if overwrite or not (plan.folder / STUDY).exists():
         # A search that is begun goes on, though some of its trials fail.
         refuse_unfit(plan)
+    for line in lowered_ends(plan):
+        say_on(Console(file=sys.__stderr__), line)
     with explained(plan):
         return _sweep(plan, overwrite)
 
