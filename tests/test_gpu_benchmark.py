@@ -59,7 +59,7 @@ def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_tests_whose_extra_is_absent_keep_no_others_from_running(tmp_path: Path) -> None:
-    words = ["tests/test_sweep.py", "tests/training/test_budget.py", "-p", "no:cacheprovider"]
+    words = ["tests/sweep/test_sweep.py", "tests/training/test_budget.py", "-p", "no:cacheprovider"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *words],
         env=without_extras(tmp_path), cwd=BENCHMARKS.parent, capture_output=True, text=True, timeout=600,

@@ -5,8 +5,6 @@ from typing import Any
 
 import yaml
 
-from bertsmith.sweep import load_sweep
-
 
 def write(path: Path, values: dict[str, Any]) -> Path:
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
@@ -14,6 +12,8 @@ def write(path: Path, values: dict[str, Any]) -> Path:
 
 
 def sweep_of(run_file: Path, **values: Any) -> Any:
+    from bertsmith.sweep import load_sweep
+
     given = {
         "run": str(run_file),
         "search": {"training.learning_rate": {"low": 1e-5, "high": 1e-1, "log": True}},

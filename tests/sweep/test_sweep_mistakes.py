@@ -210,10 +210,13 @@ def test_a_corpus_that_is_not_there_is_found_before_anything_is_written(run_file
 
 
 @pytest.mark.usefixtures("untrained")
+@pytest.mark.parametrize("changed", ["b", "b/generator"])
 @pytest.mark.parametrize("searched", [False, True])
-def test_trials_from_another_model_are_not_mixed_in(run_file: Path, task_file: Path, searched: bool) -> None:
+def test_trials_from_another_model_are_not_mixed_in(
+    run_file: Path, task_file: Path, searched: bool, changed: str
+) -> None:
     models = [run_file.parent / name for name in "abc"]
-    for model in models:
+    for model in (*models, models[1] / "generator"):
         model.mkdir()
         (model / "config.json").write_text("{}")
     if searched:
@@ -222,7 +225,7 @@ def test_trials_from_another_model_are_not_mixed_in(run_file: Path, task_file: P
         run = yaml.safe_load(run_file.read_text()) | {"encoder": {"from_pretrained": str(models[1])}}
         given = {"run": str(write(run_file, run))}
     sweep(sweep_of(run_file, **given, trials=1))
-    (models[1] / "config.json").write_text('{"model_type": "bert"}')
+    (run_file.parent / changed / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(InputError, match="was begun with another corpus, model or data"):
         sweep(sweep_of(run_file, **given, trials=2))
 

@@ -17,6 +17,7 @@ from bertsmith.errors import InputError
 from bertsmith.finetuning.material import fingerprint
 from bertsmith.finetuning.settings import FinetuningSettings, load_finetuning
 from bertsmith.objectives import OBJECTIVES
+from bertsmith.pretrained import GENERATOR
 from bertsmith.pretraining import validated_figures
 from bertsmith.run_folder import Layout, flat
 from bertsmith.run_settings import RunSettings, load_run
@@ -229,7 +230,10 @@ def content_of(plan: Plan) -> str:
         found = [Corpus(folder).hash for folder in _given(plan, ("data.corpus",))]
     else:
         found = [load_task(task).hash for task in _tasks(plan)]
-    found += map(fingerprint, _given(plan, _MODELS))
+    models = _given(plan, _MODELS)
+    # An ELECTRA goes on with the generator inside of its folder.
+    inside = (Path(model) / GENERATOR for model in models)
+    found += map(fingerprint, (*models, *(str(folder) for folder in inside if folder.is_dir())))
     if plan.settings.finetune is not None:
         found.append(load_task(load_judge(plan, plan.folder).task).hash)
     return " ".join(found)
