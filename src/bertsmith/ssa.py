@@ -1,4 +1,4 @@
-"""Improving BERT with Self-Supervised Attention (SSA), arXiv 2004.03808: the layer, its settings, and the masks.
+"""Improving BERT with Self-Supervised Attention (SSA), arXiv 2004.03808: the layer and its settings.
 
 A head on the last hidden states h_i learns which tokens of a text the task needs; the classifier sees, beside the
 pooled state, a mean of those:
@@ -13,16 +13,11 @@ The labels come from the model itself (see :mod:`bertsmith.finetuning.relabellin
 right prediction as it is are unimportant (0), all others important (1). Special tokens and padding have no label and
 get no weight.
 
-Which tokens to mask: each text is cut into quarters; every token, with probability aug_threshold, puts one mask at a
-uniform place of its quarter, which covers 3, 2 or 1 tokens leftwards inside the quarter: u ~ U(0, 1), 3 if u > r, 2 if
-2r - 1 < u <= r, else 1, with r = rm_threshold.
-
 Differs from the paper: ``pooled`` is what the architecture's own head gives to its last linear layer (BERT: the pooler,
 RoBERTa: its dense layer), so that every architecture works and w = 1 is plain fine-tuning to the last bit.
 
-Differs from the authors' code: dropout before the classifier stays, on ``pooled``; a mask of 3 or 2 at the left end of
-its quarter covers what fits, where theirs covers 1; quarters of one token are masked too; a second text's own tokens
-alone are labelled, not the separator before it.
+Differs from the authors' code: dropout before the classifier stays, on ``pooled``; a second text's own tokens alone are
+labelled, not the separator before it.
 
 Shapes: B rows, L positions, H hidden size, P positions that the model can take.
 """
@@ -41,16 +36,12 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from bertsmith.batching import Packing, unpack
 from bertsmith.errors import InputError
-from bertsmith.masking import Bools, Ints
-from bertsmith.randomness import RowGenerator
 from bertsmith.settings import settings
 
 # What the authors' scripts for BERT-base say of the tasks of GLUE.
 _CLS_WEIGHTS = {"CoLA": 0.999, "MNLI": 0.999, "STS-B": 0.9, "QQP": 0.9, "QNLI": 0.7}
 _BY_POSITION = ("RTE", "STS-B")
 
-MOST_DRAWS = 8
-"""An example is masked so many times in an epoch, at the most."""
 _HEAD_SEED = 0x55A
 
 
@@ -116,66 +107,6 @@ def special_ids(tokenizer: Any) -> list[int]:
     if tokenizer.mask_token_id is None:
         raise InputError("ssa: hides tokens by [MASK], and the tokenizer of the model has none; leave ssa out")
     return sorted(set(tokenizer.all_special_ids) - {tokenizer.mask_token_id, tokenizer.unk_token_id})
-
-
-def quarters(is_text: Bools) -> tuple[Ints, Ints]:
-    """Cut every text of every row into quarters.
-
-    Args:
-        is_text: (B, L) true for the tokens of texts; between two texts there is a special token.
-
-    Returns:
-        Where the quarter of each token begins and ends, (B, L) each; 0 for tokens of no text.
-    """
-    begin, end = np.zeros(is_text.shape, np.int64), np.zeros(is_text.shape, np.int64)
-    edges = np.diff(np.pad(is_text, ((0, 0), (1, 1))).astype(np.int8), axis=1)
-    first = np.nonzero(edges == 1)[1]
-    sizes = np.nonzero(edges == -1)[1] - first
-    row, column = np.nonzero(is_text)
-    first, n = np.repeat(first, sizes), np.repeat(sizes, sizes)
-    # Quarter q holds the places from q n // 4 on.
-    quarter = (4 * (column - first) + 3) // n
-    begin[row, column] = first + quarter * n // 4
-    end[row, column] = first + (quarter + 1) * n // 4
-    return begin, end
-
-
-def draw_masks(
-    is_text: Bools,
-    *,
-    aug_threshold: float,
-    rm_threshold: float,
-    seed: int,
-    epoch: int,
-    rows: Sequence[int] | Ints,
-    draws: Sequence[int] | Ints,
-) -> Bools:
-    """Choose the tokens to hide.
-
-    Args:
-        is_text: (B, L) true for the tokens of texts.
-        aug_threshold: See :class:`SsaSettings`.
-        rm_threshold: See there.
-        seed: Of the run; a mask is a function of seed, epoch, row and draw alone.
-        epoch: For which one.
-        rows: (B,) numbers of the rows among all.
-        draws: (B,) how often each was drawn in this epoch already.
-
-    Returns:
-        (B, L) true for those to hide.
-    """
-    begin, end = quarters(is_text)
-    generator = RowGenerator(seed, epoch * MOST_DRAWS + np.asarray(draws), np.asarray(rows))  # type: ignore[arg-type]
-    puts, place, size = (generator.uniform(is_text.shape[1]) for _ in range(3))
-    row, column = np.nonzero(is_text & (puts < aug_threshold))
-    begin, end, size = begin[row, column], end[row, column], size[row, column]
-    last = begin + (place[row, column] * (end - begin)).astype(np.int64)
-    count = np.where(size > rm_threshold, 3, np.where(size > 2 * rm_threshold - 1, 2, 1))
-    hidden = np.zeros(is_text.shape, dtype=bool)
-    for step in range(3):
-        inside = (count > step) & (last - step >= begin)
-        hidden[row[inside], last[inside] - step] = True
-    return hidden
 
 
 class SsaConfig(PreTrainedConfig):  # type: ignore[misc]

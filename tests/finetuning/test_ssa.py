@@ -14,9 +14,10 @@ from transformers import AutoModelForSequenceClassification, BertConfig
 from bertsmith.errors import InputError
 from bertsmith.finetuning.models import add_attention, build_model
 from bertsmith.finetuning.objective import SsaObjective, TaskObjective
+from bertsmith.finetuning.quarters import draw_masks, quarters
 from bertsmith.finetuning.relabelling import Labels, number_rows, relabel
 from bertsmith.finetuning.rows import Collator, Row
-from bertsmith.ssa import SsaForSequenceClassification, SsaSettings, add_layer, draw_masks, quarters
+from bertsmith.ssa import SsaForSequenceClassification, SsaSettings, add_layer
 
 CLS, SEP, PAD, MASK = 1, 2, 0, 3
 SPECIAL = [PAD, CLS, SEP]

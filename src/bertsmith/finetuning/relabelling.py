@@ -27,10 +27,11 @@ from transformers import TrainerCallback
 
 from bertsmith.finetuning.judge import Judge
 from bertsmith.finetuning.objective import SsaObjective, predict
+from bertsmith.finetuning.quarters import MOST_DRAWS, draw_masks
 from bertsmith.finetuning.rows import Row
 from bertsmith.masking import Bools, Ints
 from bertsmith.randomness import permute
-from bertsmith.ssa import MOST_DRAWS, SsaSettings, draw_masks
+from bertsmith.ssa import SsaSettings
 from bertsmith.tasks.examples import TaskType
 from bertsmith.training import ranks
 from bertsmith.training.monitors import Monitor
