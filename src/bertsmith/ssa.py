@@ -22,8 +22,8 @@ labelled, not the separator before it.
 Shapes: B rows, L positions, H hidden size, P positions that the model can take.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -135,6 +135,11 @@ class SsaConfig(PreTrainedConfig):  # type: ignore[misc]
         self.special_ids = list(special_ids)
         super().__init__(**kwargs)
 
+    @property
+    def attends(self) -> bool:
+        """Whether the classifier sees the attended tokens."""
+        return self.mode == "hybrid" and self.cls_weight < 1
+
 
 @dataclass
 class SsaOutput(SequenceClassifierOutput):  # type: ignore[misc]
@@ -174,6 +179,50 @@ class ImportanceHead(nn.Module):
         return nn.functional.pad(scores, (0, 0, 0, states_BLH.shape[1] - length))
 
 
+@dataclass
+class _Pass:
+    """A pass that is under way, and what is found in it; (B, H) what is attended to, (B, 1) whether there is any."""
+
+    importance: ImportanceHead
+    config: SsaConfig
+    is_text_BL: Tensor
+    scores_BL2: Tensor | None = None
+    attended_BH: Tensor | None = None
+    has_any_B1: Tensor | None = None
+    is_mixed: bool = False
+
+
+_PASS: ContextVar[_Pass | None] = ContextVar("the pass that is under way in this thread", default=None)
+
+
+def _score(module: nn.Module, inputs: Any, output: Any) -> None:
+    """Score the tokens, and take a mean of those that count, as soon as the encoder is through."""
+    running = _PASS.get()
+    if running is None:
+        # The encoder is run by itself.
+        return
+    hidden_BLH = output.last_hidden_state
+    running.scores_BL2 = running.importance(hidden_BLH).float()
+    importance_BL = running.scores_BL2.softmax(-1)[..., 1]
+    is_candidate_BL = running.is_text_BL & (importance_BL >= running.config.attention_threshold)
+    weights_BL = importance_BL.exp() * is_candidate_BL
+    total_B1 = weights_BL.sum(1, keepdim=True)
+    running.attended_BH = (weights_BL.unsqueeze(-1) * hidden_BLH).sum(1) / total_B1.clamp(min=1e-9)
+    running.has_any_B1 = total_B1 > 0
+
+
+def _mix(module: nn.Module, inputs: tuple[Tensor]) -> Tensor | None:
+    """Let the last linear layer of the head see the attended tokens too."""
+    running = _PASS.get()
+    if running is None or not running.config.attends:
+        return None
+    assert running.attended_BH is not None and running.has_any_B1 is not None
+    (pooled_BH,) = inputs
+    running.is_mixed = True
+    w = running.config.cls_weight
+    return torch.where(running.has_any_B1, w * pooled_BH + (1 - w) * running.attended_BH, pooled_BH)
+
+
 class SsaForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
     """A classifier of transformers, or of :mod:`bertsmith.finetuning.models`, with self-supervised attention.
 
@@ -196,6 +245,9 @@ class SsaForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(torch.initial_seed() ^ _HEAD_SEED)
             self.importance = ImportanceHead(size, None if config.share_weight else config.num_positions)
+        # For good, and not for each pass: another thread's may be under way in the same modules.
+        model.base_model.register_forward_hook(_score)
+        last_layer(model).register_forward_pre_hook(_mix)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -243,9 +295,15 @@ class SsaForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
         is_text_BL = self.is_text(ids_BL)
         if attention_mask is not None:
             is_text_BL &= attention_mask.bool()
-        with self._attends(is_text_BL) as found:
+        running = _Pass(self.importance, self.config, is_text_BL)
+        token = _PASS.set(running)
+        try:
             logits = self.model(input_ids=input_ids, attention_mask=attention_mask, **given).logits
-        return SsaOutput(logits=logits, importance_logits=found["scores"], is_text=is_text_BL)
+        finally:
+            _PASS.reset(token)
+        if running.scores_BL2 is None or running.is_mixed != self.config.attends:
+            raise ValueError("the encoder or the last layer was replaced after this model was made; wrap the new one")
+        return SsaOutput(logits=logits, importance_logits=running.scores_BL2, is_text=is_text_BL)
 
     def is_text(self, input_ids: Tensor) -> Tensor:
         """Say which tokens are no special ones, whatever the shape."""
@@ -253,35 +311,6 @@ class SsaForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
         for token in self.config.special_ids:
             found &= input_ids != token
         return found
-
-    @contextmanager
-    def _attends(self, is_text_BL: Tensor) -> Iterator[dict[str, Tensor]]:
-        """Let the head of the model see the attended tokens too: the input of its last linear layer is mixed."""
-        found: dict[str, Tensor] = {}
-        w = self.config.cls_weight
-
-        def score(module: nn.Module, inputs: Any, output: Any) -> None:
-            hidden_BLH = output.last_hidden_state
-            found["scores"] = self.importance(hidden_BLH).float()
-            importance_BL = found["scores"].softmax(-1)[..., 1]
-            is_candidate_BL = is_text_BL & (importance_BL >= self.config.attention_threshold)
-            weights_BL = importance_BL.exp() * is_candidate_BL
-            total_B1 = weights_BL.sum(1, keepdim=True)
-            found["attended"] = (weights_BL.unsqueeze(-1) * hidden_BLH).sum(1) / total_B1.clamp(min=1e-9)
-            found["has_any"] = total_B1 > 0
-
-        def mix(module: nn.Module, inputs: tuple[Tensor]) -> Tensor:
-            (pooled_BH,) = inputs
-            return torch.where(found["has_any"], w * pooled_BH + (1 - w) * found["attended"], pooled_BH)
-
-        hooks = [self.model.base_model.register_forward_hook(score)]
-        if self.config.mode == "hybrid" and w < 1:
-            hooks.append(last_layer(self.model).register_forward_pre_hook(mix))
-        try:
-            yield found
-        finally:
-            for hook in hooks:
-                hook.remove()
 
 
 AutoConfig.register(SsaConfig.model_type, SsaConfig)

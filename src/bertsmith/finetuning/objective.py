@@ -208,8 +208,7 @@ class SsaObjective(TaskObjective):
     ) -> None:
         super().__init__(model, type, collate, class_weights, largest)
         self.loss_weights = {"task": 1 - alpha, "importance": alpha}
-        attends = model.config.mode == "hybrid" and model.config.cls_weight < 1
-        if not (alpha or attends):
+        if not (alpha or model.config.attends):
             # Nothing trains the head, and several ranks would wait for its gradients.
             model.importance.requires_grad_(False)
         self.register_buffer("unimportant", torch.zeros(num_tokens, dtype=torch.bool))
