@@ -220,7 +220,9 @@ def _mix(module: nn.Module, inputs: tuple[Tensor]) -> Tensor | None:
     (pooled_BH,) = inputs
     running.is_mixed = True
     w = running.config.cls_weight
-    return torch.where(running.has_any_B1, w * pooled_BH + (1 - w) * running.attended_BH, pooled_BH)
+    mixed_BH = torch.where(running.has_any_B1, w * pooled_BH + (1 - w) * running.attended_BH, pooled_BH)
+    # Importances are of fp32, whatever the model is of; autocast would cast after this, to the same.
+    return mixed_BH.to(pooled_BH.dtype)
 
 
 class SsaForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
@@ -238,7 +240,9 @@ class SsaForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
         super().__init__(config)
         if model is None:
             assert config.classifier is not None
-            model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(**config.classifier))
+            inner = AutoConfig.for_model(**config.classifier)
+            # Not that of its config, which is what it was trained in.
+            model = AutoModelForSequenceClassification.from_config(inner, dtype=torch.get_default_dtype())
         self.model = model
         size = model.base_model.config.hidden_size
         # What is drawn here must not change what is drawn afterwards: the same run without this layer compares with it.

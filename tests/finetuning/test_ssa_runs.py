@@ -192,6 +192,18 @@ def test_a_saved_model_is_opened_with_its_layer(trained: FinetuningSettings, tmp
     assert [one["label"] for one in said] == [line[column] for line in lines[1:]]
 
 
+def test_a_saved_model_runs_in_half_precision(trained: FinetuningSettings) -> None:
+    folder = str(Path(trained.output) / SEED / "model")
+    texts = ["the film was lovely", "별로"]
+    batch = dict(AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt"))
+    whole = SsaForSequenceClassification.from_pretrained(folder)(**batch).logits
+    for dtype in (torch.bfloat16, torch.float16):
+        half = SsaForSequenceClassification.from_pretrained(folder, dtype=dtype)(**batch).logits
+        assert half.dtype == dtype and torch.allclose(half.float(), whole, atol=0.05)
+    scores = [one["score"] for one in pipeline("text-classification", folder, dtype=torch.bfloat16)(texts)]
+    assert scores == pytest.approx(whole.softmax(-1).max(-1).values.tolist(), abs=0.05)
+
+
 @pytest.mark.slow
 def test_a_saved_model_is_started_from(make_run: MakeRun, trained: FinetuningSettings, tmp_path: Path) -> None:
     saved = str(Path(trained.output) / SEED / "model")

@@ -5,6 +5,7 @@ Shapes: B examples, L positions, H hidden size, C outputs (classes, or 1 for a v
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
@@ -38,7 +39,9 @@ class PooledClassifier(PreTrainedModel):  # type: ignore[misc]
         super().__init__(config)
         if encoder is None:
             assert config.encoder is not None
-            encoder = AutoModel.from_config(AutoConfig.for_model(**config.encoder))
+            # Not the type of its config, which is what it was trained in.
+            inner = AutoConfig.for_model(**config.encoder)
+            encoder = AutoModel.from_config(inner, dtype=torch.get_default_dtype())
         self.encoder = encoder
         # The stock pooler would be dead weight.
         if "pooler" in encoder._modules:
