@@ -106,7 +106,12 @@ def special_ids(tokenizer: Any) -> list[int]:
     """
     if tokenizer.mask_token_id is None:
         raise InputError("ssa: hides tokens by [MASK], and the tokenizer of the model has none; leave ssa out")
-    return sorted(set(tokenizer.all_special_ids) - {tokenizer.mask_token_id, tokenizer.unk_token_id})
+    # What is put around texts need not have the name of a role.
+    pair = tokenizer("", "", return_special_tokens_mask=True)
+    around = {
+        token for token, is_special in zip(pair["input_ids"], pair["special_tokens_mask"], strict=True) if is_special
+    }
+    return sorted({*tokenizer.all_special_ids, *around} - {tokenizer.mask_token_id, tokenizer.unk_token_id})
 
 
 class SsaConfig(PreTrainedConfig):  # type: ignore[misc]

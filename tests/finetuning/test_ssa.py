@@ -1,5 +1,6 @@
 """The layer of self-supervised attention, against plain references."""
 
+import json
 import pickle
 import sys
 from collections.abc import Sequence
@@ -16,11 +17,11 @@ from finetuning_helpers import SIZES, save_encoder
 from transformers import AutoModelForSequenceClassification, BertConfig
 
 from bertsmith.errors import InputError
-from bertsmith.finetuning.models import add_attention, build_model
+from bertsmith.finetuning.models import add_attention, build_model, open_tokenizer
 from bertsmith.finetuning.objective import SsaObjective, TaskObjective
 from bertsmith.finetuning.relabelling import number_rows
 from bertsmith.finetuning.rows import Collator, Row
-from bertsmith.ssa import SsaForSequenceClassification, SsaSettings, add_layer
+from bertsmith.ssa import SsaForSequenceClassification, SsaSettings, add_layer, special_ids
 
 CLS, SEP, PAD, MASK = 1, 2, 0, 3
 SPECIAL = [PAD, CLS, SEP]
@@ -262,3 +263,17 @@ def test_a_tokenizer_without_mask_is_refused(tokenizer: Any, encoder_folder: Pat
     model = build_model(str(encoder_folder), type="classification", labels=["a", "b"], pooling="cls")
     with pytest.raises(InputError, match="hides tokens by"):
         add_attention(model, resolved(), str(encoder_folder), "classification", Maskless())
+
+
+def test_what_a_tokenizer_puts_around_texts_is_no_text(tokenizer: Any, encoder_folder: Path, tmp_path: Path) -> None:
+    tokenizer.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text(encoding="utf-8"))
+    nameless = {name: value for name, value in config.items() if name not in ("cls_token", "sep_token")}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(nameless), encoding="utf-8")
+    (tmp_path / "config.json").write_bytes((encoder_folder / "config.json").read_bytes())
+    opened = open_tokenizer(str(tmp_path))
+    assert opened.sep_token_id is None and special_ids(opened) == special_ids(tokenizer)
+    ids = opened("the film was lovely", "a long story")["input_ids"]
+    is_text = ~np.isin(ids, special_ids(opened))
+    first, second = (len(opened(text)["input_ids"]) - 2 for text in ("the film was lovely", "a long story"))
+    assert is_text.tolist() == [False, *[True] * first, False, *[True] * second, False]
