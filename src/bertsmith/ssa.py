@@ -327,11 +327,20 @@ AutoModelForSequenceClassification.register(SsaConfig, SsaForSequenceClassificat
 
 
 def last_layer(model: PreTrainedModel) -> nn.Linear:
-    """Find the linear layer that gives the scores of the classes."""
-    head = model.classifier
-    layer = head if isinstance(head, nn.Linear) else head.out_proj
-    assert isinstance(layer, nn.Linear)
-    return layer
+    """Find the linear layer that gives the scores of the classes.
+
+    Raises:
+        InputError: The head of this architecture is made in another way.
+    """
+    modules = dict(model.named_modules())
+    for name in ("classifier", "classifier.out_proj"):
+        layer = modules.get(name)
+        if isinstance(layer, nn.Linear):
+            return layer
+    raise InputError(
+        f"ssa: the last layer in the head of architecture {model.config.model_type!r} is not known; set pooling to "
+        "mean, whose head is, or leave ssa out"
+    )
 
 
 def add_layer(
@@ -340,7 +349,7 @@ def add_layer(
     """Put the layer on a classifier.
 
     Args:
-        model: The classifier, of transformers or a :class:`bertsmith.finetuning.pooled.PooledClassifier`.
+        model: The classifier, of transformers or a :class:`bertsmith.pooled.PooledClassifier`.
         ssa: The settings, resolved.
         special: Tokens that stand for no text.
         num_positions: P.

@@ -1,9 +1,11 @@
 """Mistakes in the data and the run files of fine-tunings, and in what evaluate is given."""
 
 import gzip
+from pathlib import Path
 
 from cases_runs import FINETUNE, TASKS, TRAIN, changed
 from targets import parquet, squad
+from transformers import AutoTokenizer, XLNetConfig, XLNetModel
 from world import Case, copied, edited, piped
 
 CLASSES = {"train": "train.csv", "validation": "valid.csv"}
@@ -57,6 +59,14 @@ def evaluate(name: str, words: str, make: object = None, **files: bytes | str) -
 
 
 VALID = "--task.validation valid.csv"
+
+
+def _xlnet(here: Path, world: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(world / "plain")
+    config = XLNetConfig(vocab_size=len(tokenizer), d_model=16, n_layer=1, n_head=2, d_inner=16)
+    XLNetModel(config).save_pretrained(here / "xlnet")
+    tokenizer.save_pretrained(here / "xlnet")
+
 
 # fmt: off
 CASES: list[Case] = [
@@ -203,6 +213,7 @@ CASES: list[Case] = [
     finetune("model with damaged weights", "--model copy", make=copied("model", model__safetensors=b"no weights at all")),
     finetune("model with a damaged tokenizer", "--model copy", make=copied("model", tokenizer__json="{}")),
     finetune("model with a larger vocabulary than weights", "--model copy", make=edited("model", "config.json", vocab_size=9)),
+    finetune("a head that ssa does not know", "--model xlnet --ssa=true", make=_xlnet),
     finetune("model of another kind", "--model copy", make=edited("model", "config.json", model_type="t5")),
     # evaluate
     evaluate("no model", VALID),
