@@ -36,6 +36,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from bertsmith.batching import Packing, unpack
 from bertsmith.errors import InputError
+from bertsmith.pooled import PooledClassifier
 from bertsmith.settings import settings
 
 # What the authors' scripts for BERT-base say of the tasks of GLUE.
@@ -231,17 +232,24 @@ def _mix(module: nn.Module, inputs: tuple[Tensor]) -> Tensor | None:
 
 
 class SsaForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
-    """A classifier of transformers, or of :mod:`bertsmith.finetuning.models`, with self-supervised attention.
+    """A classifier of transformers, or a :class:`bertsmith.pooled.PooledClassifier`, with self-supervised attention.
 
     ``SsaForSequenceClassification.from_pretrained(FOLDER)`` opens what a fine-tuning with ``ssa`` has saved; so does
-    ``AutoModelForSequenceClassification`` once :mod:`bertsmith.finetuning.models` is imported.
+    ``AutoModelForSequenceClassification`` once this module is imported.
+
+    Args:
+        config: The settings of the layer.
+        model: The classifier; None for a new one, as the config has it.
+
+    Raises:
+        InputError: The head of this architecture has no last layer that is known.
     """
 
     config_class = SsaConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
 
-    def __init__(self, config: SsaConfig, model: PreTrainedModel | None = None) -> None:
+    def __init__(self, config: SsaConfig, model: PreTrainedModel | PooledClassifier | None = None) -> None:
         super().__init__(config)
         if model is None:
             assert config.classifier is not None
@@ -344,12 +352,12 @@ def last_layer(model: PreTrainedModel) -> nn.Linear:
 
 
 def add_layer(
-    model: PreTrainedModel, ssa: SsaSettings, special: Sequence[int], num_positions: int
+    model: PreTrainedModel | PooledClassifier, ssa: SsaSettings, special: Sequence[int], num_positions: int
 ) -> SsaForSequenceClassification:
     """Put the layer on a classifier.
 
     Args:
-        model: The classifier, of transformers or a :class:`bertsmith.pooled.PooledClassifier`.
+        model: The classifier, of transformers or our own.
         ssa: The settings, resolved.
         special: Tokens that stand for no text.
         num_positions: P.

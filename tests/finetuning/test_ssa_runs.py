@@ -4,6 +4,8 @@ import json
 import math
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -244,6 +246,11 @@ def test_a_classifier_is_taken_up_for_the_same_labels_and_pooling_alone(
 
     saved = tmp_path / "model"
     save_model(make(encoder_folder, "mean", ["a", "b", "c"], False), tokenizer, saved, "card")
+    # A script needs no other module.
+    script = (
+        "import sys; from bertsmith.ssa import SsaForSequenceClassification as Ssa; Ssa.from_pretrained(sys.argv[1])"
+    )
+    subprocess.run([sys.executable, "-c", script, str(saved)], check=True, capture_output=True)
     own = load_file(saved / "model.safetensors")
     for name, value in make(saved, "mean", ["a", "b", "c"], True).state_dict().items():
         assert torch.equal(value, own[name]), name

@@ -2,7 +2,7 @@
 
 With ``pooling: cls`` and for question answering it is the stock model that ``AutoModelForSequenceClassification`` or
 ``AutoModelForQuestionAnswering`` gives, so that it opens everywhere. With ``mean`` or ``max`` it is
-:class:`bertsmith.finetuning.pooled.PooledClassifier`, which the same Auto class opens once this module is imported;
+:class:`bertsmith.pooled.PooledClassifier`, which the same Auto class opens once this module is imported;
 with ``ssa`` either of them is inside a :class:`bertsmith.ssa.SsaForSequenceClassification`, of which the same holds.
 """
 
@@ -28,7 +28,7 @@ from bertsmith.attention import ATTENTION_DROPOUT
 from bertsmith.encoder import num_positions
 from bertsmith.errors import InputError
 from bertsmith.export import write_folder
-from bertsmith.finetuning.pooled import PooledClassifier, PooledConfig
+from bertsmith.pooled import PooledClassifier, PooledConfig
 from bertsmith.pooling import Pooling
 from bertsmith.pretrained import TOKENIZER_FILES, num_ids, open_pretrained
 from bertsmith.ssa import SsaConfig, SsaForSequenceClassification, SsaSettings, add_layer, special_ids

@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 from bertsmith.errors import InputError
 from bertsmith.files import inside, read_json, sha256_once
 from bertsmith.finetuning.models import inner_config, open_tokenizer
-from bertsmith.finetuning.pooled import PooledConfig
+from bertsmith.pooled import PooledConfig
 from bertsmith.pooling import Pooling
 from bertsmith.pretrained import announce_hub, fetch, may_be_hub_id, open_pretrained
 
