@@ -81,6 +81,8 @@ class SsaSettings:
                 raise ValueError(f"{name} is {value}; expected a number from 0 to 1")
         if self.aug_loss_weight == 1:
             raise ValueError("aug_loss_weight is 1, which leaves the loss of the task no weight; usual is 0.3")
+        if self.aug_threshold == 0:
+            raise ValueError("aug_threshold is 0, with which no token is ever masked; usual is 0.1")
         if not 0 < self.ratio_per_epoch < 1:
             raise ValueError(f"ratio_per_epoch is {self.ratio_per_epoch}; expected a share above 0 and below 1")
         if self.mode == "co_training" and self.cls_weight is not None:

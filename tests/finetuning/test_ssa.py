@@ -252,6 +252,8 @@ def test_ranges_and_contradictions_are_refused() -> None:
             SsaSettings(**values)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="leaves the loss of the task no weight"):
         SsaSettings(aug_loss_weight=1.0)
+    with pytest.raises(ValueError, match="aug_threshold is 0, with which no token is ever masked"):
+        SsaSettings(aug_threshold=0.0)
     with pytest.raises(ValueError, match="cls_weight is of no effect"):
         SsaSettings(mode="co_training", cls_weight=0.5)
 

@@ -13,7 +13,6 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
-import yaml
 from finetuning_helpers import MakeRun, material_of
 from safetensors.torch import load_file
 from test_finetuning_resumed import content, die_at, interrupt_at
@@ -27,9 +26,8 @@ from bertsmith.finetuning.evaluate import EvaluationSettings, evaluate
 from bertsmith.finetuning.importance import show_importance
 from bertsmith.finetuning.models import add_attention, build_model, open_tokenizer, save_model
 from bertsmith.finetuning.run import finetune
-from bertsmith.finetuning.settings import FinetuningSettings, load_finetuning
+from bertsmith.finetuning.settings import FinetuningSettings
 from bertsmith.pooling import Pooling
-from bertsmith.settings import describe
 from bertsmith.ssa import SsaForSequenceClassification, SsaSettings
 from bertsmith.training.monitors import read_metrics
 
@@ -161,16 +159,34 @@ def test_where_the_last_epoch_alone_is_validated_all_are_relabelled(
 
 
 @pytest.mark.slow
-def test_adversarial_labels_warn_and_train_on(
-    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("why", "words"),
+    [
+        ("wrong", r"of \d+ texts that were looked at none is predicted right; look at the labels"),
+        ("needed", r"of \d+ texts that were looked at 100% are predicted right, and none of these when masked; lower"),
+        ("short", r"of \d+ texts .* and none of these drew a mask, for which they are short; raise ssa.aug_threshold"),
+    ],
+)
+def test_where_no_token_is_unimportant_it_warns_and_trains_on(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], why: str, words: str
 ) -> None:
-    monkeypatch.setattr(relabelling._Search, "_same", lambda self, a, b: np.zeros(len(a), dtype=bool))
-    run = make_run(ssa=True)
+    original = relabelling._Search._mask
+
+    def mask(self: Any, chosen: list[int]) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(relabelling._Search, "_same", lambda self, a, b: np.full(len(a), why == "short"))
+            original(self, chosen)
+
+    monkeypatch.setattr(relabelling._Search, "_mask", mask)
+    monkeypatch.setattr(relabelling._Search, "_same", lambda self, a, b: np.full(len(a), why != "wrong"))
+    run = make_run(ssa={"aug_threshold": 1e-9} if why == "short" else True)
     finetune(run)
     said = " ".join(capsys.readouterr().err.split())
-    assert re.search(r"no token is known to be unimportant: of \d+ texts that were looked at 0% are predicted", said)
+    assert re.search(f"warning: no token is known to be unimportant: {words}", said)
     row = rows_of(run, "ssa_wanted")[0]
-    assert row["ssa_kept"] == 0 and "ssa_agreement" not in row and math.isfinite(rows_of(run, "loss")[-1]["loss"])
+    # Texts that draw no mask are relabelled, all their tokens important.
+    assert (row["ssa_kept"] == 0) == (why == "wrong") and row["ssa_masked"] == 0
+    assert math.isfinite(rows_of(run, "loss")[-1]["loss"])
 
 
 def test_a_saved_model_is_opened_with_its_layer(trained: FinetuningSettings, tmp_path: Path) -> None:
@@ -265,56 +281,6 @@ def test_a_classifier_is_taken_up_for_the_same_labels_and_pooling_alone(
 def test_question_answering_is_refused(make_run: MakeRun) -> None:
     with pytest.raises(InputError, match="ssa: is for classification and regression"):
         finetune(make_run("squad", ssa=True))
-
-
-@pytest.fixture
-def run_file(make_run: MakeRun, tmp_path: Path) -> Path:
-    run = make_run(training={"epochs": 1})
-    values = {"model": run.model, "output": run.output, "seeds": [0], "training": {"batch_size": 8}}
-    task = {name: getattr(run.task, name) for name in ("train", "validation")}
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump({**values, "task": task}), encoding="utf-8")
-    return tmp_path / "run.yaml"
-
-
-def test_the_ways_to_ask_for_it(run_file: Path) -> None:
-    def ssa(*words: str) -> Any:
-        return load_finetuning(str(run_file), words).ssa
-
-    assert ssa() is ssa("--ssa=false") is ssa("--ssa", "null") is None
-    assert ssa("--ssa") == ssa("--ssa", "true") and ssa("--ssa").mode == "hybrid"
-    assert (ssa("--ssa").cls_weight, ssa("--ssa").share_weight) == (0.5, True)
-    assert ssa("--ssa.mode", "co_training").cls_weight is None
-    with run_file.open("a", encoding="utf-8") as stream:
-        stream.write("ssa: {cls_weight: 0.7}\n")
-    # A section is switched on as it is.
-    assert ssa("--ssa").cls_weight == 0.7 and ssa("--ssa=false") is None
-    with pytest.raises(InputError, match="did you mean 'cls_weight'"):
-        ssa("--ssa.cls_weigth", "0.3")
-    assert {"ssa.mode", "ssa.cls_weight"} <= {key for key, *_ in describe(FinetuningSettings)}
-
-
-@pytest.mark.parametrize(
-    ("task", "cls_weight", "share_weight"),
-    [("CoLA", 0.999, True), ("RTE", 0.5, False), ("STS-B", 0.9, False), ("SST-2", 0.5, True)],
-)
-def test_tasks_have_the_settings_of_the_authors(
-    run_file: Path, task: str, cls_weight: float, share_weight: bool
-) -> None:
-    values = yaml.safe_load(run_file.read_text(encoding="utf-8"))
-    run_file.write_text(yaml.safe_dump({**values, "task": {"name": task, "data": "GLUE"}}), encoding="utf-8")
-    ssa = load_finetuning(str(run_file), ["--ssa"]).ssa
-    assert ssa is not None and (ssa.cls_weight, ssa.share_weight) == (cls_weight, share_weight)
-
-
-@pytest.mark.slow
-def test_plain_against_it_in_one_command(run_file: Path, tmp_path: Path) -> None:
-    run = load_finetuning(str(run_file), ["--vary.ssa", "[false, true]", "--seeds", "[0, 1]"])
-    summary = finetune(run)
-    assert [arm["values"] for arm in summary["arms"]] == [{"ssa": "false"}, {"ssa": "true"}]
-    (difference,) = summary["differences"]
-    assert difference["between"] == "ssa: true against false" and difference["n"] == 2
-    assert (Path(run.output) / "curves.png").exists()
-    assert "ssa: true against false" in (Path(run.output) / "results.txt").read_text(encoding="utf-8")
 
 
 def test_what_it_looks_at(trained: FinetuningSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

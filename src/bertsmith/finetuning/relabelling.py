@@ -229,6 +229,18 @@ def relabel(
     )
 
 
+def _why_none(labels: Labels) -> str:
+    """Say why no token is labelled unimportant, and what to do."""
+    looked = f"of {labels.read:,} texts that were looked at"
+    more = "or raise ssa.ratio_per_epoch to look at more"
+    if not labels.right:
+        return f"{looked} none is predicted right; look at the labels, train longer or at another learning rate, {more}"
+    looked += f" {labels.right:.0%} are predicted right, and none of these"
+    if not labels.drawn:
+        return f"{looked} drew a mask, for which they are short; raise ssa.aug_threshold, {more}"
+    return f"{looked} when masked; lower ssa.aug_threshold, train longer or at another learning rate, {more}"
+
+
 class Relabelling(TrainerCallback):  # type: ignore[misc]
     """Relabels after every epoch but the last, and logs what the epoch and the relabelling gave.
 
@@ -317,10 +329,8 @@ class Relabelling(TrainerCallback):  # type: ignore[misc]
             row |= {"ssa_rows_run": len(labels.ran), "ssa_seconds": seconds}
             text += f"; for the next, {labels.kept:,} of {labels.wanted:,} texts relabelled"
             text += f" ({labels.right:.1%} right, {labels.drawn:,} masked, {row.get('ssa_agreement', 0):.1%} agree)"
-            if labels.wanted and not labels.kept:
-                text += f"; warning: no token is known to be unimportant: of {labels.read:,} texts that were looked at "
-                text += f"{labels.right:.0%} are predicted right, and none of these when masked; look at the labels, "
-                text += "train longer or at another learning rate, or raise ssa.ratio_per_epoch to look at more"
+            if labels.wanted and not labels.unimportant.any():
+                text += f"; warning: no token is known to be unimportant: {_why_none(labels)}"
         self._trainer.publish(row)
         self._monitor.say(text)
 
