@@ -62,14 +62,14 @@ class SsaSettings:
     aug_threshold: float = 0.1
     """How probable it is for each token to put a mask into its quarter of the text."""
     rm_threshold: float = 0.7
-    """r: a mask covers 3 tokens with probability 1 - r, 2 with 1 - r, else 1."""
+    """r: a mask covers 3 tokens with probability 1 - r, 2 with 1 - r or what is left of 1, else 1."""
     ratio_per_epoch: float = 0.2
     """Share of the training examples that get token labels, times the number of epochs done; it stays below 1."""
     share_weight: bool | None = None
     """One importance head for all positions; false for one for each; null for what the authors' scripts have: false
     for RTE and STS-B, true for all else."""
     double_original: bool = False
-    """Train, in every epoch, on all examples once more, without token labels."""
+    """Train, in every epoch, on all examples once more, with all their tokens labelled important."""
     use_saved: bool = False
     """Begin with the layer and the classifier of `model`, which was trained with ssa, instead of new ones."""
 

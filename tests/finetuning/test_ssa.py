@@ -127,6 +127,24 @@ def test_forward_and_losses_equal_a_numpy_reference(mode: Any, share_weight: boo
     assert output.parts["importance_accuracy"].item() == right
 
 
+def test_what_comes_twice_comes_with_all_tokens_important() -> None:
+    model = make_model(resolved())
+    rows = number_rows(make_rows(), twice=True)
+    num_tokens = sum(len(row.tokens) for row in rows) // 2
+    objective = SsaObjective(model, "classification", Collator(PAD, True), alpha=0.3, num_tokens=num_tokens)
+    objective.unimportant.fill_(True)
+    again = objective.collate(rows[len(rows) // 2 :])
+    output = objective(**again)
+    outputs = objective.encoder(again["input_ids"], again["attention_mask"], again["token_type_ids"])
+    losses = -outputs.importance_logits.log_softmax(-1)[..., 1]
+    num_texts = int(outputs.is_text.sum())
+    assert output.parts["importance"].item() == pytest.approx(losses[outputs.is_text].sum().item(), rel=1e-5)
+    assert output.counts["importance"].item() == num_texts
+    # The first time they have their labels, all of the other kind.
+    first = objective(**objective.collate(rows[: len(rows) // 2])).parts
+    assert first["importance_accuracy"] == num_texts - output.parts["importance_accuracy"]
+
+
 def test_where_no_token_passes_the_pooled_state_alone_is_seen() -> None:
     model, plain = make_model(resolved(attention_threshold=1.0)), make_model(resolved(cls_weight=1.0))
     batch = Collator(PAD, True)(make_rows())

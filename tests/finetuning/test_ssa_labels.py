@@ -7,7 +7,8 @@ import numpy.typing as npt
 import pytest
 from test_ssa import CLS, MASK, SEP, SPECIAL, resolved
 
-from bertsmith.finetuning.quarters import draw_masks, quarters
+from bertsmith.finetuning import relabelling
+from bertsmith.finetuning.quarters import MOST_DRAWS, draw_masks, quarters
 from bertsmith.finetuning.relabelling import Labels, number_rows, relabel
 from bertsmith.finetuning.rows import Row
 
@@ -143,6 +144,32 @@ def test_relabelling_is_a_function_of_seed_and_epoch() -> None:
     assert first.unimportant.tolist() == again.unimportant.tolist() and first[1:] == again[1:]
     for other in (labels_of(rows, parity, seed=1), labels_of(rows, parity, epoch=2)):
         assert (other.unimportant != first.unimportant).any()
+
+
+def test_right_rows_are_masked_anew_before_others_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[tuple[bool, int]] = []
+
+    def say(some: list[Row]) -> Array:
+        """Right, and of odd rows only as long as nothing is masked."""
+        events.extend((MASK in row.tokens, int(row.target)) for row in some)  # type: ignore[arg-type]
+        return np.array([-1 if MASK in row.tokens and row.target % 2 else row.target for row in some])  # type: ignore[operator]
+
+    rows = [row._replace(target=number) for number, row in enumerate(many_rows(200))]
+    found = labels_of(rows, say, aug_threshold=0.9)
+    # Of the 84 that may be run 40 are read, 40 masked, and 4 of those that failed are masked again.
+    num_failed = sum(is_masked and number % 2 for is_masked, number in events[:80])
+    assert (found.wanted, found.read, found.drawn, found.kept) == (40, 40, 44, 40 - num_failed) and num_failed > 4
+    events.clear()
+    monkeypatch.setattr(relabelling, "_PASSES", 100.0)
+    assert (
+        labels_of([row._replace(target=2 * number + 1) for number, row in enumerate(rows)], say, aug_threshold=0.9).kept
+        == 0
+    )
+    # Each block of rows is masked so often in vain before the next is read.
+    kinds = [is_masked for is_masked, _ in events]
+    assert kinds == [*([False] * 40 + [True] * 40 * MOST_DRAWS)] * 5
+    masked = [number for is_masked, number in events if is_masked]
+    assert {masked.count(number) for number in masked} == {MOST_DRAWS}
 
 
 def test_right_rows_are_masked_anew_when_no_others_are_left() -> None:

@@ -231,7 +231,7 @@ class SsaObjective(TaskObjective):
             attention_mask: See there.
             token_type_ids: See there.
             targets: See there.
-            starts: (B,) where the tokens of each row begin in ``unimportant``; -1 for a row without labels.
+            starts: (B,) where the tokens of each row begin in ``unimportant``; -1 where all tokens are important.
             packing: See there.
             num_items: See there.
 

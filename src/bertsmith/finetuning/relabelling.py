@@ -2,9 +2,10 @@
 
 Before each epoch t >= 1 a share r_t = min(0.2 t, < 1) of the training rows is relabelled with the model f as it is:
 some tokens of a text S are masked, which gives S'; if f(S) = y and f(S') = f(S) (of values: within 0.3), the masked
-tokens get the label 0, all others keep 1. Rows that do not qualify are passed over, and others are drawn; those that
-are right, but not when masked, are masked anew once there are no others. Short texts often get no mask: such a row is
-relabelled without a label 0, and without a pass, for S' is S.
+tokens get the label 0, all others keep 1. Rows that are not right are passed over, and others are read; those that are
+right, but not when masked, are masked anew, up to MOST_DRAWS times, before others are read: that costs one pass, a row
+that is read two. A row of which most tokens are needed so gets the mask that it stands. Short texts often get no mask:
+such a row is relabelled without a label 0, and without a pass, for S' is S.
 
 What this costs is bounded: at most 2.1 r_t N rows are run through the model, without gradients, so that an epoch costs
 at most 1 + 0.7 r_t times a plain one, where a pass without gradients is a third of one with them.
@@ -50,7 +51,7 @@ _CHOICE = -0x55A
 
 
 def number_rows(rows: Sequence[Row], twice: bool = False) -> list[Row]:
-    """Say where the tokens of each row begin among those of all; with ``twice`` all come again, without labels."""
+    """Say where the tokens of each row begin among those of all; with ``twice`` all come again, all important."""
     starts = np.cumsum([0, *(len(row.tokens) for row in rows)]).tolist()
     numbered = [row._replace(start=start) for row, start in zip(rows, starts, strict=False)]
     return numbered + [row._replace(start=-1) for row in rows] if twice else numbered
@@ -155,7 +156,7 @@ class _Search:
                 self.kept.append((number, columns))
             elif self._num_draws[number] < MOST_DRAWS:
                 self._right.append(number)
-        # Those that were never masked come first.
+        # Those that were masked less often come first, all of them before rows that are still to be read.
         self._right.sort(key=lambda number: self._num_draws[number])
 
     def _draw(self, chosen: list[int]) -> list[Ints]:

@@ -33,7 +33,7 @@ class Row(NamedTuple):
     target: int | float | tuple[int, int]
     """Class, value, or first and last token of the answer; a class or position of -100, or a value of NaN, is none."""
     start: int | None = None
-    """In training with `ssa`, where its tokens begin among those of all rows; -1 if none of its tokens has a label."""
+    """In training with `ssa`, where its tokens begin among those of all rows; -1 if all are labelled important."""
 
 
 NO_TARGET: dict[str, int | float | tuple[int, int]] = {
