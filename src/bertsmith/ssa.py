@@ -298,18 +298,23 @@ class SsaForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
             input_ids: (B, L) token ids.
             attention_mask: (B, L) 1 for real tokens; None where nothing is padded.
             token_type_ids: (B, L) for encoders that have them.
-            position_ids: Of a packed batch, as are the others; see :class:`bertsmith.batching.Packing`.
-            cu_seq_lens_q: See there.
+            position_ids: (B, L) for encoders that have them; None for 0, 1, 2 and so on.
+            cu_seq_lens_q: Of a packed batch, with ``position_ids``; see :class:`bertsmith.batching.Packing`.
             max_length_q: See there.
 
         Returns:
             Scores of the classes, and of the importance of every token.
         """
-        given: dict[str, Any] = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        inputs = {
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+            "cu_seq_lens_q": cu_seq_lens_q,
+            "max_length_q": max_length_q,
+        }
+        given = {name: value for name, value in inputs.items() if value is not None}
         ids_BL = input_ids
         if position_ids is not None and cu_seq_lens_q is not None and max_length_q is not None:
             packing = Packing(position_ids=position_ids, cu_seq_lens_q=cu_seq_lens_q, max_length_q=max_length_q)
-            given |= packing
             ids_BL = unpack(input_ids.unsqueeze(-1), packing).squeeze(-1)
         is_text_BL = self.is_text(ids_BL)
         if attention_mask is not None:

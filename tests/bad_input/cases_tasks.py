@@ -188,6 +188,7 @@ CASES: list[Case] = [
     finetune("texts beyond the model", "--max_length 999"),
     finetune("ssa on and off", "--ssa.mode both"),
     finetune("ssa beyond one", "--ssa.aug_loss_weight 2"),
+    finetune("ssa that nothing learns of", "--ssa.mode co_training --training.linear_probe true"),
     finetune("vary nothing", content=changed(FINETUNE, vary={})),
     finetune("vary an unknown key", content=changed(FINETUNE, vary={"poling": ["cls", "mean"]})),
     finetune("vary in a word", content=changed(FINETUNE, vary={"pooling": "mean"})),

@@ -201,6 +201,14 @@ def test_threads_share_a_model(lengths: tuple[int, int]) -> None:
         sys.setswitchinterval(before)
 
 
+def test_positions_are_passed_on() -> None:
+    model, text = make_model(resolved(cls_weight=1.0)), torch.tensor([[CLS, 7, 8, 9, SEP]])
+    positions = torch.arange(20, 25)[None]
+    logits = model(text, position_ids=positions).logits
+    assert torch.equal(logits, model.model(text, position_ids=positions).logits)
+    assert not torch.equal(logits, model(text).logits)
+
+
 def test_copies_have_a_layer_of_their_own_and_the_parts_run_by_themselves() -> None:
     model = make_model(resolved())
     text = torch.tensor([[CLS, 7, 8, 9, SEP]])

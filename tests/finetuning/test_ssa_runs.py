@@ -67,6 +67,8 @@ def test_without_its_two_effects_a_run_is_the_plain_run(
     own = weights(same.output)
     for name, value in weights(plain.output).items():
         assert np.array_equal(value, own[f"model.{name}"]), name
+    # Nothing is relabelled for a loss that does not count.
+    assert rows_of(same, "ssa_unimportant") and not rows_of(same, "ssa_wanted")
     predictions = [sorted((Path(run.output) / "predictions").iterdir()) for run in (plain, same)]
     assert [path.read_bytes() for path in predictions[0]] == [path.read_bytes() for path in predictions[1]]
 

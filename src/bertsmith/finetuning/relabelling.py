@@ -317,13 +317,13 @@ class Relabelling(TrainerCallback):  # type: ignore[misc]
         """Say what an epoch gave, by the sums of all ranks, and label for the next."""
         num_right, num_low, num_tokens = sums
         self._objective.epoch_sums.zero_()
-        row = {
-            "ssa_importance_accuracy": num_right / max(num_tokens, 1),
-            "ssa_unimportant": num_low / max(num_tokens, 1),
-        }
+        row = {"ssa_unimportant": num_low / max(num_tokens, 1)}
         text = f"epoch {epoch}: {row['ssa_unimportant']:.1%} of tokens called unimportant"
-        text += f", {row['ssa_importance_accuracy']:.1%} called as labelled"
-        if epoch < self._num_epochs and not self._judge.is_patience_over:
+        # Labels that nothing learns are not made.
+        if self._ssa.aug_loss_weight:
+            row["ssa_importance_accuracy"] = num_right / max(num_tokens, 1)
+            text += f", {row['ssa_importance_accuracy']:.1%} called as labelled"
+        if self._ssa.aug_loss_weight and epoch < self._num_epochs and not self._judge.is_patience_over:
             labels, seconds = self._relabel(epoch)
             row |= {f"ssa_{name}": getattr(labels, name) for name in ("wanted", "drawn", "kept", "right", "masked")}
             row |= {"ssa_agreement": labels.agreement} if labels.drawn else {}
