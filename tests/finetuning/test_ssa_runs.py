@@ -69,6 +69,8 @@ def test_without_its_two_effects_a_run_is_the_plain_run(
         assert np.array_equal(value, own[f"model.{name}"]), name
     # Nothing is relabelled for a loss that does not count.
     assert rows_of(same, "ssa_unimportant") and not rows_of(same, "ssa_wanted")
+    _, (example, *_) = show_importance(str(Path(same.output) / SEED / "model"), EvaluationSettings(task=same.task), 1)
+    assert "learned importance (none: it is untrained)" in example.lines[0].of
     predictions = [sorted((Path(run.output) / "predictions").iterdir()) for run in (plain, same)]
     assert [path.read_bytes() for path in predictions[0]] == [path.read_bytes() for path in predictions[1]]
 
@@ -315,14 +317,15 @@ def test_what_it_looks_at(trained: FinetuningSettings, tmp_path: Path, capsys: p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["hybrid", "co_training"])
-def test_only_where_there_is_attention_tokens_are_left_out_of_it(make_run: MakeRun, mode: str) -> None:
-    run = make_run(ssa={"mode": mode, "attention_threshold": 1.0}, training={"epochs": 1})
+@pytest.mark.parametrize("ssa", [{}, {"cls_weight": 1.0}, {"mode": "co_training"}])
+def test_only_where_there_is_attention_tokens_are_left_out_of_it(make_run: MakeRun, ssa: dict[str, Any]) -> None:
+    run = make_run(ssa={**ssa, "attention_threshold": 1.0}, training={"epochs": 1})
     finetune(run)
     evaluation = EvaluationSettings(task=run.task, precision="fp32")
     _, (example, *_) = show_importance(str(Path(run.output) / SEED / "model"), evaluation, 1)
+    assert "untrained" not in example.lines[0].of
     learned = [piece for piece in example.lines[0].pieces if piece.value is not None]
-    assert learned and all(piece.is_left_out == (mode == "hybrid") for piece in learned)
+    assert learned and all(piece.is_left_out == (not ssa) for piece in learned)
 
 
 def test_what_cannot_be_looked_at(

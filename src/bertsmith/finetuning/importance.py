@@ -149,8 +149,12 @@ class _Reader:
         found = []
         said = self._run(self._split.rows)
         config = self.model.config
-        # With the loss on tokens alone nothing is attended to, and so nothing left out.
-        threshold = config.attention_threshold if config.mode == "hybrid" else 0.0
+        # Where nothing is attended to nothing is left out.
+        threshold = config.attention_threshold if config.attends else 0.0
+        # A head begins with biases of exactly 0; without its loss and without attention it stays so.
+        what = (
+            "learned importance" if self.model.importance.bias.any() else "learned importance (none: it is untrained)"
+        )
         for row, scores in zip(self._split.rows, said, strict=True):
             batch = self._objective.collate([row])
             types = batch["token_type_ids"]
@@ -162,7 +166,7 @@ class _Reader:
             is_text = outputs.is_text[0].cpu().numpy()
             low, high = (float(of(values[is_text])) if is_text.any() else 0.0 for of in (np.min, np.max))
             strengths = (values - low) / max(high - low, 1e-9)
-            title = f"learned importance, {low:.2f} to {high:.2f}"
+            title = f"{what}, {low:.2f} to {high:.2f}"
             found.append(self._line(title, row, scores, values, strengths, is_text, values < threshold))
         return found
 

@@ -183,8 +183,8 @@ class FinetuningSettings:
             raise ValueError("from_scratch takes no weights of the model, and ssa.use_saved takes all; leave one out")
         if self.training.linear_probe and self.ssa is not None and self.ssa.mode == "co_training":
             raise ValueError(
-                "ssa.mode is co_training, whose loss on tokens trains the encoder, and training.linear_probe trains the "
-                "head alone; leave one out, or set ssa.mode to hybrid"
+                "ssa.mode is co_training, whose loss on tokens trains the encoder, and training.linear_probe trains "
+                "the head alone; leave one out, or set ssa.mode to hybrid"
             )
         if self.max_length is not None and self.max_length < 4:
             raise ValueError(f"max_length is {self.max_length}; expected at least 4")
