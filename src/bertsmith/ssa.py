@@ -118,7 +118,21 @@ def special_ids(tokenizer: Any) -> list[int]:
 
 
 class SsaConfig(PreTrainedConfig):  # type: ignore[misc]
-    """Config of a :class:`SsaForSequenceClassification`; that of the classifier inside is a plain dictionary."""
+    """Config of a :class:`SsaForSequenceClassification`; that of the classifier inside is a plain dictionary.
+
+    Args:
+        classifier: That of the classifier.
+        mode: See :class:`SsaSettings`.
+        cls_weight: See there.
+        attention_threshold: See there.
+        share_weight: See there.
+        num_positions: P, for one head for each of them.
+        special_ids: Tokens that stand for no text.
+        kwargs: As for every config of transformers.
+
+    Raises:
+        ValueError: A value cannot be, such as in a config.json that was edited.
+    """
 
     model_type = "bertsmith_ssa"
     has_no_defaults_at_init = True
@@ -134,6 +148,17 @@ class SsaConfig(PreTrainedConfig):  # type: ignore[misc]
         special_ids: Sequence[int] = (),
         **kwargs: Any,
     ) -> None:
+        if mode not in ("hybrid", "co_training"):
+            raise ValueError(f"mode is {mode!r:.60}; expected hybrid or co_training")
+        for name, value in (("cls_weight", cls_weight), ("attention_threshold", attention_threshold)):
+            if not (isinstance(value, int | float) and 0 <= value <= 1):
+                raise ValueError(f"{name} is {value!r:.60}; expected a number from 0 to 1")
+        if not (isinstance(share_weight, bool) and isinstance(num_positions, int) and num_positions > 0):
+            raise ValueError(
+                f"share_weight is {share_weight!r:.60} and num_positions {num_positions!r:.60}; expected others"
+            )
+        if not (isinstance(special_ids, list | tuple) and all(isinstance(token, int) for token in special_ids)):
+            raise ValueError(f"special_ids is {special_ids!r:.60}; expected a list of numbers")
         self.classifier = classifier
         self.mode = mode
         self.cls_weight = cls_weight

@@ -237,6 +237,12 @@ CASES: list[Case] = [
     evaluate("a config whose classes are a number", f"copy {VALID}", make=edited("classifier", "config.json", architectures=3)),
     evaluate("damaged weights", f"copy {VALID}", make=copied("classifier", model__safetensors=b"\x08\0\0\0\0\0\0\0{}")),
     evaluate("a pipe for a tokenizer", f"copy {VALID}", make=piped("classifier", "tokenizer.json")),
+    evaluate("no classifier in a config of ssa", f"copy {VALID}", make=edited("ssa", "config.json", classifier=None)),
+    evaluate("a classifier of no kind in a config of ssa", f"copy {VALID}", make=edited("ssa", "config.json", classifier={"model_type": "zzz"})),
+    evaluate("no mode of ssa", f"copy {VALID}", make=edited("ssa", "config.json", mode="zzz")),
+    evaluate("a weight of ssa in words", f"copy {VALID}", make=edited("ssa", "config.json", cls_weight="x")),
+    evaluate("no positions of ssa", f"copy {VALID}", make=edited("ssa", "config.json", num_positions=0)),
+    evaluate("special tokens of ssa in words", f"copy {VALID}", make=edited("ssa", "config.json", special_ids=["a"])),
     evaluate("no precision", f"{{classifier}} {VALID} --precision half"),
     evaluate("a text that is a number", "{classifier} --task.validation v.jsonl", v__jsonl='{"text": 1, "label": "good"}\n'),
 ]

@@ -25,7 +25,7 @@ SAID = {
         line.split("\t") for line in Path(__file__).with_name("said.tsv").read_text(encoding="utf-8").splitlines()
     )
 }
-WHOLE = ("corpus", "tokenizer", "model", "plain", "classifier", "other", "comparison")
+WHOLE = ("corpus", "tokenizer", "model", "plain", "classifier", "ssa", "other", "comparison")
 NOTES = ("train.csv: 2 classes",)
 """What a command may say before it finds that something is wrong."""
 SLOW = {

@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from bertsmith.files import write_record
+from bertsmith.ssa import SsaSettings, add_layer, special_ids
 from made_up import WORDS, make_of
 
 
@@ -53,7 +54,10 @@ def make_world(folder: Path) -> Path:
     AutoModel.from_config(config).save_pretrained(folder / "plain")
     config.id2label, config.label2id = {0: "bad", 1: "good"}, {"bad": 0, "good": 1}
     AutoModelForSequenceClassification.from_config(config).save_pretrained(folder / "classifier")
-    for name in ("model", "plain", "classifier"):
+    attending = AutoModelForSequenceClassification.from_config(config)
+    settings = SsaSettings(cls_weight=0.5, share_weight=True)
+    add_layer(attending, settings, special_ids(tokenizer), 32).save_pretrained(folder / "ssa")
+    for name in ("model", "plain", "classifier", "ssa"):
         tokenizer.save_pretrained(folder / name)
     save_other_vocabulary(folder / "other")
     (folder / "comparison").mkdir()

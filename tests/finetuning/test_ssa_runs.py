@@ -259,10 +259,12 @@ def test_what_cannot_be_started_from_is_refused(make_run: MakeRun, trained: Fine
 def test_a_classifier_is_taken_up_for_the_same_labels_and_pooling_alone(
     encoder_folder: Path, tokenizer: Any, tmp_path: Path
 ) -> None:
-    def make(origin: Path, pooling: Pooling, labels: list[str], use_saved: bool) -> SsaForSequenceClassification:
+    def make(
+        origin: Path, pooling: Pooling, labels: list[str], use_saved: bool, share_weight: bool = True
+    ) -> SsaForSequenceClassification:
         model = build_model(str(origin), type="classification", labels=labels, pooling=pooling)
-        ssa = SsaSettings(cls_weight=0.5, share_weight=True, use_saved=use_saved)
-        return add_attention(model, ssa, str(origin), "classification", tokenizer)
+        ssa = SsaSettings(cls_weight=0.5, share_weight=share_weight, use_saved=use_saved)
+        return add_attention(model, ssa, str(origin), "classification", open_tokenizer(str(origin)))
 
     saved = tmp_path / "model"
     save_model(make(encoder_folder, "mean", ["a", "b", "c"], False), tokenizer, saved, "card")
@@ -274,6 +276,13 @@ def test_a_classifier_is_taken_up_for_the_same_labels_and_pooling_alone(
     own = load_file(saved / "model.safetensors")
     for name, value in make(saved, "mean", ["a", "b", "c"], True).state_dict().items():
         assert torch.equal(value, own[name]), name
+    by_position = tmp_path / "by_position"
+    save_model(make(encoder_folder, "cls", ["a", "b"], False, share_weight=False), tokenizer, by_position, "card")
+    config = json.loads((by_position / "tokenizer_config.json").read_text(encoding="utf-8"))
+    changed = {**config, "model_max_length": 32}
+    (by_position / "tokenizer_config.json").write_text(json.dumps(changed), encoding="utf-8")
+    with pytest.raises(InputError, match="was trained with a longest input of 64, and not 32"):
+        make(by_position, "cls", ["a", "b"], True, share_weight=False)
     # As many classes, of which two have other rows.
     with pytest.raises(InputError, match=r"the labels \['a', 'b', 'c'\], and not \['b', 'c', 'd'\]"):
         make(saved, "mean", ["b", "c", "d"], True)

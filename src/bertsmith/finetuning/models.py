@@ -30,7 +30,7 @@ from bertsmith.errors import InputError
 from bertsmith.export import write_folder
 from bertsmith.pooled import PooledClassifier, PooledConfig
 from bertsmith.pooling import Pooling
-from bertsmith.pretrained import TOKENIZER_FILES, num_ids, open_pretrained
+from bertsmith.pretrained import TOKENIZER_FILES, num_ids, open_pretrained, reason
 from bertsmith.ssa import SsaConfig, SsaForSequenceClassification, SsaSettings, add_layer, special_ids
 from bertsmith.tasks.examples import TaskType
 
@@ -46,18 +46,23 @@ _HEADS = ("classifier", "pre_classifier", "qa_outputs")
 def _config_of_encoder(config: Any) -> Any:
     """Take the config of the encoder out of those that have it inside."""
     config = inner_config(config)
-    if isinstance(config, PooledConfig):
-        assert config.encoder is not None
-        return AutoConfig.for_model(**config.encoder)
-    return config
+    return _inside(config, "encoder") if isinstance(config, PooledConfig) else config
 
 
 def inner_config(config: Any) -> Any:
-    """Take the config of the classifier out of that of self-supervised attention; others are returned as they are."""
-    if not isinstance(config, SsaConfig):
-        return config
-    assert config.classifier is not None
-    return AutoConfig.for_model(**config.classifier)
+    """Take the config of the classifier out of that of self-supervised attention; others are returned as they are.
+
+    Raises:
+        InputError: It is damaged.
+    """
+    return _inside(config, "classifier") if isinstance(config, SsaConfig) else config
+
+
+def _inside(config: Any, name: str) -> Any:
+    try:
+        return AutoConfig.for_model(**config.to_dict()[name])
+    except Exception as error:  # TypeError, ValueError and those of fields, by what is wrong in it
+        raise InputError(f"model: `{name}` in the config.json of {config.name_or_path}: {reason(error)}") from None
 
 
 def open_tokenizer(origin: str) -> Any:
@@ -169,6 +174,8 @@ def add_attention(
             ("the labels", list(config.id2label.values()), list(made.config.id2label.values())),
             ("pooling", _pooling_of(config), _pooling_of(made.config)),
             ("ssa.share_weight", config.share_weight, made.config.share_weight),
+            # Which one head for all positions does not depend on.
+            ("a longest input of", *(not each.share_weight and each.num_positions for each in (config, made.config))),
         ):
             if theirs != ours:
                 raise InputError(
