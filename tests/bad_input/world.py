@@ -19,7 +19,8 @@ from transformers import (
 )
 
 from bertsmith.files import write_record
-from bertsmith.ssa import SsaSettings, add_layer, special_ids
+from bertsmith.ssa import add_layer, special_ids
+from bertsmith.ssa_settings import SsaSettings
 from made_up import WORDS, make_of
 
 

@@ -21,7 +21,8 @@ from bertsmith.finetuning.models import add_attention, build_model, open_tokeniz
 from bertsmith.finetuning.objective import SsaObjective, TaskObjective
 from bertsmith.finetuning.relabelling import number_rows
 from bertsmith.finetuning.rows import Collator, Row
-from bertsmith.ssa import SsaForSequenceClassification, SsaSettings, add_layer, special_ids
+from bertsmith.ssa import SsaForSequenceClassification, add_layer, special_ids
+from bertsmith.ssa_settings import SsaSettings
 
 CLS, SEP, PAD, MASK = 1, 2, 0, 3
 SPECIAL = [PAD, CLS, SEP]

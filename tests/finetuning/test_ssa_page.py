@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bertsmith.cli import main
-from bertsmith.ssa import SsaSettings
+from bertsmith.ssa_settings import SsaSettings
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "ssa.md").read_text(encoding="utf-8")

@@ -28,7 +28,8 @@ from bertsmith.finetuning.models import add_attention, build_model, open_tokeniz
 from bertsmith.finetuning.run import finetune
 from bertsmith.finetuning.settings import FinetuningSettings
 from bertsmith.pooling import Pooling
-from bertsmith.ssa import SsaForSequenceClassification, SsaSettings
+from bertsmith.ssa import SsaForSequenceClassification
+from bertsmith.ssa_settings import SsaSettings
 from bertsmith.training.monitors import read_metrics
 
 SEED = "seed-0"

@@ -31,7 +31,8 @@ from bertsmith.export import write_folder
 from bertsmith.pooled import PooledClassifier, PooledConfig
 from bertsmith.pooling import Pooling
 from bertsmith.pretrained import TOKENIZER_FILES, num_ids, open_pretrained, reason
-from bertsmith.ssa import SsaConfig, SsaForSequenceClassification, SsaSettings, add_layer, special_ids
+from bertsmith.ssa import SsaConfig, SsaForSequenceClassification, add_layer, special_ids
+from bertsmith.ssa_settings import SsaSettings
 from bertsmith.tasks.examples import TaskType
 
 # What the architectures call their dropout rates.

@@ -57,7 +57,7 @@ def draw_masks(
 
     Args:
         is_text: (B, L) true for the tokens of texts.
-        aug_threshold: See :class:`bertsmith.ssa.SsaSettings`.
+        aug_threshold: See :class:`bertsmith.ssa_settings.SsaSettings`.
         rm_threshold: See there.
         seed: Of the run; a mask is a function of seed, epoch, row and draw alone.
         epoch: For which one.

@@ -32,7 +32,7 @@ from bertsmith.finetuning.quarters import MOST_DRAWS, draw_masks
 from bertsmith.finetuning.rows import Row
 from bertsmith.masking import Bools, Ints
 from bertsmith.randomness import permute
-from bertsmith.ssa import SsaSettings
+from bertsmith.ssa_settings import SsaSettings
 from bertsmith.tasks.examples import TaskType
 from bertsmith.training import ranks
 from bertsmith.training.monitors import Monitor

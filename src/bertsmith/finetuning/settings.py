@@ -10,7 +10,7 @@ from pydantic import BeforeValidator
 
 from bertsmith.pooling import Pooling
 from bertsmith.settings import Output, Processes, merge, parse_overrides, settings, validate
-from bertsmith.ssa import SsaSettings
+from bertsmith.ssa_settings import SsaSettings
 from bertsmith.tasks.settings import TaskSettings
 from bertsmith.training.budget import Schedule
 from bertsmith.yaml_files import read_yaml
