@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from scipy.stats import chisquare
 from test_ssa import CLS, MASK, SEP, SPECIAL, resolved
 
 from bertsmith.finetuning import relabelling
@@ -51,12 +52,42 @@ def test_masks_follow_the_rule_of_quarters() -> None:
     for start, n in ((1, lengths[0]), (lengths[0] + 2, lengths[1])):
         expected = np.array([by_the_rule(n, p, r, rng) for _ in range(num)])
         found = hidden[:, start : start + n]
-        # Five standard errors of a difference of two shares.
-        tolerance = 5 * np.sqrt(2 * 0.25 / num)
-        assert found.mean(0) == pytest.approx(expected.mean(0), abs=tolerance)
-        for both in (found, expected):
-            both.sort(axis=1)
-        assert found.mean(0) == pytest.approx(expected.mean(0), abs=tolerance)
+        for _ in range(2):
+            shares = expected.mean(0)
+            # Five standard errors of a difference of two shares, of which none is known to be exactly 0.
+            tolerance = 5 * np.sqrt(2 * np.maximum(shares * (1 - shares), 1 / num) / num)
+            assert (np.abs(found.mean(0) - shares) <= tolerance).all()
+            for both in (found, expected):
+                both.sort(axis=1)
+
+
+def test_lengths_and_places_of_masks_follow_their_laws() -> None:
+    """In quarters of ten tokens with so few masks that one seldom meets another."""
+    num, n, p, r = 100_000, 40, 0.0025, 0.7
+    is_text = np.ones((num, n), dtype=bool)
+    hidden = draw_masks(
+        is_text, aug_threshold=p, rm_threshold=r, seed=0, epoch=1, rows=range(num), draws=np.zeros(num, np.int64)
+    )
+    share = 1 - (1 - p) ** n
+    assert hidden.any(1).mean() == pytest.approx(share, abs=4 * np.sqrt(share * (1 - share) / num))
+    hidden = hidden[hidden.any(1)]
+    first, last, lengths = hidden.argmax(1), n - 1 - hidden[:, ::-1].argmax(1), hidden.sum(1)
+    # Of one mask: where in its quarter it ends, and what of its 1, 2 or 3 tokens is inside.
+    law = np.tile([0.4, 0.3, 0.3], (10, 1)) / 10
+    law[0], law[1] = [0.1, 0, 0], [0.04, 0.06, 0]
+    is_one = (last - first + 1 == lengths) & (lengths <= 3)
+    is_one &= law[last % 10, np.minimum(lengths, 3) - 1] > 0
+    assert is_one.mean() > 0.95
+    last, lengths = last[is_one], lengths[is_one]
+    counts = np.zeros((10, 3))
+    np.add.at(counts, (last % 10, lengths - 1), 1)
+    for found, expected in (
+        (counts[law > 0], law[law > 0]),
+        (counts.sum(1), law.sum(1)),
+        (counts.sum(0), law.sum(0)),
+        (np.bincount(last // 10), np.full(4, 0.25)),
+    ):
+        assert chisquare(found, expected * len(last)).pvalue > 1e-3
 
 
 def test_a_mask_is_a_function_of_seed_epoch_row_and_draw() -> None:
