@@ -169,9 +169,19 @@ def test_forms_without_a_mask_are_kept_and_count_for_nothing() -> None:
     assert (found.kept, found.drawn, len(found.ran)) == (32, 0, 32) and np.isnan(found.agreement)
 
 
-def test_relabelling_is_a_function_of_seed_and_epoch() -> None:
-    rows = many_rows()
-    first, again = labels_of(rows, parity), labels_of(rows, parity)
+def test_relabelling_is_a_function_of_seed_and_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, sizes = many_rows(), []
+
+    def draw(is_text: Array, **others: Any) -> Array:
+        sizes.append(len(is_text))
+        return draw_masks(is_text, **others)
+
+    first = labels_of(rows, parity)
+    # Masks are drawn in blocks, of whatever size.
+    monkeypatch.setattr(relabelling, "_ROWS_PER_BLOCK", 7)
+    monkeypatch.setattr(relabelling, "draw_masks", draw)
+    again = labels_of(rows, parity)
+    assert max(sizes) == 7 and sum(sizes) >= 60
     assert first.unimportant.tolist() == again.unimportant.tolist() and first[1:] == again[1:]
     for other in (labels_of(rows, parity, seed=1), labels_of(rows, parity, epoch=2)):
         assert (other.unimportant != first.unimportant).any()

@@ -46,6 +46,8 @@ _PASSES = 2.1
 """How many rows may be run, for each row that is wanted."""
 _LEAST = 32
 """So many are drawn at a time at least: a few more than needed cost less than one more round."""
+_ROWS_PER_BLOCK = 1024
+"""Masks are drawn for so many rows at a time: for all they would take more memory than the training."""
 # The seed of the choice must not be that of the order of training.
 _CHOICE = -0x55A
 
@@ -136,7 +138,8 @@ class _Search:
         self._right += right
 
     def _mask(self, chosen: list[int]) -> None:
-        hidden = self._draw(chosen)
+        blocks = range(0, len(chosen), _ROWS_PER_BLOCK)
+        hidden = [columns for start in blocks for columns in self._draw(chosen[start : start + _ROWS_PER_BLOCK])]
         is_masked = np.asarray([columns.size > 0 for columns in hidden])
         forms = []
         for number, columns in zip(chosen, hidden, strict=True):
