@@ -33,11 +33,11 @@ def resolved(**values: Any) -> SsaSettings:
     return SsaSettings(**{"cls_weight": 0.6, "share_weight": True, **values})
 
 
-def make_model(ssa: SsaSettings, num_labels: int = 3) -> SsaForSequenceClassification:
+def make_model(ssa: SsaSettings, num_positions: int = 64) -> SsaForSequenceClassification:
     """A tiny BERT whose importances are spread over the whole range."""
-    config = BertConfig(vocab_size=60, num_labels=num_labels, intermediate_size=64, **SIZES)  # type: ignore[arg-type]
+    config = BertConfig(vocab_size=60, num_labels=3, intermediate_size=64, **SIZES)  # type: ignore[arg-type]
     torch.manual_seed(0)
-    model = add_layer(AutoModelForSequenceClassification.from_config(config), ssa, SPECIAL, 64)
+    model = add_layer(AutoModelForSequenceClassification.from_config(config), ssa, SPECIAL, num_positions)
     with torch.no_grad():
         model.importance.weight.normal_(std=0.3)
         model.importance.bias.normal_(std=0.3)
@@ -126,6 +126,18 @@ def test_forward_and_losses_equal_a_numpy_reference(mode: Any, share_weight: boo
     assert output.parts["importance"].item() == pytest.approx(tokens, abs=1e-4)
     assert output.counts["importance"].item() == total == objective.count_items(batch)["importance"]
     assert output.parts["importance_accuracy"].item() == right
+
+
+def test_flops_of_heads_for_each_position_are_those_of_one() -> None:
+    lengths = np.array([20] * 8)
+    plain, one, each = (
+        SsaObjective(
+            make_model(resolved(share_weight=num is None), num_positions=num or 64),
+            "classification", Collator(PAD, True), alpha=0.3, num_tokens=9,
+        ).flops(lengths)
+        for num in (None, 16, 64)
+    )  # fmt: skip
+    assert plain == one == each
 
 
 def test_what_comes_twice_comes_with_all_tokens_important() -> None:

@@ -256,6 +256,12 @@ class SsaObjective(TaskObjective):
         counts = dict.fromkeys(parts, num_tokens.float())
         return self._output(self._scores(outputs, attention_mask), targets, parts, counts, num_items)
 
+    def flops(self, lengths: npt.NDArray[np.int64]) -> float:
+        """As for :class:`TaskObjective`; where each position has a W of its own, a token goes through one of them."""
+        W, num_tokens = self.encoder.importance.weight, float(lengths.sum())
+        num_idle = (len(W) - 1) * (W[0].numel() + 2) if W.dim() == 3 else 0
+        return super().flops(lengths) - 6 * num_idle * num_tokens
+
     def count_items(self, batch: Mapping[str, Any]) -> dict[str, float | Tensor]:
         """Say how many items a batch has: rows, weighted like their loss, and tokens of texts."""
         ids = batch["input_ids"]
