@@ -146,7 +146,7 @@ class ImportanceHead(nn.Module):
         states_BLH = self.norm(gelu(self.dense(hidden_BLH)))
         if self.weight.dim() == 2:
             return nn.functional.linear(states_BLH, self.weight, self.bias)
-        # Packed rows are laid out wider than the model is long; nothing real is there.
+        # Rows may be laid out wider than the model is long; no text is there.
         length = min(states_BLH.shape[1], len(self.weight))
         scores = torch.einsum("blh,lch->blc", states_BLH[:, :length], self.weight[:length]) + self.bias[:length]
         return nn.functional.pad(scores, (0, 0, 0, states_BLH.shape[1] - length))
@@ -269,6 +269,10 @@ class SsaForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
 
         Returns:
             Scores of the classes, and of the importance of every token.
+
+        Raises:
+            ValueError: Each position has a head of its own, and a text goes beyond the last; or the encoder or the last
+                layer is not the one that this model was made with.
         """
         inputs = {
             "token_type_ids": token_type_ids,
@@ -284,6 +288,10 @@ class SsaForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
         is_text_BL = self.is_text(ids_BL)
         if attention_mask is not None:
             is_text_BL &= attention_mask.bool()
+        P = ids_BL.shape[1] if self.config.share_weight else self.config.num_positions
+        # Packed batches are of our own making; others make the device wait only if they are that wide.
+        if cu_seq_lens_q is None and ids_BL.shape[1] > P and is_text_BL[:, P:].any():
+            raise ValueError(f"a text has more than the {P} tokens that there are heads for; cut it (truncation=True)")
         running = _Pass(self.importance, self.config, is_text_BL)
         token = _PASS.set(running)
         try:

@@ -214,6 +214,18 @@ def test_threads_share_a_model(lengths: tuple[int, int]) -> None:
         sys.setswitchinterval(before)
 
 
+def test_texts_beyond_the_heads_of_positions_are_refused() -> None:
+    model, ids = make_model(resolved(share_weight=False), num_positions=8), torch.tensor([[CLS, *range(4, 11), SEP]])
+    # Special tokens and padding may stand there.
+    assert model(ids).logits.isfinite().all()
+    longer = torch.tensor([[CLS, *range(4, 12), SEP]])
+    with pytest.raises(ValueError, match="a text has more than the 8 tokens"):
+        model(longer)
+    assert torch.allclose(
+        model(longer, (torch.arange(10) < 8)[None].long()).logits, model(ids[:, :8]).logits, atol=1e-5
+    )
+
+
 def test_positions_are_passed_on() -> None:
     model, text = make_model(resolved(cls_weight=1.0)), torch.tensor([[CLS, 7, 8, 9, SEP]])
     positions = torch.arange(20, 25)[None]
