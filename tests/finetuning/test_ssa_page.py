@@ -6,9 +6,13 @@ import shutil
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from bertsmith.cli import main
+from bertsmith.finetuning.importance import _texts
 from bertsmith.ssa_settings import SsaSettings
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +48,18 @@ def test_the_commands_and_the_script(
     (script,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
     script += "\nassert importance.shape == outputs.is_text.shape and outputs.is_text.sum() == importance.numel() - 2\n"
     exec(script, {})
+
+
+def test_characters_of_several_tokens_are_written_whole() -> None:
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    made = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(letters)}, merges=[]))
+    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made)
+    ids = tokenizer("영화 a")["input_ids"]
+    # Half a character at the end stays what it is.
+    shown = _texts(tokenizer, [*ids, ids[0], ids[1]], np.ones(10, dtype=bool))
+    assert shown == ["영", "·", "·", "화", "·", "·", "▁", "a", "\ufffd", "\ufffd"]
+    assert _texts(tokenizer, ids, np.zeros(8, dtype=bool))[-1] == "a"
 
 
 def test_every_setting_is_on_the_page() -> None:

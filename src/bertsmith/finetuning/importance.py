@@ -34,6 +34,10 @@ from bertsmith.training.arguments import use_bf16
 Floats = npt.NDArray[np.float64]
 
 
+_NO_CHARACTER = "\ufffd"
+"""What bytes are decoded to that are no character by themselves."""
+
+
 class Piece(NamedTuple):
     """A token."""
 
@@ -221,14 +225,29 @@ class _Reader:
         else:
             prediction = f"{scores:.2f}"
         pieces = []
-        for place, token in enumerate(row.tokens):
-            text = str(self._tokenizer.decode([token])).removeprefix("##").strip() or "▁"
+        texts = _texts(self._tokenizer, row.tokens, is_text)
+        for place, (token, text) in enumerate(zip(row.tokens, texts, strict=True)):
             is_inside = self._continues is not None and is_text[place - 1] and self._continues[token]
             space = "" if is_inside or not place else " "
             value = float(values[place]) if is_text[place] else None
             strength = float(strengths[place]) if is_text[place] else 0.0
             pieces.append(Piece(text, space, value, strength, bool(is_left_out[place])))
         return Line(f"{self._origin}: {title}", prediction, is_right, pieces)
+
+
+def _texts(tokenizer: Any, tokens: Sequence[int], is_text: npt.NDArray[np.bool_]) -> list[str]:
+    """Write the tokens one by one; a character of several stands at the first, and a dot for each of the others."""
+    texts: list[str] = []
+    while len(texts) < len(tokens):
+        first = len(texts)
+        # A character has at most four bytes; what is none by then is written as it is.
+        for num in (1, 2, 3, 4, 1):
+            part = list(tokens[first : first + num])
+            text = str(tokenizer.decode(part))
+            if _NO_CHARACTER not in text and is_text[first : first + num].all():
+                break
+        texts += [text.removeprefix("##").strip() or "▁", *["·"] * (len(part) - 1)]
+    return texts
 
 
 _HEAT = (31, 78, 121)
