@@ -273,7 +273,11 @@ def test_an_option_wins_over_the_folder(models: dict[str, Path], tmp_path: Path)
     [
         ("modules.json", [], "does not say where the Transformer is; mend it"),
         ("modules.json", [{"type": "a.Transformer", "path": "../x"}], "does not say where the Transformer is"),
-        ("1_Pooling/config.json", {"pooling_mode": "mean", "include_prompt": False}, "without the prompt.*--pooling"),
+        (
+            "1_Pooling/config.json",
+            {"pooling_mode": "mean", "include_prompt": False},
+            "without the prompt.*set a pooling",
+        ),
         ("sentence_bert_config.json", {"max_seq_length": "9"}, "max_seq_length: input should be a valid integer"),
         ("sentence_bert_config.json", {"max_seq_length": 0}, "max_seq_length: input should be greater"),
         ("tokenizer_config.json", {"do_lower_case": False}, "has do_lower_case.*which its tokenizer does not do; set"),
