@@ -6,7 +6,6 @@ import json
 import os
 import pickle
 import shutil
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -357,8 +356,12 @@ def test_the_best_checkpoint_of_a_trained_seed_is_not_unpickled(
     folder = tmp_path / "run"
     shutil.copytree(begun_tuning / "run", folder)
     words = ["finetune", str(begun_tuning / "run.yaml"), "--output", str(folder)]
+
+    def interrupt(*arguments: Any) -> None:
+        raise KeyboardInterrupt  # and no signal, which a process in the background ignores
+
     with monkeypatch.context() as patch:
-        patch.setattr("bertsmith.finetuning.seed._finish", lambda *arguments: signal.raise_signal(signal.SIGINT))
+        patch.setattr("bertsmith.finetuning.seed._finish", interrupt)
         assert main(words) == 130
     for checkpoint in in_order(folder / "seed-0" / "checkpoints"):
         (checkpoint / "model.safetensors").unlink()
