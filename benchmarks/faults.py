@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,9 @@ class Campaign:
                 break
             except Missed:
                 verdict, why = "missed", "the fault came too late, again and again"
+            except Exception:
+                verdict, why = "lost", f"the campaign itself fails: {traceback.format_exc()[-1500:]}"
+                break
             finally:
                 shutil.rmtree(case.folder, ignore_errors=True)
         return {

@@ -84,6 +84,18 @@ class Case:
             raise Missed
         return process
 
+    def halt(self, process: Process) -> None:
+        """Let a process stand until :meth:`end` is called.
+
+        Raises:
+            Missed: It has ended.
+        """
+        process.send_signal(signal.SIGSTOP)
+        wait_for(lambda: process.poll() is not None or state_of(process.pid) == "T")
+        if process.poll() is not None:
+            self.end(process)
+            raise Missed
+
     def end(self, process: Process, allowed: tuple[int, ...] = ()) -> Ending:
         """Wait for the end of a process, which must be one that says why.
 

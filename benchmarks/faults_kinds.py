@@ -51,6 +51,8 @@ def full(case: Case) -> None:
         process = case.start_until()
         left = case.draw.choice((0, 2**14, 2**17, 2**19))
         case.notes.append(f"{left} bytes left")
+        # Else it may write, before the disk is made smaller, more than will fit.
+        case.halt(process)
         _remount(case.out, f"size={_blocks(case.out) + left}")
         ending = case.end(process)
         _remount(case.out, f"size={_DISK}")
@@ -78,8 +80,7 @@ def readonly(case: Case) -> None:
         raise Missed
     # What is open already can still be written; whatever is opened from now on, by its path, cannot. Meanwhile the
     # process stands, for a mount that is written through cannot be made read-only.
-    process.send_signal(signal.SIGSTOP)
-    wait_for(lambda: process.poll() is not None or state_of(process.pid) == "T")
+    case.halt(process)
     subprocess.run(["mount", "--bind", case.out, case.out], check=True)
     try:
         _remount(case.out, "bind,ro")
@@ -88,7 +89,8 @@ def readonly(case: Case) -> None:
         if ending.code != 2:
             raise Lost(f"ends with {ending.code} in a folder that is read-only: {ending.line}")
     finally:
-        subprocess.run(["umount", case.out], check=True)
+        # A process that has just ended may hold it for a moment.
+        wait_for(lambda: subprocess.run(["umount", case.out], capture_output=True).returncode == 0)
     case.complete()
 
 

@@ -18,8 +18,8 @@ def test_nothing_is_lost_in_three_minutes(tmp_path: Path) -> None:
     command = [sys.executable, script, "--minutes", "3", "--seed", "1", "--out", str(out)]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "TMPDIR": str(tmp_path)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     table = out.read_text(encoding="utf-8")
-    assert done.returncode == 0, table + done.stderr[-3000:]
     cases = [json.loads(line) for line in out.with_suffix(".jsonl").read_text(encoding="utf-8").splitlines()]
     # How many there are is up to the machine.
     assert cases and {case["verdict"] for case in cases} <= {"identical", "refused", "missed"}
