@@ -21,7 +21,7 @@ from bertsmith.batching import rows_per_step
 from bertsmith.encoder import EncoderSettings, build_encoder
 from bertsmith.gpu import speed_up
 from bertsmith.objectives import OBJECTIVES, Objective
-from bertsmith.objectives.cert import CertSettings
+from bertsmith.objectives.cert_rows import CertSettings
 from bertsmith.objectives.electra import ElectraSettings
 from bertsmith.objectives.mlm import MLMSettings
 from bertsmith.objectives.span import SpanSettings

@@ -18,7 +18,7 @@ from bertsmith.errors import InputError
 from bertsmith.export import export_checkpoint
 from bertsmith.fill import fill
 from bertsmith.objectives import MLM, Cert
-from bertsmith.objectives.cert import CertSettings
+from bertsmith.objectives.cert_rows import CertSettings
 from bertsmith.objectives.mlm import MLMSettings
 from bertsmith.pretraining import pretrain
 from bertsmith.rows import TextRow

@@ -5,7 +5,8 @@ from typing import Annotated
 from pydantic import Field
 
 from bertsmith.objectives.base import Objective
-from bertsmith.objectives.cert import Cert, CertSettings
+from bertsmith.objectives.cert import Cert
+from bertsmith.objectives.cert_rows import CertSettings
 from bertsmith.objectives.electra import Electra, ElectraSettings
 from bertsmith.objectives.mlm import MLM, MLMSettings
 from bertsmith.objectives.nsp import NSP, NSPSettings

@@ -20,13 +20,13 @@ shuffled among ranks, since LayerNorm, unlike BatchNorm, lets no row know of ano
 Differs from the authors' code, in which the temperature got into the queue instead of the keys, token ids were shuffled
 without their masks, K had to be a multiple of the batch, and one process could not run.
 
-Shapes: B rows, L positions, H hidden size, D projected size, K keys in the queue, M chosen positions of the batch.
+Shapes: B rows, L positions, H hidden size, D projected size, K keys in the queue, M chosen positions of the batch, N
+keys that may be negatives.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -35,151 +35,23 @@ from torch.nn.functional import cross_entropy, normalize
 from transformers import AutoModel, AutoModelForMaskedLM, PreTrainedModel
 
 from bertsmith.attention import use_packed_attention
-from bertsmith.batching import Packing, flatten, pack
+from bertsmith.batching import Packing
 from bertsmith.contrast import Queue, of_all_ranks, uniformity
 from bertsmith.corpus import Corpus
 from bertsmith.encoder import hidden_states, training_flops
 from bertsmith.errors import InputError
-from bertsmith.masking import Floats, MaskingSettings, Vocabulary, mask, num_predicted, vocabulary_for
-from bertsmith.objectives.base import (
-    Objective,
-    ObjectiveConfig,
-    ObjectiveOutput,
-    assemble_text,
-    count,
-)
-from bertsmith.pooling import Pooling, pool
-from bertsmith.randomness import RowGenerator
-from bertsmith.rows import NUM_SPECIAL, Ints, TextRow
-from bertsmith.settings import settings
-from bertsmith.views import ViewKind, ViewRow, Views
+from bertsmith.masking import num_predicted, vocabulary_for
+from bertsmith.objectives.base import Objective, ObjectiveConfig, ObjectiveOutput, count
+from bertsmith.objectives.cert_rows import CertCollator, CertSettings
+from bertsmith.pooling import pool
+from bertsmith.rows import NUM_SPECIAL, Ints
+from bertsmith.views import Views
 
 _BETTER = (1, 5)
 """The positive is among the so many keys that are nearest to the query."""
 _SETTLED = 0.5
 """The share of the budget after which a model should have learned something."""
 _ALIKE = 0.9
-
-
-@settings
-class CertSettings(MaskingSettings):
-    """Contrastive learning over two views of each sentence."""
-
-    name: Literal["cert"] = "cert"
-    """The objective."""
-    views: ViewKind = "augmented"
-    """augmented takes pairs that a corpus was built of (--view-columns); of any corpus, dropout has each sentence twice
-    and crop two random parts of it."""
-    crop_least: float = 0.5
-    """The least share of a sentence that is in a crop."""
-    deletion_prob: float = 0.0
-    """Share of the tokens of a crop that are left out."""
-    least_tokens: int = 5
-    """Shorter sentences give no crops, and no views that differ by dropout."""
-    negatives: Literal["queue", "in_batch"] = "queue"
-    """What a sentence is told from: past keys of a slowly moving encoder, or the other sentences of its batch."""
-    queue_size: int = 4096
-    """K, past keys to tell a sentence from; MoCo has 65536."""
-    momentum: float = 0.999
-    """m, how slowly the encoder of the keys follows; with 1 it stays as it began."""
-    temperature: float = 0.07
-    """tau, by which similarities are divided."""
-    projection: int = 128
-    """D, numbers that a sentence is projected to in training."""
-    pooling: Pooling = "cls"
-    """What is projected: the state of the first token, or the mean or maximum over all tokens."""
-    mlm_weight: float = 0.0
-    """Weight of masked language modelling of the first view; 0 leaves it out."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges, and that nothing is set that has no effect."""
-        super().__post_init__()
-        if not 0 < self.temperature < float("inf"):
-            raise ValueError(f"temperature is {self.temperature}; expected more than 0, usually 0.05 to 0.5")
-        if not 0 <= self.momentum <= 1:
-            raise ValueError(f"momentum is {self.momentum}; expected 0 to 1, usually 0.99 to 0.9999")
-        if not 0 <= self.mlm_weight < float("inf"):
-            raise ValueError(f"mlm_weight is {self.mlm_weight}; expected 0 or more")
-        if not 0 < self.crop_least <= 1 or not 0 <= self.deletion_prob < 1:
-            raise ValueError(
-                f"crop_least is {self.crop_least} and deletion_prob is {self.deletion_prob}; expected shares, the "
-                "first more than 0, the second less than 1"
-            )
-        for name in ("queue_size", "projection", "least_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
-        idle = {
-            "queue_size": ("negatives: in_batch; change that", self.negatives == "in_batch"),
-            "momentum": ("negatives: in_batch; change that", self.negatives == "in_batch"),
-            "crop_least": (f"views: {self.views}; change that", self.views != "crop"),
-            "deletion_prob": (f"views: {self.views}; change that", self.views != "crop"),
-            "least_tokens": ("views: augmented; change that", self.views == "augmented"),
-            **dict.fromkeys(MaskingSettings.__dataclass_fields__, ("mlm_weight: 0; set that", self.mlm_weight == 0)),
-        }
-        for name, (cause, is_idle) in idle.items():
-            if is_idle and getattr(self, name) != getattr(CertSettings, name):
-                raise ValueError(f"{name} has no effect with {cause}, or leave it out")
-
-    def loss_without_context(self, predicted: Floats, actual: Floats) -> float | None:
-        """See :class:`bertsmith.masking.CorruptionSettings`; None where no token is masked."""
-        return super().loss_without_context(predicted, actual) if self.mlm_weight else None
-
-
-@dataclass(frozen=True)
-class CertCollator:
-    """Turns pairs of views into a batch; what is masked is a function of (seed, epoch, row index).
-
-    Args:
-        objective: The settings.
-        vocabulary: The tokenizer's facts.
-        seed: The seed of the run.
-        packed: Lay the rows end to end.
-    """
-
-    objective: CertSettings
-    vocabulary: Vocabulary
-    seed: int
-    packed: bool = False
-
-    def __call__(self, items: Sequence[ViewRow | list[ViewRow]]) -> dict[str, Any]:
-        """Make a batch of B rows, which may come in micro-batches; for packed ones see :mod:`bertsmith.batching`.
-
-        Returns:
-            ``input_ids`` (B, L) the first views, ``attention_mask`` (B, L), or None where none is padded; ``key_ids``
-            and ``key_mask``, the second views likewise; ``numbers`` (B,) of the rows, below 0 for blank ones. With
-            masked language modelling also ``masked_ids`` (B, L), and ``positions`` (M,), ``targets`` (M,) and
-            ``cut_words`` () as in :class:`bertsmith.objectives.mlm.MLMCollator`. Packed batches have ``packing`` and
-            ``key_packing``.
-        """
-        rows = flatten(items)
-        firsts = [TextRow(row.first, row.epoch, row.number) for row in rows]
-        seconds = [TextRow(row.second, row.epoch, row.number) for row in rows]
-        tokens, real = assemble_text(firsts, self.vocabulary)
-        batch: dict[str, Any] = {
-            "input_ids": torch.from_numpy(tokens),
-            "attention_mask": None if real.all() else torch.from_numpy(real.astype(np.int64)),
-        }
-        masked: dict[str, Any] = {}
-        if self.objective.mlm_weight:
-            random = RowGenerator(self.seed, [row.epoch for row in rows], [row.number for row in rows])
-            masked = mask(tokens, random, self.vocabulary, self.objective)
-            masked |= {"attention_mask": batch["attention_mask"]}
-            if self.packed:
-                masked = pack(masked)
-            masked = {"masked_ids": masked["input_ids"], **{name: masked[name] for name in _MASKED}}
-        key_tokens, key_real = assemble_text(seconds, self.vocabulary)
-        keys: dict[str, Any] = {
-            "input_ids": torch.from_numpy(key_tokens),
-            "attention_mask": None if key_real.all() else torch.from_numpy(key_real.astype(np.int64)),
-        }
-        if self.packed:
-            batch, keys = pack(batch), pack(keys)
-            batch["key_packing"] = keys["packing"]
-        numbers = torch.tensor([row.number for row in rows])
-        return {**batch, **masked, "key_ids": keys["input_ids"], "key_mask": keys["attention_mask"], "numbers": numbers}
-
-
-_MASKED = ("positions", "targets", "cut_words")
 
 
 class Cert(Objective):
@@ -321,17 +193,7 @@ class Cert(Objective):
         if self.training and num_items is None and self.key_encoder is not None:
             self._follow()
         query_BD = self._project(self.encoder, self.head, input_ids, attention_mask, packing)
-        if self.key_encoder is None:
-            key_BD = self._project(self.encoder, self.head, key_ids, key_mask, key_packing)
-            negatives_ND, theirs_N = of_all_ranks(key_BD), of_all_ranks(numbers)
-            is_negative_BN = (theirs_N >= 0)[None] & (theirs_N[None] != numbers[:, None])
-        else:
-            with torch.no_grad():
-                key_BD = self._project(self.key_encoder, self.key_head, key_ids, key_mask, key_packing)
-            # Where the batch is the step, the queue changes before the backward pass needs it.
-            negatives_ND = self.queue.keys.clone() if num_items is None else self.queue.keys
-            is_negative_BN = self.queue.is_filled()[None] & ~self._is_own(numbers)
-
+        key_BD, negatives_ND, is_negative_BN = self._keys(key_ids, key_mask, key_packing, numbers, num_items)
         parts, counts = self._compare(query_BD, key_BD, negatives_ND, is_negative_BN, numbers >= 0)
         if masked_ids is not None:
             assert positions is not None and targets is not None
@@ -344,14 +206,40 @@ class Cert(Objective):
         if cut_words is not None and self.config.objective["unit"] == "word":
             parts["cut_words"], counts["cut_words"] = cut_words, counts["contrast"]
         if self.training and self.key_encoder is not None:
-            parts["num_own_keys"], counts["num_own_keys"] = self._is_own(numbers).sum(), counts["contrast"]
-            rows_of_step = counts["contrast"] if num_items is None else num_items["contrast"]
-            parts["queue_age"] = self.queue.is_filled().sum() / torch.as_tensor(rows_of_step).clamp(min=1)
-            counts["queue_age"] = count(1, query_BD)
-            self._pending.append((of_all_ranks(key_BD), of_all_ranks(numbers)))
-            if num_items is None:
-                self._enqueue()
+            more_parts, more_counts = self._remember(key_BD, numbers, counts["contrast"], num_items)
+            parts, counts = parts | more_parts, counts | more_counts
         return ObjectiveOutput(loss=loss, parts={name: part.detach() for name, part in parts.items()}, counts=counts)
+
+    def _keys(
+        self,
+        ids: Tensor,
+        mask: Tensor | None,
+        packing: Packing | None,
+        numbers: Tensor,
+        num_items: Mapping[str, float] | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Project the second views: -> (B, D), with the negatives (N, D) and which they are for each row (B, N)."""
+        if self.key_encoder is None:
+            key_BD = self._project(self.encoder, self.head, ids, mask, packing)
+            theirs_N = of_all_ranks(numbers)
+            return key_BD, of_all_ranks(key_BD), (theirs_N >= 0)[None] & (theirs_N[None] != numbers[:, None])
+        with torch.no_grad():
+            key_BD = self._project(self.key_encoder, self.key_head, ids, mask, packing)
+        # Where the batch is the step, the queue changes before the backward pass needs it.
+        negatives_ND = self.queue.keys.clone() if num_items is None else self.queue.keys
+        return key_BD, negatives_ND, self.queue.is_filled()[None] & ~self._is_own(numbers)
+
+    def _remember(
+        self, key_BD: Tensor, numbers: Tensor, num_rows: Tensor, num_items: Mapping[str, float] | None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Keep the keys for the queue, and say how many in it are of the rows (B,) themselves, and how old it is."""
+        rows_of_step = num_rows if num_items is None else num_items["contrast"]
+        age = self.queue.is_filled().sum() / torch.as_tensor(rows_of_step).clamp(min=1)
+        parts = {"num_own_keys": self._is_own(numbers).sum(), "queue_age": age}
+        self._pending.append((of_all_ranks(key_BD), of_all_ranks(numbers)))
+        if num_items is None:
+            self._enqueue()
+        return parts, {"num_own_keys": num_rows, "queue_age": count(1, key_BD)}
 
     def _is_own(self, numbers: Tensor) -> Tensor:
         """Say which keys of the queue are of the rows (B,) themselves: (B, K). Held-out rows have none there."""
