@@ -200,7 +200,10 @@ def new_config(encoder: EncoderSettings, tokenizer: Any, row_length: int) -> Any
         )
     with _makes(encoder):
         config = AutoConfig.for_model(architecture, **sizes | encoder.config)
-    for name in ("num_hidden_layers", "hidden_size", "num_attention_heads"):
+    at_least_one = ["num_hidden_layers", "hidden_size", "num_attention_heads"]
+    if getattr(defaults, "type_vocab_size", 0):
+        at_least_one.append("type_vocab_size")
+    for name in at_least_one:
         if getattr(config, name) < 1:
             raise InputError(f"encoder.{name} is {getattr(config, name)}; expected at least 1")
     return config

@@ -154,6 +154,7 @@ CASES: list[Case] = [
     Case("encoder: no heads", run("--encoder.num_attention_heads 0"), files=file(RUN)),
     Case("encoder: no layers", run("--encoder.num_hidden_layers 0"), files=file(RUN)),
     Case("encoder: fewer layers than none", run("--encoder.num_hidden_layers=-1"), files=file(RUN)),
+    Case("encoder: no token types", run("--encoder.type_vocab_size 0"), files=file(RUN)),
     Case("encoder: a word for a width", run("--encoder.hidden_size wide"), files=file(RUN)),
     Case("encoder: dropout of two", run("--encoder.hidden_dropout_prob 2"), files=file(RUN)),
     Case("encoder: an unknown activation", run("--encoder.hidden_act gleu"), files=file(RUN)),
