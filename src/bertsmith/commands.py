@@ -154,7 +154,8 @@ def show(options: argparse.Namespace) -> None:
     """Print a training batch, or what a model looks at."""
     from rich.console import Console
 
-    if Path(options.run_file).is_dir():
+    source = Path(options.run_file)
+    if not source.is_file() and (source.is_dir() or source.suffix not in (".yaml", ".yml")):
         return _show_importance(options)
     if options.against or options.out:
         raise InputError("show: --against and --out are for a model folder, and this is a run file; leave them out")

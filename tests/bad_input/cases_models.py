@@ -64,6 +64,7 @@ CASES: list[Case] = [
     Case("show: rows beyond reason", "show run.yaml --data.row_length 2", files={"run.yaml": RUN}),
     Case("show: a model without ssa", "show {classifier} --task.validation v.csv", files={"v.csv": "text,label\nba,bad\nbe,good\n"}),
     Case("show: a model without a task", "show {classifier}"),
+    Case("show: a model that is nowhere", "show org/gone --task.validation v.csv", files={"v.csv": "text,label\nba,bad\nbe,good\n"}),
     Case("show: an empty folder", "show e --task.validation valid.csv", files=TASKS, make=lambda here, world: (here / "e").mkdir()),
     # export
     Case("export: nothing", "export"),

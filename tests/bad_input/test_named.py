@@ -26,7 +26,7 @@ SAID = {
     )
 }
 WHOLE = ("corpus", "tokenizer", "model", "plain", "classifier", "ssa", "other", "comparison")
-NOTES = ("train.csv: 2 classes",)
+NOTES = ("train.csv: 2 classes", "org/gone is no folder here: asking the hub")
 """What a command may say before it finds that something is wrong."""
 SLOW = {
     "build: fewer tokens than characters",
