@@ -5,11 +5,10 @@ An objective works in our commands and in anybody's own script:
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -21,8 +20,7 @@ from bertsmith.attention import use_packed_attention
 from bertsmith.batching import num_real_tokens
 from bertsmith.corpus import Corpus
 from bertsmith.encoder import vocabulary_logits
-from bertsmith.masking import Bools, Vocabulary
-from bertsmith.rows import NUM_SPECIAL, Ints, Rows, TextRow
+from bertsmith.rows import Ints, Rows
 from bertsmith.settings import to_dict
 
 HEAD = "head.safetensors"
@@ -315,19 +313,3 @@ def guesses(logits_MV: Tensor) -> Tensor:
 def count(number: int, like: Tensor) -> Tensor:
     """Make a count on the device of a tensor, which does not wait for it."""
     return torch.full((), float(number), device=like.device)
-
-
-def assemble_text(rows: Sequence[TextRow], vocabulary: Vocabulary) -> tuple[Ints, Bools]:
-    """Lay rows of text as [CLS] text [SEP] into one array.
-
-    Returns:
-        Token ids (B, L) int64, and (B, L) true for real tokens.
-    """
-    lengths = np.asarray([len(row.tokens) for row in rows]) + NUM_SPECIAL
-    length = int(lengths.max())
-    tokens = np.full((len(rows), length), vocabulary.pad_id, dtype=np.int64)
-    tokens[:, 0] = vocabulary.cls_id
-    for place, row in enumerate(rows):
-        tokens[place, 1 : lengths[place] - 1] = row.tokens
-    tokens[np.arange(len(rows)), lengths - 1] = vocabulary.sep_id
-    return tokens, np.arange(length) < lengths[:, None]

@@ -4,22 +4,17 @@ Shapes: B rows, L positions, M chosen positions of the batch.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
 
-from bertsmith.batching import flatten, pack
-from bertsmith.masking import Floats, MaskingSettings, Vocabulary, mask
-from bertsmith.objectives.base import assemble_text
+from bertsmith.masking import Floats, MaskingSettings, mask
+from bertsmith.objectives.collator import RowCollator, assemble_text, padding_mask
 from bertsmith.pooling import Pooling
 from bertsmith.randomness import RowGenerator
 from bertsmith.rows import TextRow
 from bertsmith.settings import settings
 from bertsmith.views import ViewKind, ViewRow
-
-_MASKED = ("positions", "targets", "cut_words")
 
 
 @settings
@@ -86,24 +81,11 @@ class CertSettings(MaskingSettings):
         return super().loss_without_context(predicted, actual) if self.mlm_weight else None
 
 
-@dataclass(frozen=True)
-class CertCollator:
-    """Turns pairs of views into a batch; what is masked is a function of (seed, epoch, row index).
+class CertCollator(RowCollator[CertSettings, ViewRow]):
+    """Turns pairs of views into a batch, as :class:`RowCollator` says; what is masked is drawn for each row."""
 
-    Args:
-        objective: The settings.
-        vocabulary: The tokenizer's facts.
-        seed: The seed of the run.
-        packed: Lay the rows end to end.
-    """
-
-    objective: CertSettings
-    vocabulary: Vocabulary
-    seed: int
-    packed: bool = False
-
-    def __call__(self, items: Sequence[ViewRow | list[ViewRow]]) -> dict[str, Any]:
-        """Make a batch of B rows, which may come in micro-batches; for packed ones see :mod:`bertsmith.batching`.
+    def collate(self, rows: Sequence[ViewRow], random: RowGenerator) -> dict[str, Any]:
+        """Lay out the views of B rows.
 
         Returns:
             ``input_ids`` (B, L) the first views, ``attention_mask`` (B, L), or None where none is padded; ``key_ids``
@@ -112,29 +94,24 @@ class CertCollator:
             ``cut_words`` () as in :class:`bertsmith.objectives.mlm.MLMCollator`. Packed batches have ``packing`` and
             ``key_packing``.
         """
-        rows = flatten(items)
         firsts = [TextRow(row.first, row.epoch, row.number) for row in rows]
         seconds = [TextRow(row.second, row.epoch, row.number) for row in rows]
         tokens, real = assemble_text(firsts, self.vocabulary)
-        batch: dict[str, Any] = {
-            "input_ids": torch.from_numpy(tokens),
-            "attention_mask": None if real.all() else torch.from_numpy(real.astype(np.int64)),
-        }
-        masked: dict[str, Any] = {}
-        if self.objective.mlm_weight:
-            random = RowGenerator(self.seed, [row.epoch for row in rows], [row.number for row in rows])
-            masked = mask(tokens, random, self.vocabulary, self.objective)
-            masked |= {"attention_mask": batch["attention_mask"]}
-            if self.packed:
-                masked = pack(masked)
-            masked = {"masked_ids": masked["input_ids"], **{name: masked[name] for name in _MASKED}}
         key_tokens, key_real = assemble_text(seconds, self.vocabulary)
-        keys: dict[str, Any] = {
-            "input_ids": torch.from_numpy(key_tokens),
-            "attention_mask": None if key_real.all() else torch.from_numpy(key_real.astype(np.int64)),
-        }
-        if self.packed:
-            batch, keys = pack(batch), pack(keys)
-            batch["key_packing"] = keys["packing"]
-        numbers = torch.tensor([row.number for row in rows])
-        return {**batch, **masked, "key_ids": keys["input_ids"], "key_mask": keys["attention_mask"], "numbers": numbers}
+        batch = {
+            "input_ids": torch.from_numpy(tokens), "attention_mask": padding_mask(real),
+            "key_ids": torch.from_numpy(key_tokens), "key_mask": padding_mask(key_real),
+            "numbers": torch.tensor([row.number for row in rows]),
+        }  # fmt: skip
+        if self.objective.mlm_weight:
+            masked = mask(tokens, random, self.vocabulary, self.objective)
+            batch |= {"masked_ids": masked.pop("input_ids"), **masked}
+        return batch
+
+    def pack(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Lay the rows of both views end to end, each view on its own."""
+        packed = super().pack(batch)
+        if "masked_ids" in batch:
+            packed["masked_ids"] = super().pack({**batch, "input_ids": batch["masked_ids"]})["input_ids"]
+        keys = super().pack({"input_ids": batch["key_ids"], "attention_mask": batch["key_mask"]})
+        return {**packed, "key_ids": keys["input_ids"], "key_mask": None, "key_packing": keys["packing"]}

@@ -27,7 +27,6 @@ whole batch.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -37,22 +36,22 @@ from torch.nn.functional import binary_cross_entropy_with_logits, softmax
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoModelForPreTraining, PreTrainedModel
 
 from bertsmith.attention import use_packed_attention
-from bertsmith.batching import Packing, flatten, pack, real_tokens
+from bertsmith.batching import Packing, real_tokens
 from bertsmith.corpus import Corpus
 from bertsmith.detection import HIGHER_IS_BETTER, Verdict, add_monitors, troubles
 from bertsmith.electra_generator import USUAL_SIZE, Tie, make_generator
 from bertsmith.encoder import hidden_states, training_flops
 from bertsmith.errors import InputError
-from bertsmith.masking import MaskingSettings, Vocabulary, mask, num_predicted, vocabulary_for
+from bertsmith.masking import MaskingSettings, mask, num_predicted, vocabulary_for
 from bertsmith.objectives.base import (
     Objective,
     ObjectiveConfig,
     ObjectiveOutput,
-    assemble_text,
     count,
     guesses,
     masked_logits,
 )
+from bertsmith.objectives.collator import RowCollator, assemble_text, padding_mask
 from bertsmith.pretrained import GENERATOR
 from bertsmith.randomness import RowGenerator
 from bertsmith.rows import NUM_SPECIAL, Ints, TextRow, TextRows
@@ -122,42 +121,26 @@ class ElectraSettings(MaskingSettings):
             raise ValueError("gumbel_tau has no effect with sampling: categorical; leave it out")
 
 
-@dataclass(frozen=True)
-class ElectraCollator:
-    """Turns rows into the generator's batch; every choice is a function of (seed, epoch, row index).
+class ElectraCollator(RowCollator[ElectraSettings, TextRow]):
+    """Turns rows into the generator's batch as :class:`RowCollator` says."""
 
-    Args:
-        objective: The settings.
-        vocabulary: The tokenizer's facts.
-        seed: The seed of the run.
-        packed: Lay the rows end to end.
-    """
-
-    objective: ElectraSettings
-    vocabulary: Vocabulary
-    seed: int
-    packed: bool = False
-
-    def __call__(self, items: Sequence[TextRow | list[TextRow]]) -> dict[str, Any]:
-        """Make a batch of B rows, which may come in micro-batches; for packed ones see :mod:`bertsmith.batching`.
+    def collate(self, rows: Sequence[TextRow], random: RowGenerator) -> dict[str, Any]:
+        """Lay out B rows and corrupt them.
 
         Returns:
             What :class:`bertsmith.objectives.mlm.MLMCollator` returns, and ``draws`` (M,), uniform on [0, 1), by which
             the chosen tokens are sampled; ``num_real``, the number of tokens that are not padding.
         """
-        rows = flatten(items)
         tokens, real = assemble_text(rows, self.vocabulary)
-        random = RowGenerator(self.seed, [row.epoch for row in rows], [row.number for row in rows])
         batch = mask(tokens, random, self.vocabulary, self.objective)
         draws = random.uniform_at(*np.divmod(batch["positions"].numpy(), tokens.shape[1]))
-        whole = {
+        return {
             **batch,
-            "attention_mask": None if real.all() else torch.from_numpy(real.astype(np.int64)),
+            "attention_mask": padding_mask(real),
             # Rounded to 32 bits, a draw must stay below 1.
             "draws": torch.from_numpy(np.minimum(draws, 1 - 2.0**-24)).float(),
             "num_real": int(real.sum()),
         }
-        return pack(whole) if self.packed else whole
 
 
 class Electra(Objective):

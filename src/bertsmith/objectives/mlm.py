@@ -18,18 +18,16 @@ Shapes: B rows, L positions, H hidden size, V vocabulary size, M chosen position
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from bertsmith.batching import Packing, flatten, pack
+from bertsmith.batching import Packing
 from bertsmith.corpus import Corpus
 from bertsmith.encoder import hidden_states, training_flops
-from bertsmith.masking import MaskingSettings, Vocabulary, mask, num_predicted, vocabulary_for
-from bertsmith.objectives.base import Objective, ObjectiveOutput, assemble_text, count
+from bertsmith.masking import MaskingSettings, mask, num_predicted, vocabulary_for
+from bertsmith.objectives.base import Objective, ObjectiveOutput, count
+from bertsmith.objectives.collator import RowCollator, assemble_text, padding_mask
 from bertsmith.randomness import RowGenerator
 from bertsmith.rows import NUM_SPECIAL, Ints, TextRow, TextRows
 from bertsmith.settings import settings
@@ -43,38 +41,20 @@ class MLMSettings(MaskingSettings):
     """The objective."""
 
 
-@dataclass(frozen=True)
-class MLMCollator:
-    """Turns rows into a corrupted batch; every choice is a function of (seed, epoch, row index).
+class MLMCollator(RowCollator[MLMSettings, TextRow]):
+    """Turns rows into a corrupted batch as :class:`RowCollator` says."""
 
-    Args:
-        objective: The settings.
-        vocabulary: The tokenizer's facts.
-        seed: The seed of the run.
-        packed: Lay the rows end to end.
-    """
-
-    objective: MLMSettings
-    vocabulary: Vocabulary
-    seed: int
-    packed: bool = False
-
-    def __call__(self, items: Sequence[TextRow | list[TextRow]]) -> dict[str, Any]:
-        """Make a batch of B rows, which may come in micro-batches; for packed ones see :mod:`bertsmith.batching`.
+    def collate(self, rows: Sequence[TextRow], random: RowGenerator) -> dict[str, Any]:
+        """Lay out B rows and corrupt them.
 
         Returns:
             ``input_ids`` (B, L) corrupted; ``attention_mask`` (B, L), or None where no row is padded;
             ``positions`` (M,) of the chosen tokens in the flattened batch; ``targets`` (M,) their ids;
             ``cut_words`` () the number of words that had to be cut for an exact count.
         """
-        rows = flatten(items)
         tokens, real = assemble_text(rows, self.vocabulary)
-        random = RowGenerator(self.seed, [row.epoch for row in rows], [row.number for row in rows])
-        batch = {
-            **mask(tokens, random, self.vocabulary, self.objective),
-            "attention_mask": None if real.all() else torch.from_numpy(real.astype(np.int64)),
-        }
-        return pack(batch) if self.packed else batch
+        masked = mask(tokens, random, self.vocabulary, self.objective)
+        return {**masked, "attention_mask": padding_mask(real)}
 
 
 class MLM(Objective):

@@ -8,7 +8,6 @@ Shapes: B rows, L positions, H hidden size, M chosen positions of the whole batc
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -17,32 +16,20 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from bertsmith.batching import Packing, first_of_rows, flatten, pack
+from bertsmith.batching import Packing, first_of_rows
 from bertsmith.encoder import POOLERS, hidden_states, pretrained_pooler, training_flops
 from bertsmith.masking import MaskingSettings, Vocabulary, mask, num_predicted, vocabulary_for
 from bertsmith.objectives.base import Objective, ObjectiveConfig, ObjectiveOutput, count
+from bertsmith.objectives.collator import RowCollator, padding_mask
 from bertsmith.pairs import FALLBACKS, KINDS, NO_LABEL, NUM_SPECIAL, PairRow, PairRows
 from bertsmith.randomness import RowGenerator
 
 
-@dataclass(frozen=True)
-class PairCollator:
-    """Turns pairs into a corrupted batch; every choice is a function of (seed, epoch, row index).
+class PairCollator(RowCollator[MaskingSettings, PairRow]):
+    """Turns pairs into a corrupted batch as :class:`RowCollator` says."""
 
-    Args:
-        objective: The settings.
-        vocabulary: The tokenizer's facts.
-        seed: The seed of the run.
-        packed: Lay the rows end to end.
-    """
-
-    objective: MaskingSettings
-    vocabulary: Vocabulary
-    seed: int
-    packed: bool = False
-
-    def __call__(self, items: Sequence[PairRow | list[PairRow]]) -> dict[str, Any]:
-        """Make a batch of B rows, which may come in micro-batches; for packed ones see :mod:`bertsmith.batching`.
+    def collate(self, rows: Sequence[PairRow], random: RowGenerator) -> dict[str, Any]:
+        """Lay out B rows and corrupt them.
 
         Returns:
             ``input_ids`` (B, L) corrupted; ``token_type_ids`` (B, L) 0 up to the first [SEP], then 1;
@@ -50,17 +37,14 @@ class PairCollator:
             flattened batch; ``targets`` (M,) their ids; ``pair_targets`` (B,) 1, 0, or -100 for none; ``kinds`` (B,)
             indices into :data:`~bertsmith.pairs.KINDS`; ``cut_words`` () the words that had to be cut.
         """
-        rows = flatten(items)
         tokens, types, real = assemble(rows, self.vocabulary)
-        random = RowGenerator(self.seed, [row.epoch for row in rows], [row.number for row in rows])
-        batch = {
+        return {
             **mask(tokens, random, self.vocabulary, self.objective),
             "token_type_ids": torch.from_numpy(types),
-            "attention_mask": None if real.all() else torch.from_numpy(real.astype(np.int64)),
+            "attention_mask": padding_mask(real),
             "pair_targets": torch.tensor([row.label for row in rows]),
             "kinds": torch.tensor([row.kind for row in rows]),
         }
-        return pack(batch) if self.packed else batch
 
 
 class PairObjective(Objective):

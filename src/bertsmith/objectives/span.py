@@ -25,7 +25,6 @@ M chosen positions of the whole batch.
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -37,7 +36,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, gelu
 from transformers import PreTrainedModel
 
-from bertsmith.batching import Packing, flatten, pack
+from bertsmith.batching import Packing
 from bertsmith.corpus import Corpus
 from bertsmith.encoder import hidden_states, training_flops
 from bertsmith.errors import InputError
@@ -47,11 +46,11 @@ from bertsmith.objectives.base import (
     Objective,
     ObjectiveConfig,
     ObjectiveOutput,
-    assemble_text,
     count,
     guesses,
     masked_logits,
 )
+from bertsmith.objectives.collator import RowCollator, assemble_text, padding_mask
 from bertsmith.randomness import RowGenerator
 from bertsmith.rows import NUM_SPECIAL, Ints, TextRow, TextRows
 from bertsmith.settings import settings
@@ -107,24 +106,11 @@ class SpanSettings(CorruptionSettings):
         return harmonic(self.max_span) if self.span_length == "harmonic" else geometric(self.geometric_p, self.max_span)
 
 
-@dataclass(frozen=True)
-class SpanCollator:
-    """Turns rows into a corrupted batch; every choice is a function of (seed, epoch, row index).
+class SpanCollator(RowCollator[SpanSettings, TextRow]):
+    """Turns rows into a corrupted batch as :class:`RowCollator` says."""
 
-    Args:
-        objective: The settings.
-        vocabulary: The tokenizer's facts; it marks words.
-        seed: The seed of the run.
-        packed: Lay the rows end to end.
-    """
-
-    objective: SpanSettings
-    vocabulary: Vocabulary
-    seed: int
-    packed: bool = False
-
-    def __call__(self, items: Sequence[TextRow | list[TextRow]]) -> dict[str, Any]:
-        """Make a batch of B rows, which may come in micro-batches; for packed ones see :mod:`bertsmith.batching`.
+    def collate(self, rows: Sequence[TextRow], random: RowGenerator) -> dict[str, Any]:
+        """Lay out B rows and corrupt them.
 
         Returns:
             ``input_ids`` (B, L) corrupted; ``attention_mask`` (B, L), or None where no row is padded; ``positions``
@@ -134,9 +120,7 @@ class SpanCollator:
             ``cut_words`` () how many of them had to be cut for an exact count. Spans that were cut into more words
             than ``max_span`` count as that long.
         """
-        rows = flatten(items)
         tokens, real = assemble_text(rows, self.vocabulary)
-        random = RowGenerator(self.seed, [row.epoch for row in rows], [row.number for row in rows])
         settings, vocabulary = self.objective, self.vocabulary
         assert vocabulary.continues is not None
         maskable = ~vocabulary.special[tokens]
@@ -146,9 +130,9 @@ class SpanCollator:
         corrupted = corrupt(tokens, spans.rows, spans.columns, spans.starts, vocabulary, random, shares)
         words = np.minimum(spans.num_words, settings.max_span)
         is_first = np.diff(spans.rows * tokens.shape[1] + spans.starts, prepend=-1) != 0
-        batch = {
+        return {
             "input_ids": torch.from_numpy(corrupted),
-            "attention_mask": None if real.all() else torch.from_numpy(real.astype(np.int64)),
+            "attention_mask": padding_mask(real),
             "positions": torch.from_numpy(spans.rows * tokens.shape[1] + spans.columns),
             "targets": torch.from_numpy(tokens[spans.rows, spans.columns]),
             "from_left": torch.from_numpy(spans.columns - spans.starts + 1),
@@ -157,7 +141,6 @@ class SpanCollator:
             "num_spans": torch.from_numpy(np.bincount(words[is_first], minlength=settings.max_span + 1)[1:]),
             "cut_words": torch.tensor(spans.num_cut),
         }
-        return pack(batch) if self.packed else batch
 
 
 class BoundaryHead(nn.Module):
