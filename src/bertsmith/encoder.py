@@ -200,13 +200,18 @@ def new_config(encoder: EncoderSettings, tokenizer: Any, row_length: int) -> Any
         )
     with _makes(encoder):
         config = AutoConfig.for_model(architecture, **sizes | encoder.config)
-    at_least_one = ["num_hidden_layers", "hidden_size", "num_attention_heads"]
+    _check_sizes(config, defaults)
+    return config
+
+
+def _check_sizes(config: Any, defaults: Any) -> None:
+    """Refuse a model without layers, or without the token types that its architecture has."""
+    names = ["num_hidden_layers", "hidden_size", "num_attention_heads"]
     if getattr(defaults, "type_vocab_size", 0):
-        at_least_one.append("type_vocab_size")
-    for name in at_least_one:
+        names.append("type_vocab_size")
+    for name in names:
         if getattr(config, name) < 1:
             raise InputError(f"encoder.{name} is {getattr(config, name)}; expected at least 1")
-    return config
 
 
 def hidden_states(
