@@ -15,6 +15,10 @@ and each is fine-tuned on python-docs with 300 labels; none, mlm+mlm and mlm+ele
 2,000 examples each. The runs are those of the command line, with run files in the folder, and go on after a kill;
 several processes may share a folder if their seeds differ.
 
+With --short-rows N each objective goes on with itself instead (none, mlm+mlm, electra+electra): new weights begin with
+rows of N tokens for F FLOPs, from which a network finds its neighbours much sooner than from rows of 64, and go on with
+those for 3 F. --arms and --seeds share the work among processes.
+
 With --seconds S two other arms go on from mlm, both with ELECTRA, each for S seconds of one process: its samples
 categorical, or by gumbel_softmax. Two processes that run at once, one with --sampling categorical and the other with
 --sampling gumbel_softmax, share whatever else the machine does.
@@ -33,9 +37,11 @@ from report import write
 from bertsmith.cli import main as bertsmith
 from bertsmith.statistics import holm, paired
 
-ARMS = ("none", "mlm", "electra", "mlm+mlm", "mlm+electra")
 SAMPLINGS = ("categorical", "gumbel_softmax")
 LONG_ARMS = ("mlm+mlm", "mlm+electra", "none")
+"""What is fine-tuned on all tasks: first the arms of the question, then what they began with."""
+SHORT_ARMS = ("mlm+mlm", "electra+electra", "none")
+"""The same with --short-rows."""
 GLUE = {"CoLA": "matthews", "MRPC": "accuracy", "RTE": "accuracy", "STS-B": "spearman"}
 DOCS = "python-docs"
 
@@ -59,20 +65,23 @@ def pretrain(options: argparse.Namespace, arm: str, seed: int) -> None:
     encoder: dict[str, Any] = {
         "preset": "tiny", "architecture": "electra", "positions": "sinusoidal", "initializer_range": 0.08,
     }  # fmt: skip
+    row_length, learning_rate, flops = 64, 2e-3, options.flops
+    if options.short_rows:
+        row_length, learning_rate = options.short_rows, 1e-3 if first == "electra" else 2e-3
     if is_second:
         encoder = {"from_pretrained": str(folder(options, first, seed) / "model")}
-    budget = {"flops": options.flops / 2 if is_second else options.flops}
-    objective = {"name": second or first}
+        row_length, learning_rate, flops = 64, 1e-3, flops * (3 if options.short_rows else 0.5)
+    budget, objective = {"flops": flops}, {"name": second or first}
     if second in SAMPLINGS:
         budget, objective = {"seconds": options.seconds}, {"name": "electra", "sampling": second}
     values = {
-        "data": {"corpus": str(options.corpus), "row_length": 64, "validation": 0.01},
+        "data": {"corpus": str(options.corpus), "row_length": row_length, "validation": 0.01},
         "encoder": encoder,
         "objective": objective,
         "training": {
             "budget": budget,
             "tokens_per_step": 1024,
-            "learning_rate": 1e-3 if is_second else 2e-3,
+            "learning_rate": learning_rate,
             "seed": 100 + seed if is_second else seed,
         },
         "evaluation": {"every": 0.1, "rows": 512},
@@ -122,7 +131,9 @@ def table(options: argparse.Namespace) -> list[str]:
         "| arm | FLOPs | tokens | validation of masked tokens (nats) | discriminator's AUC |",
         "|---|---|---|---|---|",
     ]
-    for arm in ARMS[1:]:
+    question, others = (SHORT_ARMS, ()) if options.short_rows else (LONG_ARMS, ("mlm", "electra"))
+    stages = dict.fromkeys(stage for arm in question[:2] for stage in (arm.partition("+")[0], arm))
+    for arm in dict.fromkeys([*stages, *others]):
         summaries = [json.loads((folder(options, arm, seed) / "summary.json").read_text()) for seed in options.seeds]
         means = {
             key: np.mean([one[key] for one in summaries])
@@ -135,10 +146,10 @@ def table(options: argparse.Namespace) -> list[str]:
         )
     tasks = [DOCS, *(GLUE if options.glue_done else ())]
     lines += ["", "| arm | " + " | ".join(tasks) + " |", "|---" * (len(tasks) + 1) + "|"]
-    for arm in ARMS:
+    for arm in (*reversed(question), *others):
         cells = [
             f"{np.mean(found):.1f} ({', '.join(f'{value:.1f}' for value in found)})"
-            if (found := scores(options, arm, task) if task == DOCS or arm in LONG_ARMS else [])
+            if (found := scores(options, arm, task) if task == DOCS or arm in question else [])
             else ""
             for task in tasks
         ]
@@ -146,19 +157,20 @@ def table(options: argparse.Namespace) -> list[str]:
     lines += ["", "| difference (95 % interval over the models) | " + " | ".join(tasks) + " |"]
     lines += ["|---" * (len(tasks) + 1) + "|"]
     p_values = []
-    for a, b in (("mlm+electra", "mlm+mlm"), ("mlm+electra", "none"), ("mlm+mlm", "none"), ("electra", "mlm")):
+    mlm, electra, none = question
+    for a, b in ((electra, mlm), (electra, none), (mlm, none), *([reversed(others)] if others else ())):
         cells = []
-        for task in tasks if {a, b} <= set(LONG_ARMS) else (DOCS,):
+        for task in tasks if {a, b} <= set(question) else (DOCS,):
             gain = paired(scores(options, a, task), scores(options, b, task))
             cells.append(f"{gain.mean:+.1f} ({gain.low:+.1f} to {gain.high:+.1f})")
-            if (a, b) == ("mlm+electra", "mlm+mlm"):
+            if (a, b) == (electra, mlm):
                 p_values.append(gain.p or 1.0)
         lines.append(f"| {a} - {b} | " + " | ".join(cells + [""] * (len(tasks) - len(cells))) + " |")
-    averages = [np.mean([scores(options, arm, task) for task in tasks], axis=0) for arm in ("mlm+electra", "mlm+mlm")]
+    averages = [np.mean([scores(options, arm, task) for task in tasks], axis=0) for arm in (electra, mlm)]
     gain = paired(*averages)
     lines += [
         "",
-        f"mlm+electra - mlm+mlm on the average of all tasks: {gain.mean:+.2f} ({gain.low:+.2f} to {gain.high:+.2f}), "
+        f"{electra} - {mlm} on the average of all tasks: {gain.mean:+.2f} ({gain.low:+.2f} to {gain.high:+.2f}), "
         f"p = {gain.p:.2f}; {gain.detectable:.1f} would have been found.",
     ]
     shown = ", ".join(f"{task} {p:.3g}" for task, p in zip(tasks, holm(p_values), strict=True))
@@ -194,6 +206,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for runs and models")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--flops", type=float, default=2e13, help="F, of the first stage")
+    parser.add_argument("--short-rows", type=int, metavar="N", help="let new weights begin with rows of N tokens")
+    parser.add_argument("--arms", nargs="+", choices=SHORT_ARMS, help="with --short-rows, these only")
     parser.add_argument("--seconds", type=float, help="compare the two ways of sampling, for so long")
     parser.add_argument(
         "--sampling", choices=SAMPLINGS, nargs="+", default=SAMPLINGS, help="with --seconds, these only"
@@ -212,16 +226,17 @@ def main() -> None:
                 pretrain(options, f"mlm+{sampling}", seed)
                 finetune(options, f"mlm+{sampling}", seed, DOCS)
         return
+    arms = options.arms or (SHORT_ARMS if options.short_rows else LONG_ARMS)
     for seed in options.seeds:
-        for arm in LONG_ARMS:
+        for arm in arms:
             if arm != "none":
                 pretrain(options, arm, seed)
             finetune(options, arm, seed, DOCS)
     for seed in options.seeds if options.glue else ():
-        for arm in LONG_ARMS:
+        for arm in arms:
             for task in GLUE:
                 finetune(options, arm, seed, task)
-    for seed in options.seeds:
+    for seed in options.seeds if not options.short_rows else ():
         pretrain(options, "electra", seed)
         for arm in ("mlm", "electra"):
             finetune(options, arm, seed, DOCS)
