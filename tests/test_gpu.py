@@ -198,6 +198,7 @@ def test_too_little_memory_divides_the_steps_and_goes_on(
     assert [row["step"] for row in read_metrics(tmp_path / "divided") if "loss" in row] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_later_costs_what_follows_the_last_checkpoint(
     corpus_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

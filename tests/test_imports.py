@@ -10,9 +10,9 @@ PIPE = [
     "errors", "terminal", "markdown", "files", "pretrained", "yaml_files", "settings", "randomness", "corpus",
     "tasks", "augment", "spans", "masking", "rows", "pairs", "views", "batching", "contrast", "pooling", "pooled",
     "ssa_settings", "ssa", "attention", "positions", "encoder", "electra_generator", "sampling", "detection",
-    "objectives", "training", "run_settings", "gpu", "closing", "run_folder", "statistics", "plots", "results",
-    "export", "pretraining", "finetuning", "sentence", "sweep", "report", "comparison", "fill", "show", "demo",
-    "doctor", "command_words", "commands", "command_parser", "cli", "__main__",
+    "objectives", "training", "short_rows", "run_settings", "gpu", "closing", "run_folder", "statistics", "plots",
+    "results", "export", "pretraining", "finetuning", "sentence", "sweep", "report", "comparison", "fill", "show",
+    "demo", "doctor", "command_words", "commands", "command_parser", "cli", "__main__",
 ]  # fmt: skip
 
 

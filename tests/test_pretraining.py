@@ -449,6 +449,7 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(
     assert all(value.isfinite().all() and value.abs().max() < 100 for value in good.values())
 
 
+@pytest.mark.slow
 def test_waiting_for_a_step_counts_also_before_a_validation(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     original = PartSums.drain
 

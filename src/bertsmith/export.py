@@ -233,6 +233,8 @@ def model_card(run: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
     is_electra = run["objective"]["name"] == "electra"
     is_bare = run["objective"]["name"] == "cert" and not run["objective"]["mlm_weight"]
     is_trained = "trained by" if run["objective"]["name"] in ("nsp", "ssp") else "not trained by"
+    short = run["training"].get("short_rows")
+    begin = f", the first {short['tokens']:,.0f} tokens in rows of {short['row_length']}" if short else ""
     pooler = f"The pooler, where the architecture has one, is {is_trained} this objective."
     return f"""---
 library_name: transformers
@@ -242,7 +244,7 @@ tags: [bertsmith, {run["objective"]["name"]}]
 # An encoder pre-trained with bertsmith
 
 A text encoder {start} with the objective `{run["objective"]["name"]}` on the corpus {code(run["data"]["corpus"])},
-in rows of {run["data"]["row_length"]} tokens.
+in rows of {run["data"]["row_length"]} tokens{begin}.
 
 ```python
 {_DISCRIMINATOR if is_electra else _BARE if is_bare else _FILL}

@@ -20,15 +20,15 @@ from bertsmith.errors import Hindered, InputError, see_doctor
 from bertsmith.export import model_card, objective_of, refuse_other_models, write_model
 from bertsmith.files import write_json
 from bertsmith.gpu import expected_seconds, free_memory, in_smaller_parts, should_compile, speed_up
-from bertsmith.masking import Floats, Ints
 from bertsmith.objectives import OBJECTIVES, Objective
 from bertsmith.plots import plot_losses
 from bertsmith.pretrained import GENERATOR
 from bertsmith.randomness import key_of
-from bertsmith.rows import NUM_SPECIAL, VALIDATION_SEED, Rows, ValidationRows, split_documents
+from bertsmith.rows import NUM_SPECIAL, VALIDATION_SEED, Rows, ValidationRows, split_documents, token_shares
 from bertsmith.run_folder import flat, prepare, refuse_inside
 from bertsmith.run_settings import RunSettings, TrainingSettings
 from bertsmith.settings import to_dict
+from bertsmith.short_rows import ShortRows, ShortRowsFirst, plan_short_rows
 from bertsmith.training import checkpoints, ranks, sharding
 from bertsmith.training.arguments import machine, make_arguments, use_bf16, versions
 from bertsmith.training.budget import Budget, learning_rate_factor
@@ -44,7 +44,7 @@ _LEAST_GAIN = 0.05
 _NOTHING_LEARNED = (
     "the {} has learned token frequencies and hardly anything from context: its validation loss of masked tokens is "
     "{:.2f}, and {:.2f} can be had without any; train longer or with fewer tokens a step; a new encoder may learn "
-    "sooner with encoder.positions: sinusoidal and a larger encoder.initializer_range"
+    "sooner with training.short_rows, encoder.positions: sinusoidal and a larger encoder.initializer_range"
 )
 
 
@@ -57,6 +57,7 @@ class Parts:
     rows: Rows[Any]
     held_out: Rows[Any] | None
     rows_per_step: int
+    short: ShortRows | None
     loss_without_context: float | None
     facts: dict[str, float]
 
@@ -209,6 +210,9 @@ def assemble(run: RunSettings) -> Parts:
         rows=rows,
         held_out=held_out_rows,
         rows_per_step=rows_of_step,
+        short=plan_short_rows(
+            *(run.training.short_rows, rows, objective, run.training.tokens_per_step, run.training.budget)
+        ),
         loss_without_context=(
             run.objective.loss_without_context(*token_shares(corpus, held_out)) if held_out.size else None
         ),
@@ -219,25 +223,6 @@ def assemble(run: RunSettings) -> Parts:
 def _num_parts(training: TrainingSettings) -> int:
     """Say into how many micro-batches a step is divided, those of all ranks together."""
     return training.gradient_accumulation * ranks.num_ranks()
-
-
-def token_shares(corpus: Corpus, held_out: Ints) -> tuple[Floats, Floats]:
-    """Count how frequent each ordinary token is in the rest of a corpus (smoothed by adding one) and in held-out text.
-
-    Args:
-        corpus: The corpus.
-        held_out: Numbers of the documents that are held out.
-
-    Returns:
-        Two arrays (V,) of shares, without the special tokens.
-    """
-    counts = np.zeros(corpus.vocab_size, dtype=np.int64)
-    for document in held_out.tolist():
-        counts += np.bincount(corpus.document(document), minlength=corpus.vocab_size)
-    ordinary = np.ones(corpus.vocab_size, dtype=bool)
-    ordinary[corpus.tokenizer.all_special_ids] = False
-    rest, there = (corpus.tokens_counts - counts)[ordinary] + 1, counts[ordinary]
-    return rest / rest.sum(), there / max(1, there.sum())
 
 
 def _find_checkpoint(folder: Path, keeps: bool, parts: Parts, budget: Budget) -> Found | None:
@@ -278,9 +263,10 @@ def _make_trainer(
         keep_every=run.training.keep_every,
         monitor=monitor,
     )
-    stream = TrainingStream(
-        *(parts.rows, parts.rows_per_step, num_steps, run.training.seed, batching, _num_parts(run.training)), least_rows
-    )
+    order = run.training.seed, batching, _num_parts(run.training)
+    stream: Any = TrainingStream(parts.rows, parts.rows_per_step, num_steps, *order, least_rows)
+    if parts.short is not None:
+        stream = ShortRowsFirst(parts.short, stream, *order)
     trainer = ObjectiveTrainer(
         objective=parts.objective,
         args=args,
@@ -356,6 +342,8 @@ def _greet(run: RunSettings, parts: Parts, batching: Batching, monitor: Monitor)
         f"{parts.rows_per_step} rows of {rows.mean_length:.0f} tokens a step, {batching} · "
         f"{'bf16' if use_bf16(run.training.precision) else 'fp32'}"
     )
+    if parts.short is not None:
+        monitor.say(f"the first {parts.short.num_steps:,} steps: rows of {parts.short.rows.row_length} tokens")
     if parts.loss_without_context is not None:
         monitor.say(f"loss of a model that knows token frequencies and no context: {parts.loss_without_context:.4f}")
     for name, value in parts.facts.items():
@@ -389,6 +377,8 @@ def _finish(run: RunSettings, parts: Parts, trainer: ObjectiveTrainer, folder: P
     if parts.loss_without_context is not None and means["mlm"] > parts.loss_without_context - _LEAST_GAIN:
         whose = "generator" if GENERATOR in parts.objective.companions() else "model"
         warnings.insert(0, _NOTHING_LEARNED.format(whose, means["mlm"], parts.loss_without_context))
+    if parts.short is not None and used["steps"] <= parts.short.num_steps:
+        warnings.append("no row had the full length; lower training.short_rows.tokens, or raise the budget")
     summary = {**figures, "warnings": warnings, "machine": machine(trainer.args), "versions": versions()}
     by_length, law = parts.facts.get("length_only_accuracy"), parts.objective.span_law()
     plot_losses(rows, parts.loss_without_context, folder / "loss.png", by_length, law)

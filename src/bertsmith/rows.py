@@ -15,6 +15,7 @@ from bertsmith.errors import InputError
 from bertsmith.randomness import key_of, permute
 
 Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 NUM_SPECIAL = 2
 """A row of text is [CLS] text [SEP]."""
@@ -85,7 +86,7 @@ class TextRows(Dataset[TextRow]):
             raise ValueError(f"row_length is {row_length}; expected at least {NUM_SPECIAL + 1}")
         # Both are held for each document; lengths are not, but looked up where they are needed.
         lengths = corpus.document_lengths()
-        self._documents = np.arange(lengths.size) if documents is None else documents
+        self.documents = np.arange(lengths.size) if documents is None else documents
         lengths = lengths if documents is None else lengths[documents]
         self._num_tokens = int(lengths.sum())
         self._first_rows = np.zeros(lengths.size + 1, np.int64)
@@ -109,7 +110,7 @@ class TextRows(Dataset[TextRow]):
         return [
             TextRow(self.corpus.document(document)[start : start + self._capacity], epoch, index)
             for document, start, epoch, index in zip(
-                self._documents[documents].tolist(),
+                self.documents[documents].tolist(),
                 starts.tolist(),
                 epochs.tolist(),
                 indices.tolist(),
@@ -125,7 +126,7 @@ class TextRows(Dataset[TextRow]):
         """Return the lengths (B,) in tokens, special tokens included, of the rows ``indices`` (B,), in any epoch."""
         documents, starts = self._locate(indices)
         lengths: Ints = (
-            np.minimum(self.corpus.document_lengths(self._documents[documents]) - starts, self._capacity) + NUM_SPECIAL
+            np.minimum(self.corpus.document_lengths(self.documents[documents]) - starts, self._capacity) + NUM_SPECIAL
         )
         return lengths
 
@@ -197,3 +198,22 @@ def split_documents(corpus: Corpus, validation: float) -> tuple[Ints, Ints]:
     held_out = np.zeros(documents.size, dtype=np.bool_)
     held_out[np.argpartition(key_of(VALIDATION_SEED, documents), num_held_out)[:num_held_out]] = True
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+
+def token_shares(corpus: Corpus, held_out: Ints) -> tuple[Floats, Floats]:
+    """Count how frequent each ordinary token is in the rest of a corpus (smoothed by adding one) and in held-out text.
+
+    Args:
+        corpus: The corpus.
+        held_out: Numbers of the documents that are held out.
+
+    Returns:
+        Two arrays (V,) of shares, without the special tokens.
+    """
+    counts = np.zeros(corpus.vocab_size, dtype=np.int64)
+    for document in held_out.tolist():
+        counts += np.bincount(corpus.document(document), minlength=corpus.vocab_size)
+    ordinary = np.ones(corpus.vocab_size, dtype=bool)
+    ordinary[corpus.tokenizer.all_special_ids] = False
+    rest, there = (corpus.tokens_counts - counts)[ordinary] + 1, counts[ordinary]
+    return rest / rest.sum(), there / max(1, there.sum())

@@ -13,6 +13,7 @@ from bertsmith.objectives.electra import DEFAULTS as ELECTRA_DEFAULTS
 from bertsmith.objectives.electra import ElectraSettings
 from bertsmith.rows import NUM_SPECIAL
 from bertsmith.settings import Output, Processes, merge, parse_overrides, settings, validate
+from bertsmith.short_rows import ShortRowsSettings
 from bertsmith.training.budget import BudgetSettings, Schedule
 from bertsmith.yaml_files import read_yaml
 
@@ -47,6 +48,9 @@ class TrainingSettings:
     gradient_accumulation: int = 1
     """Micro-batches a step; more need less memory and change nothing else. Where a GPU's memory is too small, they are
     doubled until it is not."""
+    short_rows: ShortRowsSettings | None = None
+    """Begin with shorter rows, such as {row_length: 16, tokens: 5e6}, from which new encoders learn sooner; null for
+    none. For mlm, span and electra."""
     batching: BatchingChoice = "auto"
     """How short rows go into batches without padding: bucketed puts those of one length side by side, packed lays all
     of a batch end to end; auto is packed on a GPU and bucketed on a CPU."""
@@ -143,6 +147,12 @@ class RunSettings:
         if Path(self.data.corpus).resolve() in Path(self.output).resolve().parents:
             raise ValueError(
                 f"output is {self.output}, inside of data.corpus {self.data.corpus}; give another `output`"
+            )
+        short = self.training.short_rows
+        if short is not None and short.row_length >= self.data.row_length:
+            raise ValueError(
+                f"training.short_rows.row_length is {short.row_length}; expected less than data.row_length, "
+                f"which is {self.data.row_length}"
             )
         own = self.objective
         takes_embedding = isinstance(own, ElectraSettings) and own.generator is not None and own.tie == "all"

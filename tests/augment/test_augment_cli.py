@@ -106,7 +106,7 @@ def kill_after(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int | None
     yield set_number
 
 
-@pytest.mark.parametrize("method", ["greedy", "beam", "sampling"])
+@pytest.mark.parametrize("method", ["greedy", "beam", pytest.param("sampling", marks=pytest.mark.slow)])
 def test_stopped_runs_give_the_same_bytes(
     words: Words,
     sentence_file: Path,

@@ -52,6 +52,20 @@ def test_other_weights_in_the_same_folder_are_another_unit(corpus: Corpus, tmp_p
     assert not before & folders(values, tmp_path)
 
 
+def test_arms_may_begin_with_short_rows(corpus: Corpus, tmp_path: Path) -> None:
+    values = make_values(corpus, tmp_path)
+    before = {(unit.arm, unit.kind, unit.seed): unit for unit in planned(values, tmp_path).units}
+    values["training"]["short_rows"] = {"row_length": 12, "tokens": 600}
+    values["objectives"][1]["training"] = {"short_rows": None}
+    after = {(unit.arm, unit.kind, unit.seed): unit for unit in planned(values, tmp_path).units}
+    assert before.keys() == after.keys() and {arm for arm, _, _ in after} >= {"mlm", "ssp"}
+    for key, unit in after.items():
+        # What has none is the model that it was.
+        assert (unit.folder == before[key].folder) == (unit.arm != "mlm")
+        if unit.arm != "none":
+            assert unit.run is not None and (unit.run.training.short_rows is None) == (unit.arm == "ssp")
+
+
 def test_where_a_start_lies_does_not_matter(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_encoder(corpus, tmp_path / "start")
     monkeypatch.chdir(tmp_path)

@@ -28,6 +28,7 @@ def finished(new_run: MakeRun, tmp_path_factory: pytest.TempPathFactory) -> Fine
     return run
 
 
+@pytest.mark.slow
 def test_a_run_for_every_combination_and_all_in_one_table(finished: FinetuningSettings) -> None:
     folder = Path(finished.output)
     arms = [f"from_scratch={scratch},pooling={pooling}" for scratch in ("true", "false") for pooling in ("cls", "mean")]
@@ -58,6 +59,7 @@ def test_a_run_for_every_combination_and_all_in_one_table(finished: FinetuningSe
     assert (folder / "curves.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.slow
 def test_differences_are_paired_by_seeds_over_the_other_settings(finished: FinetuningSettings) -> None:
     summary = json.loads((Path(finished.output) / "summary.json").read_text())
     scratch_cls, scratch_mean, trained_cls, trained_mean = (np.asarray(arm["scores"]) for arm in summary["arms"])

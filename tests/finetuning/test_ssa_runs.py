@@ -245,6 +245,15 @@ def test_a_saved_model_is_started_from(make_run: MakeRun, trained: FinetuningSet
     assert not np.array_equal(objective.encoder.classifier.weight.detach().numpy(), own["model.classifier.weight"])
 
 
+@pytest.mark.slow
+def test_a_script_needs_no_other_module(trained: FinetuningSettings) -> None:
+    saved = str(Path(trained.output) / SEED / "model")
+    script = (
+        "import sys; from bertsmith.ssa import SsaForSequenceClassification as Ssa; Ssa.from_pretrained(sys.argv[1])"
+    )
+    subprocess.run([sys.executable, "-c", script, saved], check=True, capture_output=True)
+
+
 def test_what_cannot_be_started_from_is_refused(make_run: MakeRun, trained: FinetuningSettings) -> None:
     with pytest.raises(InputError, match="was not trained with ssa"):
         finetune(make_run(ssa={"use_saved": True}))
@@ -269,11 +278,6 @@ def test_a_classifier_is_taken_up_for_the_same_labels_and_pooling_alone(
 
     saved = tmp_path / "model"
     save_model(make(encoder_folder, "mean", ["a", "b", "c"], False), tokenizer, saved, "card")
-    # A script needs no other module.
-    script = (
-        "import sys; from bertsmith.ssa import SsaForSequenceClassification as Ssa; Ssa.from_pretrained(sys.argv[1])"
-    )
-    subprocess.run([sys.executable, "-c", script, str(saved)], check=True, capture_output=True)
     own = load_file(saved / "model.safetensors")
     for name, value in make(saved, "mean", ["a", "b", "c"], True).state_dict().items():
         assert torch.equal(value, own[name]), name

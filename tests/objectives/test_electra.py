@@ -555,6 +555,7 @@ def test_the_presets_bring_the_papers_settings_which_give_way(corpus: Corpus, tm
     assert plain.data.row_length == 128 and plain.training.bias_correction
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_its_own_generator_alone(
     corpus: Corpus, tokenizer: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -232,6 +232,7 @@ def test_masked_language_modelling_has_no_other_head(tokenizer: Any, tmp_path: P
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_packed", [False, True])
 def test_works_in_anybodys_trainer(sentences: Corpus, tmp_path: Path, is_packed: bool) -> None:
     from transformers import Trainer, TrainingArguments

@@ -84,6 +84,7 @@ def test_what_the_trials_give_together_is_written_by_one_process_at_a_time(
     assert sweep(sweep_of(run_file, trials=1)) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("untrained")
 def test_the_search_keeps_away_from_where_trials_diverge(run_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def train(run: RunSettings, watch: Any) -> dict[str, float]:

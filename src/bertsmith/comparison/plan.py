@@ -175,6 +175,9 @@ def _unit(given: ComparisonSettings, label: str, kind: Kind, run: RunSettings, c
     content = to_dict(run)
     for name in _NOT_CONTENT:
         del content["training"][name]
+    if content["training"]["short_rows"] is None:
+        # As in comparisons from before there were such.
+        del content["training"]["short_rows"]
     seed = run.training.seed
     origin, generator = run.encoder.from_pretrained, content["objective"].get("generator")
     if origin is not None:
