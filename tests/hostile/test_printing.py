@@ -202,7 +202,7 @@ def test_cards_are_written_safely() -> None:
     word = " ".join(MARKUP)
     run = {
         "encoder": {"from_pretrained": word, "preset": None}, "data": {"corpus": word, "row_length": 8},
-        "objective": {"name": "mlm", "unit": word},
+        "objective": {"name": "mlm", "unit": word}, "training": {},
     }  # fmt: skip
     task = SimpleNamespace(type="classification", name=word)
     training = SimpleNamespace(selection="best")
