@@ -8,9 +8,10 @@ import pytest
 
 from bertsmith.batching import Batching, TrainingStream
 from bertsmith.errors import InputError
-from bertsmith.pretraining import pretrain
+from bertsmith.pretraining import assemble, pretrain
 from bertsmith.rows import TextRows
 from bertsmith.short_rows import ShortRows, ShortRowsFirst
+from bertsmith.show import show
 from bertsmith.training.monitors import read_metrics
 from test_pretraining import MakeRun, assert_same_bytes, crash_at, new_run
 
@@ -48,17 +49,13 @@ def test_full_rows_follow_the_short_ones_from_their_beginning(corpus: Any, batch
         stream[len(stream)]
 
 
-def test_a_run_that_goes_on_in_more_parts_keeps_its_order(corpus: Any) -> None:
-    short = ShortRows(TextRows(corpus, 8), rows_per_step=160, num_steps=2)
-
-    def in_parts(num_parts: int, least: int | None) -> ShortRowsFirst:
-        full = TrainingStream(TextRows(corpus, 32), 40, 2, 3, "bucketed", num_parts, least)
-        return ShortRowsFirst(short, full, 3, "bucketed", num_parts)
-
-    begun = in_parts(1, None)
-    divided = in_parts(2, begun.least_rows)
+def test_a_run_that_goes_on_in_more_parts_keeps_its_order(sentences: Any) -> None:
+    short = ShortRows(TextRows(sentences, 8), rows_per_step=160, num_steps=2)
+    begun = TrainingStream(TextRows(sentences, 32), 40, 2, 3)
+    divided = TrainingStream(begun.rows, 40, 2, 3, "bucketed", 2, begun.least_rows)
+    whole, halves = ShortRowsFirst(short, begun, 3, "bucketed", 1), ShortRowsFirst(short, divided, 3, "bucketed", 2)
     for step in range(4):
-        assert sum(numbers(divided, range(2 * step, 2 * step + 2)), []) == numbers(begun, range(step, step + 1))[0]
+        assert sum(numbers(halves, range(2 * step, 2 * step + 2)), []) == numbers(whole, range(step, step + 1))[0]
 
 
 def test_the_first_steps_are_those_of_a_run_of_short_rows(make_run: MakeRun, tmp_path: Path) -> None:
@@ -83,7 +80,7 @@ def test_the_first_steps_are_those_of_a_run_of_short_rows(make_run: MakeRun, tmp
     assert (np.diff(used)[NUM_SHORT - 1 :] == np.diff([0.0, *used_by_none])[: len(used) - NUM_SHORT]).all()
     assert 6000 <= summary["tokens"] == used[-1] < 6600
     card = (tmp_path / "run" / "model" / "README.md").read_text()
-    assert "in rows of 32 tokens, the first 2,100 tokens in rows of 12." in card
+    assert "in rows of 32 tokens, after a beginning in rows of 12." in card
 
 
 @pytest.mark.slow
@@ -115,11 +112,11 @@ def test_their_number_cannot_change_once_begun(make_run: MakeRun) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"training": {"budget": {"steps": NUM_SHORT}}}, "2100, which are 4 steps, and nothing of the budget of 4"),
-        ({"training": {"budget": {"tokens": 1500}}}, r"e\+03 tokens, and nothing of the budget of 1.5e\+03"),
-        ({"training": {"budget": {"flops": 1e8}}}, r"which are .*e\+08 flops, and nothing of the budget of 1e\+08 is"),
+        ({"training": {"budget": {"steps": NUM_SHORT}}}, "short rows are 4 steps, and the whole budget is 4; raise it"),
+        ({"training": {"budget": {"tokens": 1500}}}, r"rows are 1.\d+ k tokens, and the whole budget is 1.5 k"),
+        ({"training": {"budget": {"flops": 1e8}}}, r"rows are .* flops, and the whole budget is 100 M;"),
         ({"objective": {"name": "ssp"}}, "short_rows is for objectives that train on running text, "),
-        ({"objective": {"name": "nsp"}}, "set it to null for others"),
+        ({"objective": {"name": "nsp"}}, "give the other arms `training: \\{short_rows: null\\}`"),
     ],
 )  # fmt: skip
 def test_what_cannot_begin_with_short_rows(make_run: MakeRun, changes: dict[str, Any], message: str) -> None:
@@ -147,3 +144,42 @@ def test_what_are_no_short_rows(make_run: MakeRun, short: dict[str, Any], messag
 def test_a_run_whose_time_ends_before_says_so(make_run: MakeRun) -> None:
     summary = pretrain(make_run(training={"short_rows": {**SHORT, "tokens": 1e9}, "budget": {"seconds": 0.01}}))
     assert "no row had the full length" in summary["warnings"][-1]
+
+
+def test_rows_of_which_all_are_short_are_refused(make_run: MakeRun) -> None:
+    with pytest.raises(
+        InputError, match=r"no document is longer than its rows of 5000 tokens, so that full rows would"
+    ):
+        pretrain(
+            make_run(
+                data={"row_length": 5001},
+                training={"short_rows": {"row_length": 5000, "tokens": 10}},
+                encoder={"config": {"max_position_embeddings": 5001}},
+            )
+        )
+
+
+def test_show_begins_with_them_too(make_run: MakeRun) -> None:
+    legend, *lines = show(make_run(training={"short_rows": SHORT}), 5)
+    words = [len(line.plain.split()) for line in lines]
+    assert len(words) == 5 and max(words) <= 12
+    with pytest.raises(InputError, match="short_rows is for objectives that train on running text"):
+        list(show(make_run(training={"short_rows": SHORT}, objective={"name": "ssp"})))
+
+
+@pytest.mark.parametrize("num_steps", [2, 4, 9])
+def test_epochs_are_counted_by_the_rows_of_both(make_run: MakeRun, corpus: Any, num_steps: int) -> None:
+    # The smallest step has 8 rows, so that steps of full rows have more tokens than those of short ones.
+    training = {"short_rows": {"row_length": 12, "tokens": 400}, "tokens_per_step": 100}
+    parts = assemble(make_run(training=training))
+    assert parts.short.num_steps == 4 and parts.rows_per_step == 8
+    short, full = TextRows(corpus, 12, parts.rows.documents), TextRows(corpus, 32, parts.rows.documents)
+    seen = min(num_steps, 4) * 8 / len(short) + max(0, num_steps - 4) * 8 / len(full)
+    assert parts.epochs(num_steps) == pytest.approx(seen)
+
+
+@pytest.mark.parametrize("is_short", [False, True])
+def test_they_are_advised_where_they_would_help(make_run: MakeRun, is_short: bool) -> None:
+    summary = pretrain(make_run(training={"short_rows": SHORT if is_short else None}))
+    assert "hardly anything from context" in summary["warnings"][0]
+    assert ("training.short_rows" in summary["warnings"][0]) != is_short

@@ -234,7 +234,7 @@ def model_card(run: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
     is_bare = run["objective"]["name"] == "cert" and not run["objective"]["mlm_weight"]
     is_trained = "trained by" if run["objective"]["name"] in ("nsp", "ssp") else "not trained by"
     short = run["training"].get("short_rows")
-    begin = f", the first {short['tokens']:,.0f} tokens in rows of {short['row_length']}" if short else ""
+    begin = f", after a beginning in rows of {short['row_length']}" if short else ""
     pooler = f"The pooler, where the architecture has one, is {is_trained} this objective."
     return f"""---
 library_name: transformers

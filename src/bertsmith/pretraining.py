@@ -24,11 +24,11 @@ from bertsmith.objectives import OBJECTIVES, Objective
 from bertsmith.plots import plot_losses
 from bertsmith.pretrained import GENERATOR
 from bertsmith.randomness import key_of
-from bertsmith.rows import NUM_SPECIAL, VALIDATION_SEED, Rows, ValidationRows, split_documents, token_shares
+from bertsmith.rows import NUM_SPECIAL, VALIDATION_SEED, Rows, TextRows, ValidationRows, split_documents, token_shares
 from bertsmith.run_folder import flat, prepare, refuse_inside
 from bertsmith.run_settings import RunSettings, TrainingSettings
 from bertsmith.settings import to_dict
-from bertsmith.short_rows import ShortRows, ShortRowsFirst, plan_short_rows
+from bertsmith.short_rows import ShortRows, ShortRowsFirst, make_short_rows
 from bertsmith.training import checkpoints, ranks, sharding
 from bertsmith.training.arguments import machine, make_arguments, use_bf16, versions
 from bertsmith.training.budget import Budget, learning_rate_factor
@@ -37,14 +37,14 @@ from bertsmith.training.monitors import Monitor, human, mean_density, read_metri
 from bertsmith.training.optimizer import optimizer_class
 from bertsmith.training.pace import Pace
 from bertsmith.training.running import refuse_if_asked, train
-from bertsmith.training.trainer import ObjectiveTrainer, Watch
+from bertsmith.training.trainer import ObjectiveTrainer, Stream, Watch
 
 _LEAST_GAIN = 0.05
 """So many nats below the loss without context a model has begun to use context."""
 _NOTHING_LEARNED = (
     "the {} has learned token frequencies and hardly anything from context: its validation loss of masked tokens is "
     "{:.2f}, and {:.2f} can be had without any; train longer or with fewer tokens a step; a new encoder may learn "
-    "sooner with training.short_rows, encoder.positions: sinusoidal and a larger encoder.initializer_range"
+    "sooner with {}encoder.positions: sinusoidal and a larger encoder.initializer_range"
 )
 
 
@@ -60,6 +60,15 @@ class Parts:
     short: ShortRows | None
     loss_without_context: float | None
     facts: dict[str, float]
+
+    def epochs(self, steps: float) -> float:
+        """Say how often the first steps of the run go through its text."""
+        short = self.short
+        if short is None:
+            return steps * self.rows_per_step / self.rows.num_rows(0)
+        num_short = min(steps, short.num_steps)
+        in_full = replace(self, short=None).epochs(steps - num_short)
+        return num_short * short.rows_per_step / len(short.rows) + in_full
 
 
 def pretrain(run: RunSettings, *, overwrite: bool = False, watch: Watch | None = None) -> dict[str, Any]:
@@ -204,15 +213,17 @@ def assemble(run: RunSettings) -> Parts:
             f"{rows_of_step} rows of a step; lower it, or raise training.tokens_per_step"
         )
     objective.check_step(rows_of_step, run.training.gradient_accumulation)
+    short = None
+    if run.training.short_rows is not None:
+        short = make_short_rows(run.training.short_rows, rows, run.training.tokens_per_step)
+        short.refuse_longer_than(run.training.budget, objective)
     return Parts(
         corpus=corpus,
         objective=objective,
         rows=rows,
         held_out=held_out_rows,
         rows_per_step=rows_of_step,
-        short=plan_short_rows(
-            *(run.training.short_rows, rows, objective, run.training.tokens_per_step, run.training.budget)
-        ),
+        short=short,
         loss_without_context=(
             run.objective.loss_without_context(*token_shares(corpus, held_out)) if held_out.size else None
         ),
@@ -264,9 +275,8 @@ def _make_trainer(
         monitor=monitor,
     )
     order = run.training.seed, batching, _num_parts(run.training)
-    stream: Any = TrainingStream(parts.rows, parts.rows_per_step, num_steps, *order, least_rows)
-    if parts.short is not None:
-        stream = ShortRowsFirst(parts.short, stream, *order)
+    full = TrainingStream(parts.rows, parts.rows_per_step, num_steps, *order, least_rows)
+    stream: Stream = full if parts.short is None else ShortRowsFirst(parts.short, full, *order)
     trainer = ObjectiveTrainer(
         objective=parts.objective,
         args=args,
@@ -276,7 +286,7 @@ def _make_trainer(
         schedule=lambda share: learning_rate_factor(share, run.training.warmup, run.training.schedule),
         monitor=monitor,
         pace=pace,
-        facts={"corpus": parts.corpus.hash, "batching": batching, "least_rows": stream.least_rows},
+        facts={"corpus": parts.corpus.hash, "batching": batching, "least_rows": full.least_rows},
         keep_checkpoints=run.training.keep_checkpoints,
         optimizer=optimizer_class(run.training.optimizer, run.training.bias_correction, args),
         watch=watch,
@@ -343,7 +353,7 @@ def _greet(run: RunSettings, parts: Parts, batching: Batching, monitor: Monitor)
         f"{'bf16' if use_bf16(run.training.precision) else 'fp32'}"
     )
     if parts.short is not None:
-        monitor.say(f"the first {parts.short.num_steps:,} steps: rows of {parts.short.rows.row_length} tokens")
+        monitor.say(str(parts.short))
     if parts.loss_without_context is not None:
         monitor.say(f"loss of a model that knows token frequencies and no context: {parts.loss_without_context:.4f}")
     for name, value in parts.facts.items():
@@ -362,7 +372,7 @@ def _finish(run: RunSettings, parts: Parts, trainer: ObjectiveTrainer, folder: P
         "flops": used["flops"],
         "seconds": round(used["seconds"], 2),
         "tokens_per_second": used["tokens"] / used["seconds"],
-        "epochs": used["steps"] * parts.rows_per_step / parts.rows.num_rows(0),
+        "epochs": parts.epochs(used["steps"]),
         "density": mean_density(rows),
         "loss": last.get("loss"),
         **{name: value for name, value in validation.items() if name.startswith("validation_")},
@@ -376,7 +386,8 @@ def _finish(run: RunSettings, parts: Parts, trainer: ObjectiveTrainer, folder: P
     warnings = list(parts.objective.troubles(means, 1.0).values())
     if parts.loss_without_context is not None and means["mlm"] > parts.loss_without_context - _LEAST_GAIN:
         whose = "generator" if GENERATOR in parts.objective.companions() else "model"
-        warnings.insert(0, _NOTHING_LEARNED.format(whose, means["mlm"], parts.loss_without_context))
+        hint = "training.short_rows, " if isinstance(parts.rows, TextRows) and parts.short is None else ""
+        warnings.insert(0, _NOTHING_LEARNED.format(whose, means["mlm"], parts.loss_without_context, hint))
     if parts.short is not None and used["steps"] <= parts.short.num_steps:
         warnings.append("no row had the full length; lower training.short_rows.tokens, or raise the budget")
     summary = {**figures, "warnings": warnings, "machine": machine(trainer.args), "versions": versions()}

@@ -74,6 +74,9 @@ class TextRows(Dataset[TextRow]):
         row_length: Length of a row in tokens, special tokens included.
         documents: (D,) indices of the documents; all if not given.
 
+    Attributes:
+        documents: (D,) indices of the documents.
+
     Raises:
         ValueError: ``row_length`` leaves no room for text.
     """

@@ -24,6 +24,7 @@ from bertsmith.pairs import KINDS, NO_LABEL, PairRow
 from bertsmith.pretrained import GENERATOR
 from bertsmith.rows import Ints, split_documents
 from bertsmith.run_settings import RunSettings
+from bertsmith.short_rows import make_short_rows
 from bertsmith.views import ViewRow
 
 JUDGED = Text.assemble(
@@ -58,6 +59,9 @@ def show(run: RunSettings, num_rows: int = 4) -> Iterator[Text]:
     training, _ = split_documents(corpus, run.data.validation)
     rows = kind.make_rows(run.objective, corpus, run.data.row_length, training, seed)
     rows_of_step = rows_per_step(rows, run.training.tokens_per_step)
+    if run.training.short_rows is not None:
+        short = make_short_rows(run.training.short_rows, rows, run.training.tokens_per_step)
+        rows, rows_of_step = short.rows, short.rows_per_step
     stream = TrainingStream(rows, rows_of_step, num_rows, seed)
     collate = kind.make_collate(run.objective, tokenizer, seed)
     steps = (stream[step] for step in range(num_rows))

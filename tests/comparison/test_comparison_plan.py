@@ -64,6 +64,11 @@ def test_arms_may_begin_with_short_rows(corpus: Corpus, tmp_path: Path) -> None:
         assert (unit.folder == before[key].folder) == (unit.arm != "mlm")
         if unit.arm != "none":
             assert unit.run is not None and (unit.run.training.short_rows is None) == (unit.arm == "ssp")
+    del values["objectives"][1]["training"]
+    with pytest.raises(
+        InputError, match="objectives, ssp: training.short_rows is for objectives that train on"
+    ):
+        measure(planned(values, tmp_path))
 
 
 def test_where_a_start_lies_does_not_matter(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,8 @@ A unit is one model to judge: an arm with one seed. Its folder is named by a has
 settings, the corpus, the seed), so that what has been trained once is found again, whatever else changes in the file.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -15,7 +16,7 @@ from bertsmith.comparison.settings import ArmSettings, ComparisonSettings
 from bertsmith.comparison.tasks import Task, read_tasks, short_hash
 from bertsmith.corpus import Corpus, check
 from bertsmith.encoder import new_config, num_positions
-from bertsmith.errors import InputError
+from bertsmith.errors import Hindered, InputError
 from bertsmith.finetuning.material import fingerprint
 from bertsmith.finetuning.models import longest_input
 from bertsmith.finetuning.own_embeddings import own_files
@@ -69,8 +70,8 @@ class Plan:
     @property
     def budget(self) -> tuple[str, float]:
         """The quantity that every arm may use, and how much of it."""
-        given = to_dict(next(unit.run for unit in self.units if unit.run is not None).training.budget)
-        return next((name, value) for name, value in given.items() if value is not None)
+        given = next(unit.run for unit in self.units if unit.run is not None).training.budget
+        return given.quantity, given.limit
 
     def seeds_of(self, task: Task) -> tuple[int, ...]:
         """Give the seeds with which a task judges; one that fine-tunes nothing gives the same with every seed."""
@@ -150,6 +151,17 @@ def _run_of(given: ComparisonSettings, arm: ArmSettings, label: str) -> RunSetti
         "output": given.output,
     }
     return make_run(values | ({"evaluation": given.evaluation} if given.evaluation else {}), where)
+
+
+@contextmanager
+def naming(arm: str) -> Iterator[None]:
+    """Let what is wrong with an arm name it."""
+    try:
+        yield
+    except Hindered:
+        raise
+    except InputError as error:
+        raise InputError(f"objectives, {arm}: {error}") from None
 
 
 def _longest(run: RunSettings, corpus: Corpus) -> int:

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from bertsmith.attention import choose_batching
 from bertsmith.batching import TrainingStream
-from bertsmith.comparison.plan import Plan, Unit
+from bertsmith.comparison.plan import Plan, Unit, naming
 from bertsmith.comparison.tasks import Task
 from bertsmith.comparison.work import has_judged, is_trained, models_of, untrained
 from bertsmith.encoder import parameter_count
@@ -72,8 +72,9 @@ def measure(plan: Plan) -> dict[str, Probe]:
         if units[0].kind == "none":
             probes[label] = _probe(plan, untrained(run, plan.corpus), (0.0, 0.0, 0.0))
             continue
-        parts = assemble(run)
-        training_arguments(run, parts)
+        with naming(label):
+            parts = assemble(run)
+            training_arguments(run, parts)
         probes[label] = probe = _probe(plan, parts.objective, _measure(run, parts, label))
         quantity, limit = plan.budget
         if probe.steps(quantity, limit) < 1:

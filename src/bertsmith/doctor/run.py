@@ -13,7 +13,7 @@ from torch import nn
 from transformers.utils import logging
 
 from bertsmith.comparison import ComparisonSettings, load_comparison
-from bertsmith.comparison.plan import make_plan
+from bertsmith.comparison.plan import make_plan, naming
 from bertsmith.comparison.probe import disk_needed
 from bertsmith.doctor.lines import Line, Section, size
 from bertsmith.doctor.machine import attention, free_memory, parameters, precision
@@ -145,7 +145,11 @@ def _need_of_tuning(given: FinetuningSettings) -> _Need:
 
 def _need_of_comparison(given: ComparisonSettings) -> _Need:
     plan = make_plan(given, Console(quiet=True))
-    needs = [_need_of_run(units[0].run) for units in plan.arms.values() if units[0].run and units[0].kind != "none"]
+    needs = []
+    for arm, units in plan.arms.items():
+        if units[0].run and units[0].kind != "none":
+            with naming(arm):
+                needs.append(_need_of_run(units[0].run))
     largest = max(needs, key=lambda need: need.fixed + need.passing)
     disk = disk_needed(plan, max(need.parameters for need in needs))
     return largest.times(disk, _share_of_device(given.parallel))

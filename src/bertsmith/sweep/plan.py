@@ -48,6 +48,8 @@ _JUDGING = ("objective.", "data.", "evaluation.")
 """What a loss means depends on these, and on the text."""
 _LENGTHS = ("training.budget", "training.epochs")
 """What trials cost depends on these: one is halfway where another is at its end."""
+_UNEVEN = (*_LENGTHS, "training.short_rows")
+"""Before their end trials under different ones of these do not compare."""
 
 
 class Plan(NamedTuple):
@@ -85,7 +87,7 @@ def make_plan(given: SweepSettings) -> Plan:
         if inner.startswith(f"{outer}."):
             raise InputError(f"search: {inner} is inside {outer}, and one would undo the other; leave one of them out")
     distributions = {key: _distribution(key, values) for key, values in given.search.items()}
-    length = next((key for key in distributions if key.startswith(_LENGTHS)), None)
+    length = next((key for key in distributions if key.startswith(_UNEVEN)), None)
     prunes = given.prune is not False and length is None
     plan = Plan(given, distributions, "task" not in read_yaml(given.run), "", True, prunes)
     for end in (0, -1):

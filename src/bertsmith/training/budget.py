@@ -45,6 +45,16 @@ class BudgetSettings:
         if name == "steps" and (value != int(value) or value > _MOST_STEPS):
             raise ValueError(f"steps is {value}; expected a whole number up to {_MOST_STEPS:,}")
 
+    @property
+    def quantity(self) -> Quantity:
+        """What is limited."""
+        return next(name for name in QUANTITIES if getattr(self, name) is not None)
+
+    @property
+    def limit(self) -> float:
+        """How much of it there is."""
+        return float(getattr(self, self.quantity))
+
 
 class Budget:
     """Counts what a run has used and says what share of its limit that is.
@@ -56,8 +66,7 @@ class Budget:
     """
 
     def __init__(self, limits: BudgetSettings) -> None:
-        self.quantity: Quantity = next(name for name in QUANTITIES if getattr(limits, name) is not None)
-        self.limit = float(getattr(limits, self.quantity))
+        self.quantity, self.limit = limits.quantity, limits.limit
         self.used: dict[str, float] = dict.fromkeys(QUANTITIES, 0.0)
         self._clock: float | None = None
         self._carried = 0.0
