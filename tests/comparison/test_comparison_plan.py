@@ -65,9 +65,7 @@ def test_arms_may_begin_with_short_rows(corpus: Corpus, tmp_path: Path) -> None:
         if unit.arm != "none":
             assert unit.run is not None and (unit.run.training.short_rows is None) == (unit.arm == "ssp")
     del values["objectives"][1]["training"]
-    with pytest.raises(
-        InputError, match="objectives, ssp: training.short_rows is for objectives that train on"
-    ):
+    with pytest.raises(InputError, match="objectives, ssp: training.short_rows is for objectives that train on"):
         measure(planned(values, tmp_path))
 
 
