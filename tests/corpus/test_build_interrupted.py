@@ -100,6 +100,15 @@ def test_kills_at_any_moment_leave_no_trace(source: Path, whole: Path, tmp_path:
         assert content(out) == content(whole)
 
 
+def test_a_build_killed_at_its_very_end_is_tidied(source: Path, whole: Path, tmp_path: Path) -> None:
+    build([str(source)], tmp_path, SETTINGS, workers=1)
+    (tmp_path / ".building" / "shards").mkdir(parents=True)
+    plan = {**json.loads((whole / "manifest.json").read_text()), "version": 1}
+    (tmp_path / ".building" / "build.json").write_text(json.dumps(plan))
+    build([str(source)], tmp_path, SETTINGS, workers=1)
+    assert content(tmp_path) == content(whole)
+
+
 @pytest.mark.slow
 def test_ctrl_c_stops_at_once_and_says_that_the_build_can_go_on(source: Path, whole: Path, tmp_path: Path) -> None:
     process = command(source, tmp_path)

@@ -86,6 +86,9 @@ def prepare(folder: Path, plan: dict[str, Any], overwrite: bool) -> bool:
     if finished is not None and not overwrite:
         if changed := difference(finished, plan):
             raise InputError(f"{folder}: holds a corpus built with {changed}; add --overwrite to build it anew")
+        if begun is None or not difference(begun, plan):
+            # Killed at its very end, the build has left what it was made in.
+            remove(staging)
         return False
     if begun is not None and not difference(begun, plan):
         # With a manifest they may have been moved to their place already.
