@@ -55,15 +55,9 @@ def show(run: RunSettings, num_rows: int = 4) -> Iterator[Text]:
     tokenizer = corpus.tokenizer
     if num_rows < 1:
         raise InputError(f"--rows is {num_rows}; expected at least 1")
-    kind, seed = OBJECTIVES[run.objective.name], run.training.seed
-    training, _ = split_documents(corpus, run.data.validation)
-    rows = kind.make_rows(run.objective, corpus, run.data.row_length, training, seed)
-    rows_of_step = rows_per_step(rows, run.training.tokens_per_step)
-    if run.training.short_rows is not None:
-        short = make_short_rows(run.training.short_rows, rows, run.training.tokens_per_step)
-        rows, rows_of_step = short.rows, short.rows_per_step
-    stream = TrainingStream(rows, rows_of_step, num_rows, seed)
-    collate = kind.make_collate(run.objective, tokenizer, seed)
+    kind = OBJECTIVES[run.objective.name]
+    stream = _first_steps(run, corpus, num_rows)
+    collate = kind.make_collate(run.objective, tokenizer, run.training.seed)
     steps = (stream[step] for step in range(num_rows))
     taken = list(islice(chain.from_iterable(steps), num_rows))
     if isinstance(taken[0], ViewRow):
@@ -100,6 +94,16 @@ def show(run: RunSettings, num_rows: int = 4) -> Iterator[Text]:
             seen, logits = (x[place, :num_real].numpy() for x in (verdict.corrupted, verdict.logits))
             line.append_text(_judged(tokenizer, seen, logits, originals[place], continues))
         yield line
+
+
+def _first_steps(run: RunSettings, corpus: Corpus, num_steps: int) -> TrainingStream[Any]:
+    """Make what the run's training begins with: short rows, if it has any."""
+    seed, tokens_per_step = run.training.seed, run.training.tokens_per_step
+    training, _ = split_documents(corpus, run.data.validation)
+    rows = OBJECTIVES[run.objective.name].make_rows(run.objective, corpus, run.data.row_length, training, seed)
+    if run.training.short_rows is not None:
+        rows = make_short_rows(run.training.short_rows, rows, tokens_per_step).rows
+    return TrainingStream(rows, rows_per_step(rows, tokens_per_step), num_steps, seed)
 
 
 def _views(row: ViewRow, tokenizer: Any) -> Text:

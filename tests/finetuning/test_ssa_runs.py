@@ -251,7 +251,8 @@ def test_a_script_needs_no_other_module(trained: FinetuningSettings) -> None:
     script = (
         "import sys; from bertsmith.ssa import SsaForSequenceClassification as Ssa; Ssa.from_pretrained(sys.argv[1])"
     )
-    subprocess.run([sys.executable, "-c", script, saved], check=True, capture_output=True)
+    done = subprocess.run([sys.executable, "-c", script, saved], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_what_cannot_be_started_from_is_refused(make_run: MakeRun, trained: FinetuningSettings) -> None:
