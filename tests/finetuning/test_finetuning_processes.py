@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from test_finetuning_resumed import content
 
 from bertsmith.finetuning.seed import train_seed
+from bertsmith.finetuning.seed_files import RESULT, seed_folder
 from bertsmith.finetuning.settings import FinetuningSettings
 from bertsmith.settings import to_dict
 from bertsmith.training.monitors import read_metrics
@@ -87,14 +88,14 @@ def test_seeds_side_by_side_give_what_they_give_in_turn_and_stop_together(make_r
         assert process.returncode == 130 and "Traceback" not in said, said
 
     def saved(seed: int) -> bool:
-        return any((Path(run.output) / f"seed-{seed}" / "checkpoints").glob("checkpoint-*"))
+        return any((seed_folder(run.output, seed) / "checkpoints").glob("checkpoint-*"))
 
     stop_when(lambda: min(steps_of(run, 0), steps_of(run, 1)) > 10, os.killpg, signal.SIGINT)
     assert saved(0) and saved(1)
     # While one process has nothing to do any more: seed 1 is far ahead of seed 2.
     finish(replace(run, seeds=(0,)), tmp_path)
     stop_when(lambda: steps_of(run, 1) > 60, os.killpg, signal.SIGINT, seeds=(1,))
-    stop_when(lambda: steps_of(run, 2) > 5 and not saved(1), os.kill, signal.SIGTERM)
+    stop_when(lambda: steps_of(run, 2) > 5 and (seed_folder(run.output, 1) / RESULT).exists(), os.kill, signal.SIGTERM)
     assert saved(2)
     finish(run, tmp_path)
     # On more than two cores a process here has more threads than in turn, and these round in another way.
