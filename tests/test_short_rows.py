@@ -5,6 +5,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from bertsmith.batching import Batching, TrainingStream
 from bertsmith.errors import InputError
@@ -139,6 +140,23 @@ def test_what_cannot_begin_with_short_rows(make_run: MakeRun, changes: dict[str,
 def test_what_are_no_short_rows(make_run: MakeRun, short: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         make_run(training={"short_rows": short})
+
+
+@pytest.mark.pictures
+@pytest.mark.parametrize("short", [SHORT, None])
+def test_the_plot_marks_where_full_rows_begin(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, short: dict[str, Any] | None
+) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    run = make_run(objective={"name": "span"}, training={"short_rows": short})
+    pretrain(run)
+    (figure,) = figures
+    lines = [[line for line in axes.lines if line.get_label() == "full rows begin"] for axes in figure.axes]
+    assert [len(found) for found in lines] == ([1, 0] if short else [0, 0])  # the lengths of spans have no tokens
+    if short:
+        at_step = {row["step"]: row["tokens"] for row in read_metrics(Path(run.output))}
+        assert lines[0][0].get_xdata()[0] == pytest.approx(at_step[NUM_SHORT], rel=0.02)
 
 
 def test_a_run_whose_time_ends_before_says_so(make_run: MakeRun) -> None:

@@ -24,6 +24,7 @@ def plot_losses(
     path: Path,
     length_only_accuracy: float | None = None,
     span_law: Mapping[str, float] | None = None,
+    short_tokens: float | None = None,
 ) -> None:
     """Draw the losses over training tokens as a PNG.
 
@@ -36,6 +37,7 @@ def plot_losses(
         path: Where to write.
         length_only_accuracy: How often the labels of pairs are guessed from their lengths; None if that is not known.
         span_law: What the share of spans of each length should be, by its name in the rows.
+        short_tokens: After how many tokens full rows begin; None if there were no short ones.
     """
     from matplotlib.figure import Figure
 
@@ -69,6 +71,9 @@ def plot_losses(
         panels[2].set_ylim(0, 1)
     if has_views:
         _draw_views(panels[-3:], rows)
+    if short_tokens is not None:
+        for axes in panels[: num_panels - bool(span_law)]:
+            axes.axvline(short_tokens, color="#777777", linestyle=":", label="full rows begin")
     if span_law:
         _draw_lengths(panels[-1], rows, span_law)
     for axes in panels:

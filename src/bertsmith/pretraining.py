@@ -392,7 +392,8 @@ def _finish(run: RunSettings, parts: Parts, trainer: ObjectiveTrainer, folder: P
         warnings.append("no row had the full length; lower training.short_rows.tokens, or raise the budget")
     summary = {**figures, "warnings": warnings, "machine": machine(trainer.args), "versions": versions()}
     by_length, law = parts.facts.get("length_only_accuracy"), parts.objective.span_law()
-    plot_losses(rows, parts.loss_without_context, folder / "loss.png", by_length, law)
+    short_tokens = parts.short.tokens if parts.short else None
+    plot_losses(rows, parts.loss_without_context, folder / "loss.png", by_length, law, short_tokens)
     card = model_card(to_dict(run), figures)
     write_model(parts.objective, parts.corpus.tokenizer, folder / "model", card)
     write_json(folder / "summary.json", summary)

@@ -48,6 +48,11 @@ class ShortRows:
     rows_per_step: int
     num_steps: int
 
+    @property
+    def tokens(self) -> float:
+        """How many tokens they have, on average over the orders."""
+        return self.num_steps * self.rows_per_step * self.rows.mean_length
+
     def __str__(self) -> str:
         """Say what they are, for the log."""
         return f"until step {self.num_steps:,}: {self.rows_per_step} rows of {self.rows.row_length} tokens a step"
@@ -58,13 +63,12 @@ class ShortRows:
         Raises:
             InputError: It does not.
         """
-        tokens = self.rows_per_step * self.rows.mean_length
-        each = {"steps": 1.0, "tokens": tokens, "seconds": 0.0}
+        each = {"steps": 1.0, "tokens": self.tokens / self.num_steps, "seconds": 0.0}
         each["flops"] = objective.flops(np.full(self.rows_per_step, round(self.rows.mean_length)))
         quantity, limit = budget.quantity, budget.limit
         if (used := self.num_steps * each[quantity]) >= limit:
             raise InputError(
-                f"training.short_rows.tokens: {human(self.num_steps * tokens)} tokens in short rows are {human(used)} "
+                f"training.short_rows.tokens: {human(self.tokens)} tokens in short rows are {human(used)} "
                 f"{quantity}, and the whole budget is {human(limit)}; raise it, or give a new run fewer"
             )
 
