@@ -4,13 +4,16 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from glob import glob
 from pathlib import Path
 
 import pytest
 import yaml
 
+from bertsmith.files import locked
 from commands import Command
 
 Write = Callable[..., Path]
@@ -70,7 +73,8 @@ def moments(output: Path, rng: random.Random) -> Iterator[Callable[[], bool]]:
     metrics = output / "metrics.jsonl"
     for number in range(5):
         if number % 2:
-            yield lambda: any(staging.glob("checkpoint-*/model.safetensors"))
+            # Not by pathlib, which raises if the folder vanishes while it looks.
+            yield lambda: bool(glob(f"{staging}/checkpoint-*/model.safetensors"))
         else:
             more = rng.randrange(2, 12)
             begun = len(metrics.read_text().splitlines()) if metrics.exists() else 0
@@ -163,3 +167,17 @@ def test_a_signal_to_all_processes_of_a_run_ends_it_with_a_checkpoint(
     assert process.returncode == 130, errors
     assert "the same command goes on from there" in errors and "worker" not in errors
     assert newest(output).exists()
+
+
+@pytest.mark.slow
+def test_the_folder_of_a_killed_run_is_free_before_its_workers_have_ended(write_run: Write, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    # As a shell starts it, so that its workers are forked from it, with all that it holds.
+    words = [sys.executable, "-m", "bertsmith", "pretrain", str(write_run(output, steps=4000, workers=2))]
+    with subprocess.Popen(words, stderr=subprocess.DEVNULL) as process:
+        metrics = output / "metrics.jsonl"
+        while process.poll() is None and not (metrics.exists() and metrics.read_text()):
+            time.sleep(0.01)
+        process.kill()
+    with locked(output, "`output`"):
+        pass

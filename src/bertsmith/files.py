@@ -16,13 +16,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from pydantic import TypeAdapter
 
 from bertsmith.errors import InputError, InUse
 
 LOCK = ".lock"
+_locks: set[TextIO] = set()
 _SELF = "sha256_of_the_rest"
 
 _MAX_JSON_BYTES = 2**28
@@ -297,4 +298,14 @@ def locked(folder: Path, option: str) -> Iterator[None]:
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()
-        yield
+        _locks.add(file)
+        try:
+            yield
+        finally:
+            _locks.discard(file)
+
+
+def leave_locks_to_parent() -> None:
+    """In a forked process: do not hold the parent's folders any longer than the parent does."""
+    for file in _locks:
+        file.close()

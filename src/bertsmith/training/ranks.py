@@ -25,7 +25,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from bertsmith.errors import Failed, InputError
-from bertsmith.files import LOCK, locked
+from bertsmith.files import LOCK, leave_locks_to_parent, locked
 
 T = TypeVar("T")
 
@@ -264,8 +264,9 @@ def end_with_parent() -> None:
     threading.Thread(target=look, args=(os.getppid(),), daemon=True).start()
 
 
-def leave_signals_to_parent(worker: int) -> None:
-    """Go on as long as the parent does: a terminal or a scheduler sends its signals to all processes alike."""
+def follow_parent(worker: int) -> None:
+    """Do as the parent does, which holds the run folder and is sent the signals of a terminal or a scheduler too."""
+    leave_locks_to_parent()
     parent = os.getppid()
 
     def heed(number: int, frame: object) -> None:

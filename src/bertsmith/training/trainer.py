@@ -240,7 +240,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
     def get_train_dataloader(self) -> Any:
         """Let the processes that prepare batches leave signals to this one, which decides when to stop."""
         loader = super().get_train_dataloader()
-        loader.base_dataloader.worker_init_fn = ranks.leave_signals_to_parent
+        loader.base_dataloader.worker_init_fn = ranks.follow_parent
         return loader
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
@@ -251,7 +251,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
             loader = super().get_eval_dataloader(eval_dataset)
         finally:
             self.data_collator = training_collate
-        loader.base_dataloader.worker_init_fn = ranks.leave_signals_to_parent
+        loader.base_dataloader.worker_init_fn = ranks.follow_parent
         return loader
 
     def create_optimizer(self, *args: Any) -> torch.optim.Optimizer:
