@@ -102,7 +102,7 @@ def by_us(objective: dict[str, Any], options: argparse.Namespace) -> float:
 def step_times(corpus: Corpus, options: argparse.Namespace) -> dict[str, list[float]]:
     """Time the step of a new encoder, by form, in milliseconds."""
     rng = np.random.default_rng(0)
-    tokens = rng.integers(1000, corpus.vocab_size, (2, options.rows, options.length))
+    tokens = rng.integers(corpus.vocab_size // 10, corpus.vocab_size, (2, options.rows, options.length))
     rows = [ViewRow(tokens[0, n], tokens[1, n], 0, n) for n in range(options.rows)]
     ways: dict[str, Callable[[], None]] = {}
     for size in (4096, 65536):

@@ -35,10 +35,11 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=8, help="into which the text is divided")
     parser.add_argument("--shard-bytes", type=int, default=8 * 2**20)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--vocab-size", type=int, default=16_000)
     parser.add_argument("--out", type=Path, help="append the result to this file")
     options = parser.parse_args()
     settings = BuildSettings(
-        shard_bytes=options.shard_bytes, tokenizer=TokenizerSettings(vocab_size=16_000, sample_bytes=2**21)
+        shard_bytes=options.shard_bytes, tokenizer=TokenizerSettings(vocab_size=options.vocab_size, sample_bytes=2**21)
     )
 
     seconds: dict[str, list[float]] = {name: [] for name in (*TASKS, ALONE)}

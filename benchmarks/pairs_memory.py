@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("text", type=Path, help="a text, a sentence a line, a blank line between documents")
     parser.add_argument("--copies", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--take", nargs=2, metavar=("CORPUS", "KIND"), help=argparse.SUPPRESS)
+    parser.add_argument("--vocab-size", type=int, default=8000)
     parser.add_argument("--out", type=Path, help="append the result to this file")
     options = parser.parse_args()
     if options.take:
@@ -77,7 +78,11 @@ def main() -> None:
             text, folder = Path(scratch, "text.txt"), Path(scratch, "corpus")
             text.write_bytes((options.text.read_bytes().rstrip() + b"\n\n") * copies)
             shutil.rmtree(folder, ignore_errors=True)
-            build([str(text)], folder, BuildSettings(tokenizer=TokenizerSettings(vocab_size=8000, sample_bytes=2**21)))
+            build(
+                [str(text)],
+                folder,
+                BuildSettings(tokenizer=TokenizerSettings(vocab_size=options.vocab_size, sample_bytes=2**21)),
+            )
             corpus = Corpus(folder)
             cells = [f"{corpus.num_documents:,}", f"{len(corpus):,}", f"{corpus.num_tokens:,}"]
             for kind in KINDS:

@@ -17,7 +17,6 @@ corpus, which the system takes back when it needs room, do not count.
 
 import argparse
 import datetime
-import json
 import multiprocessing
 import shutil
 import statistics
@@ -42,6 +41,7 @@ from bertsmith.corpus.encode import Encoded, Position
 from bertsmith.corpus.shards import ShardWriter, Totals
 from bertsmith.corpus.store import MANIFEST, VERSION
 from bertsmith.encoder import EncoderSettings, build_encoder
+from bertsmith.files import write_record
 from bertsmith.objectives import MLM, OBJECTIVES
 from bertsmith.objectives.cert import Cert, CertSettings
 from bertsmith.rows import TextRow, split_documents
@@ -82,11 +82,13 @@ def make_corpus(folder: Path, num_bytes: int, sentences: int) -> None:
     for name in names[1:]:
         shutil.copytree(shard, shard.with_name(name))
     counts = {name: num_shards * getattr(totals, name) for name in ("documents", "sentences", "tokens")}
+    counts |= dict.fromkeys(("text_bytes", "duplicates", "short_documents", "short_sentences", "skipped"), 0)
     manifest = {
-        "version": VERSION, "hash": "made up", "counts": counts, "tokenizer": {"vocab_size": VOCABULARY},
-        "shards": [{"name": name, "files": files} for name in names],
+        "version": VERSION, "hash": "made up", "settings": {}, "sources": [], "counts": counts,
+        "tokenizer": {"type": "none", "vocab_size": VOCABULARY, "files": {}}, "sentence_lengths": [],
+        "unknown_rate": 0.0, "shards": [{"name": name, "files": files} for name in names],
     }  # fmt: skip
-    (folder / MANIFEST).write_text(json.dumps(manifest))
+    write_record(folder / MANIFEST, manifest)
 
 
 def take_rows(connection: Connection, folder: Path, kind: str) -> None:
