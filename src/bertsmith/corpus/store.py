@@ -285,10 +285,12 @@ class Corpus:
         shards = np.searchsorted(np.asarray(firsts), indices, side="right") - 1
         # Sorted once: a comparison of all with each shard would take a time that grows with both.
         order = np.argsort(shards, kind="stable")
-        for here in np.split(order, np.flatnonzero(np.diff(shards[order])) + 1):
-            if here.size:
-                k = int(shards[here[0]])
-                yield self._shards[k], here, indices[here] - firsts[k]
+        sorted_shards = shards[order]
+        start = 0
+        for end in (np.flatnonzero(np.diff(sorted_shards, append=-1)) + 1).tolist():
+            here, k = order[start:end], int(sorted_shards[start])
+            yield self._shards[k], here, indices[here] - firsts[k]
+            start = end
 
     def _shard_file(self, shard: int, name: str) -> Path:
         return self.path / "shards" / f"{shard:05d}" / name
