@@ -148,10 +148,10 @@ def corpus_sizes(scratch: Path, options: argparse.Namespace) -> tuple[list[str],
         for kind in KINDS:
             keys = "rate", "again", "start", "memory"
             rates, again, starts, memory = ([one[key] for one in found[size, kind]] for key in keys)
-            first = statistics.median(one["rate"] for one in found[options.sizes[0], kind])
+            share = statistics.median(rates) / statistics.median(one["rate"] for one in found[options.sizes[0], kind])
             lines.append(
                 f"| {size:,} | {corpus.num_documents:,} | {corpus.num_sentences:,} | {kind} | {spread(rates)} | "
-                f"{statistics.median(rates) / first:.2f} | {spread(again)} | {spread(starts, 2)} | {spread(memory, 1)} |"
+                f"{share:.2f} | {spread(again)} | {spread(starts, 2)} | {spread(memory, 1)} |"
             )
         shutil.rmtree(scratch / f"{size}")
     medians = {size: statistics.median(one["rate"] for one in found[size, "HNP"]) for size in options.sizes}
