@@ -1,4 +1,5 @@
 import csv
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from bertsmith.plots import plot_confusion, plot_curves
+from bertsmith.plots import plot_confusion, plot_curves, plot_sweep
 from bertsmith.results import (
     SeedResult,
     confident_errors,
@@ -245,3 +246,20 @@ def test_table_of_one_seed_has_no_interval() -> None:
 def test_table_of_seeds_that_agree() -> None:
     table = results_table(["f1"], [SeedResult(seed, 1, {"f1": 0.5}) for seed in (1, 2)])
     assert "2 seeds: all have the same f1, so there is no spread to judge a difference by." in table
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1.01, 1.7, 3.9, 4.1, 10, 29, 31, 999, 1001, 1e6])
+@pytest.mark.parametrize("least", [2.3e-4, 8e-6, 512])
+def test_the_ticks_of_a_logarithmic_scale_stand_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least: float, ratio: float
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    tried = [({"rate": least}, 0.5), ({"rate": least * ratio}, 0.6)]
+    plot_sweep(tmp_path / "sweep.png", tried, "accuracy", {}, ["rate"])
+    drawn[0].canvas.draw()
+    axes = drawn[0].axes[1]
+    low, high = axes.get_xlim()
+    shown = [label for label in axes.get_xticklabels(which="both") if low <= label.get_position()[0] <= high]
+    boxes = [label.get_window_extent() for label in shown if label.get_text()]
+    assert boxes and all(a.x1 < b.x0 for a, b in pairwise(boxes)), [label.get_text() for label in shown]

@@ -289,7 +289,7 @@ def plot_sweep(
             alpha=0.6,
         )
         if key in logarithmic:
-            axes.set_xscale("log")
+            _scale_by_factors(axes, max(values) / min(values))
         axes.set(xlabel=name, ylabel=metric.replace("_", " "))
     for axes in panels[: len(keys) + 1]:
         axes.grid(alpha=0.25)
@@ -297,6 +297,17 @@ def plot_sweep(
     for axes in panels[len(keys) + 1 :]:
         axes.set_visible(False)
     figure.savefig(path, dpi=130)
+
+
+def _scale_by_factors(axes: Any, ratio: float) -> None:
+    """Make the horizontal axis logarithmic, with so few ticks that their labels stand apart."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
+    axes.set_xscale("log")
+    of_a_decade = (1, 2, 5) if ratio < 30 else (1, 3) if ratio < 1000 else (1,)
+    axes.xaxis.set_major_locator(MaxNLocator(3) if ratio < 4 else LogLocator(subs=of_a_decade))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter("{x:g}")
 
 
 def plot_confusion(path: Path, matrix: npt.NDArray[np.int64], labels: Sequence[str]) -> None:
