@@ -304,8 +304,8 @@ def _scale_by_factors(axes: Any, ratio: float) -> None:
     from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
     axes.set_xscale("log")
-    of_a_decade = (1, 2, 5) if ratio < 30 else (1, 3) if ratio < 1000 else (1,)
-    axes.xaxis.set_major_locator(MaxNLocator(3) if ratio < 4 else LogLocator(subs=of_a_decade))
+    of_a_decade = (1, 2, 5) if ratio < 20 else (1, 3) if ratio < 100 else (1,)
+    axes.xaxis.set_major_locator(MaxNLocator(3) if ratio < 4 else LogLocator(subs=of_a_decade, numticks=4))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter("{x:g}")
 
