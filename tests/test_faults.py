@@ -178,6 +178,7 @@ def test_the_folder_of_a_killed_run_is_free_before_its_workers_have_ended(write_
         metrics = output / "metrics.jsonl"
         while process.poll() is None and not (metrics.exists() and metrics.read_text()):
             time.sleep(0.01)
+        assert Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
         process.kill()
     with locked(output, "`output`"):
         pass

@@ -159,8 +159,12 @@ def test_the_plot_marks_where_full_rows_begin(
         assert lines[0][0].get_xdata()[0] == pytest.approx(at_step[NUM_SHORT], rel=0.02)
 
 
-def test_a_run_whose_time_ends_before_says_so(make_run: MakeRun) -> None:
+@pytest.mark.pictures
+def test_a_run_whose_time_ends_before_says_so(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
     summary = pretrain(make_run(training={"short_rows": {**SHORT, "tokens": 1e9}, "budget": {"seconds": 0.01}}))
+    assert not [line for line in figures[0].axes[0].lines if line.get_label() == "full rows begin"]
     assert "no row had the full length" in summary["warnings"][-1]
 
 

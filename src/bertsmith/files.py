@@ -24,6 +24,7 @@ from bertsmith.errors import InputError, InUse
 
 LOCK = ".lock"
 _locks: set[TextIO] = set()
+"""The locks that this process holds; a fork has them too."""
 _SELF = "sha256_of_the_rest"
 
 _MAX_JSON_BYTES = 2**28

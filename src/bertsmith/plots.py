@@ -288,8 +288,8 @@ def plot_sweep(
             color="#1f4e79",
             alpha=0.6,
         )
-        if key in logarithmic:
-            _scale_by_factors(axes, max(values) / min(values))
+        if key in logarithmic and (ratio := max(values) / min(values)) > 1:
+            _scale_by_factors(axes, ratio)
         axes.set(xlabel=name, ylabel=metric.replace("_", " "))
     for axes in panels[: len(keys) + 1]:
         axes.grid(alpha=0.25)

@@ -388,11 +388,11 @@ def _finish(run: RunSettings, parts: Parts, trainer: ObjectiveTrainer, folder: P
         whose = "generator" if GENERATOR in parts.objective.companions() else "model"
         hint = "training.short_rows, " if isinstance(parts.rows, TextRows) and parts.short is None else ""
         warnings.insert(0, _NOTHING_LEARNED.format(whose, means["mlm"], parts.loss_without_context, hint))
-    if parts.short is not None and used["steps"] <= parts.short.num_steps:
+    short_tokens = parts.short.tokens if parts.short and used["steps"] > parts.short.num_steps else None
+    if parts.short is not None and short_tokens is None:
         warnings.append("no row had the full length; lower training.short_rows.tokens, or raise the budget")
     summary = {**figures, "warnings": warnings, "machine": machine(trainer.args), "versions": versions()}
     by_length, law = parts.facts.get("length_only_accuracy"), parts.objective.span_law()
-    short_tokens = parts.short.tokens if parts.short else None
     plot_losses(rows, parts.loss_without_context, folder / "loss.png", by_length, law, short_tokens)
     card = model_card(to_dict(run), figures)
     write_model(parts.objective, parts.corpus.tokenizer, folder / "model", card)

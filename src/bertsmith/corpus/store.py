@@ -287,7 +287,8 @@ class Corpus:
         order = np.argsort(shards, kind="stable")
         sorted_shards = shards[order]
         start = 0
-        for end in (np.flatnonzero(np.diff(sorted_shards, append=-1)) + 1).tolist():
+        # Behind the last stands what is no shard, so that its end is found as all others are.
+        for end in (np.flatnonzero(np.diff(sorted_shards, append=len(firsts))) + 1).tolist():
             here, k = order[start:end], int(sorted_shards[start])
             yield self._shards[k], here, indices[here] - firsts[k]
             start = end

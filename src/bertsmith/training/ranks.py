@@ -265,7 +265,7 @@ def end_with_parent() -> None:
 
 
 def follow_parent(worker: int) -> None:
-    """Do as the parent does, which holds the run folder and is sent the signals of a terminal or a scheduler too."""
+    """In a process that prepares batches: leave the run folder, and signals to all processes, to the parent."""
     leave_locks_to_parent()
     parent = os.getppid()
 
