@@ -77,7 +77,7 @@ NOT_HERE = {
     "fuzz": "wants the extra `fuzz`",
     "soak": "takes minutes",
     **dict.fromkeys(("cert_rte", "electra_against_mlm", "ssa"), "pre-train or fine-tune dozens of models"),
-    **dict.fromkeys(("faults", "gpu"), "have tests of their own"),
+    **dict.fromkeys(("faults", "gpu", "gpu_variants"), "have tests of their own"),
 }
 
 
