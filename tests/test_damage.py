@@ -460,6 +460,7 @@ def test_a_full_disk_ends_a_search_and_is_the_result_of_no_trial(searched: Sweep
 
 
 # After two pages there is the table of studies, but not the index by which a study is there only once.
+@pytest.mark.slow
 @pytest.mark.parametrize("num_pages", [1, 2, 10])
 def test_a_full_disk_while_the_file_of_trials_is_made(searched: Sweep, num_pages: int) -> None:
     said = "study.db: cannot be written .*; make room, and the same command goes on"
@@ -509,6 +510,7 @@ def test_the_file_of_trials_damaged_and_removed(
     assert before == after
 
 
+@pytest.mark.slow
 def test_no_trial_of_a_shared_search_is_done_again_when_the_file_of_trials_is_gone(
     searched: Sweep, tmp_path: Path
 ) -> None:
@@ -559,6 +561,7 @@ def test_a_trial_of_another_search_is_not_replaced(searched: Sweep, tmp_path: Pa
     assert read_record(folder / "outcome.json")["outcome"] == held["outcome"]
 
 
+@pytest.mark.slow
 def test_the_validations_of_trials_are_found_again(
     searched: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -579,6 +582,7 @@ def test_the_validations_of_trials_are_found_again(
     assert [trial.intermediate_values for trial in study.open_study(plan).trials] == before
 
 
+@pytest.mark.slow
 def test_the_file_of_trials_is_in_use(searched: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = searched(rate)["best"]
     monkeypatch.setattr(study, "_PATIENCE", 0.1)
@@ -589,6 +593,7 @@ def test_the_file_of_trials_is_in_use(searched: Sweep, tmp_path: Path, monkeypat
     assert searched(rate)["best"] == before
 
 
+@pytest.mark.slow
 def test_the_file_of_trials_put_aside(searched: Sweep, tmp_path: Path) -> None:
     searched(rate)
     study = tmp_path / "sweep" / "study.db"
@@ -598,6 +603,7 @@ def test_the_file_of_trials_put_aside(searched: Sweep, tmp_path: Path) -> None:
     assert aside.read_bytes() == content
 
 
+@pytest.mark.slow
 def test_a_file_of_a_finished_trial_is_damaged(
     searched: Sweep, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -619,6 +625,7 @@ def test_a_file_of_a_finished_trial_is_damaged(
     assert (folder / "run" / "summary.json").exists() and "damaged" not in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_changed_score_in_the_file_of_trials(searched: Sweep, tmp_path: Path) -> None:
     before = searched(rate)["best"]
     study = tmp_path / "sweep" / "study.db"
@@ -630,6 +637,7 @@ def test_a_changed_score_in_the_file_of_trials(searched: Sweep, tmp_path: Path) 
     assert searched(rate)["best"] == before
 
 
+@pytest.mark.slow
 def test_trials_of_another_corpus_are_not_mixed_in(
     searched: Sweep, own_corpus: Path, text_file: Path, tmp_path: Path
 ) -> None:

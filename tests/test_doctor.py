@@ -87,6 +87,7 @@ def test_the_page_of_the_machine(examine: Examine) -> None:
     assert list(Path().glob(".bertsmith-doctor-*")) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind, words",
     [("pretrain", "pre-training"), ("finetune", "fine-tuning"), ("compare", "comparison"), ("sweep",) * 2],

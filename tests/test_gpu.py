@@ -63,6 +63,7 @@ def make(name: str, corpus: Corpus, batching: Batching = "bucketed") -> tuple[Ob
     return objective, objective.collate([stream[0]])
 
 
+@pytest.mark.slow
 def test_no_objective_asks_the_device_for_a_value(
     objective_and_batch: tuple[Objective, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,6 +185,7 @@ def small_memory(monkeypatch: pytest.MonkeyPatch, num_rows: int, step: int = 0) 
     return asked
 
 
+@pytest.mark.slow
 def test_too_little_memory_divides_the_steps_and_goes_on(
     corpus_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

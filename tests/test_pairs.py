@@ -117,6 +117,7 @@ def test_properties_on_real_text(real: dict[str, Corpus], name: str, method: dic
     check_properties(SentenceHalves(real[name], 128, seed=1, **method), method["negatives"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [METHODS[0], METHODS[-1]], ids=["SSP", "HNP+M1+M2"])
 def test_properties(corpus: Corpus, method: dict[str, Any]) -> None:
     check_properties(SentenceHalves(corpus, 48, seed=1, **method), method["negatives"])

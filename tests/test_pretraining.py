@@ -417,6 +417,7 @@ def test_a_changed_corpus_is_noticed(make_run: MakeRun, corpus_folder: Path, tex
         pretrain(run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("poison", "after", "message"),
     [

@@ -172,6 +172,7 @@ def test_classes_are_numbered_where_no_font_has_their_names(tmp_path: Path) -> N
     assert not np.array_equal(draw(tmp_path / "c.png", ["a", "b"]), draw(tmp_path / "d.png", ["c", "d"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["accuracy", "mean_squared_error"])
 @pytest.mark.parametrize("num_seeds", [1, 3])
 def test_curves_are_drawn(metric: str, num_seeds: int, tmp_path: Path) -> None:

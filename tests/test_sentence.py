@@ -100,6 +100,7 @@ def fails(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", SOME_SLOW)
 def test_embeddings_are_those_of_the_encoder(
     models: dict[str, Path], architecture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -228,6 +229,7 @@ EXTRAS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["bert", "roberta"])
 @pytest.mark.parametrize("encoder", ["", "0_Transformer"])
 def test_what_a_folder_of_the_library_says_is_kept(

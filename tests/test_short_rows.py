@@ -59,6 +59,7 @@ def test_a_run_that_goes_on_in_more_parts_keeps_its_order(sentences: Any) -> Non
         assert sum(numbers(halves, range(2 * step, 2 * step + 2)), []) == numbers(whole, range(step, step + 1))[0]
 
 
+@pytest.mark.slow
 def test_the_first_steps_are_those_of_a_run_of_short_rows(make_run: MakeRun, tmp_path: Path) -> None:
     budget = {"training": {"budget": {"tokens": 6000}, "log_every": 1e-3}}
     with_short = make_run(**budget | {"training": budget["training"] | {"short_rows": SHORT}})
@@ -142,6 +143,7 @@ def test_what_are_no_short_rows(make_run: MakeRun, short: dict[str, Any], messag
         make_run(training={"short_rows": short})
 
 
+@pytest.mark.slow
 @pytest.mark.pictures
 @pytest.mark.parametrize("short", [SHORT, None])
 def test_the_plot_marks_where_full_rows_begin(
@@ -200,6 +202,7 @@ def test_epochs_are_counted_by_the_rows_of_both(make_run: MakeRun, corpus: Any, 
     assert parts.epochs(num_steps) == pytest.approx(seen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_short", [False, True])
 def test_they_are_advised_where_they_would_help(make_run: MakeRun, is_short: bool) -> None:
     summary = pretrain(make_run(training={"short_rows": SHORT if is_short else None}))

@@ -124,6 +124,7 @@ def made_up(
     return np.asarray(truth + of_seed + rng.normal(0, 0.01, (3, *shape)).mean(axis=0) * spread)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_seeds", "shared"), [(3, 0.0), (3, 0.01), (3, 0.1), (5, 0.01), (5, 0.1)])
 def test_coverage_and_false_positives_over_a_thousand_simulations(num_seeds: int, shared: float) -> None:
     rng = np.random.default_rng(num_seeds)

@@ -25,6 +25,7 @@ def counts_of(folder: Path) -> dict[str, int]:
     return counts
 
 
+@pytest.mark.slow
 def test_two_pivots(words: Words, sentence_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "pairs"
     assert main(words(sentence_file, out=out, via=("de", "zh"))) == 0

@@ -80,6 +80,7 @@ def test_another_model_in_the_place_of_the_first(
     assert main(command) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", ["torn", "no weights", "no vocabulary"])
 def test_a_damaged_conversion_is_made_again(words: Words, sentence_file: Path, tmp_path: Path, harm: str) -> None:
     cache = tmp_path / "cache"

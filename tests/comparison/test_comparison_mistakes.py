@@ -76,6 +76,7 @@ def test_a_mistake_in_a_task(corpus: Corpus, tmp_path: Path, changes: dict[str, 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -59,6 +59,7 @@ def is_running(process_id: str) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_a_killed_build_goes_on_and_gives_the_same(source: Path, whole: Path, tmp_path: Path) -> None:
     staging = tmp_path / ".building"
     process = start(source, tmp_path)
@@ -178,6 +179,7 @@ def test_an_interrupted_build_still_knows_what_it_has_seen(
     assert content(tmp_path / "out") == content(tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("instead", ["a pipe", "a folder", "a file"])
 def test_a_shard_that_cannot_be_read_is_made_again(
     source: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, instead: str

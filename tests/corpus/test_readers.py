@@ -444,6 +444,7 @@ def test_an_unreadable_line_spoils_its_whole_record_only(tmp_path: Path) -> None
     assert kept == ["a", "c", "d"] and [problem.where for problem in problems] == [f"{path}, line 4", f"{path}, line 3"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut", "flipped", "none"])
 def test_damaged_gzip(tmp_path: Path, damage: str) -> None:
     data = gzip.compress(json_lines(*({"text": os.urandom(50).hex()} for _ in range(15_000))).encode())

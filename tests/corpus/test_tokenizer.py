@@ -130,6 +130,7 @@ def test_turkish_has_two_letters_i(kind: str, tmp_path: Path) -> None:
     assert other("IĞDIR").input_ids == other("iğdir").input_ids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["wordpiece", "bpe"])
 def test_training_gives_the_same_in_every_process(kind: str) -> None:
     code = (
@@ -266,6 +267,7 @@ def hard_sentences() -> list[str]:
     return [" ".join(rng.choice(pieces, rng.integers(1, 30))) for _ in range(1500)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [*TYPES, "lower", "roberta", "minilm"])
 def test_looking_words_up_equals_tokenising_whole_sentences(kind: str) -> None:
     saved, prefix = every_kind()[kind]

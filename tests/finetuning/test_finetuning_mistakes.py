@@ -62,6 +62,7 @@ def test_overwriting_does_not_delete_what_is_read(finished: FinetuningSettings, 
     assert (model / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["result.json", "predictions.npz", "model"])
 def test_a_damaged_seed_is_named(finished: FinetuningSettings, new_run: MakeRun, tmp_path: Path, damage: str) -> None:
     shutil.copytree(finished.output, tmp_path / "run")

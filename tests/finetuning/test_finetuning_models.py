@@ -45,6 +45,7 @@ def pairs_of_all_lengths(tokenizer: Any) -> list[Row]:
     return encode("train", examples, tokenizer, no_target=-100, max_length=None, longest=64)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_batches_give_the_logits_of_single_rows(encoders: Encoders, tokenizer: Any, architecture: str) -> None:
     torch.manual_seed(0)
@@ -72,6 +73,7 @@ def test_batches_give_the_logits_of_single_rows(encoders: Encoders, tokenizer: A
             np.testing.assert_allclose(logits, expected[0].numpy(), atol=1e-4, err_msg=f"{type} {pooling}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", BODIES)
 def test_packed_batches_give_the_loss_and_gradient_of_padded_ones(
     encoders: Encoders, tokenizer: Any, architecture: str
@@ -131,6 +133,7 @@ def test_ten_or_a_hundred_padding_tokens_give_the_same(tokenizer: Any, tmp_path:
         torch.testing.assert_close(other, logits[0], atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_saved_model_opens_everywhere_and_says_the_same(

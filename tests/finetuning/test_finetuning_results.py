@@ -273,6 +273,7 @@ def test_zero_shot_is_the_cosine_of_plain_embeddings(finished: Finished, pooling
     assert figures["spearman"]["value"] > 0.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_a_fine_tuned_model_is_fine_tuned_further(finished: Finished, make_run: MakeRun, pooling: str) -> None:
     for kind in ("texts", "pairs"):

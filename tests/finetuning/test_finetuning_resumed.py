@@ -145,6 +145,7 @@ def test_an_interrupted_run_saves_and_a_damaged_checkpoint_is_passed_over(
     assert content(run.output) == whole
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("asked_in_its_last_step")
 def test_asked_to_stop_in_the_last_step_of_a_seed_the_next_one_does_not_begin(make_run: MakeRun) -> None:
     run = make_run(seeds=[0, 1])

@@ -87,6 +87,7 @@ def plain_losses(run: FinetuningSettings, out: Path) -> list[float]:
     return [row["loss"] for row in trainer.state.log_history if "loss" in row]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "dropout"), [("texts", 0.0), ("texts", 0.1), ("pairs", 0.1), ("squad", 0.1)])
 def test_training_is_that_of_a_plain_transformers_script(
     make_run: MakeRun, tmp_path: Path, task: str, dropout: float

@@ -30,6 +30,7 @@ def trained(run: FinetuningSettings) -> dict[str, torch.Tensor]:
     return load_file(Path(run.output) / f"seed-{run.seeds[0]}" / "model" / "model.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "weights", "accumulation"),
     [("texts", {"neutral": 5.0, "긍정": 1.0, "부정": 0.2}, (3, 7)), ("pairs", "none", (3,)), ("squad", "none", (3,))],
@@ -54,6 +55,7 @@ def test_accumulation_changes_nothing(
                 torch.testing.assert_close(found[parts][0][name], value, atol=1e-6, rtol=0, msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["texts", "pairs", "squad"])
 def test_packed_batches_train_like_padded_ones_of_the_same_order(
     make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str

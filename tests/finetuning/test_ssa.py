@@ -195,6 +195,7 @@ def test_special_tokens_and_padding_get_no_weight_and_no_loss() -> None:
         assert torch.equal(logits_with(changed), before) == (token in SPECIAL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lengths", [(9, 9), (12, 5)])
 def test_threads_share_a_model(lengths: tuple[int, int]) -> None:
     model = make_model(resolved(attention_threshold=0.3))
@@ -254,6 +255,7 @@ def test_copies_have_a_layer_of_their_own_and_the_parts_run_by_themselves() -> N
 ARCHITECTURES = ["bert", "roberta", "electra", "ernie", "modernbert", "distilbert", "albert"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("architecture", "pooling"), [*((name, "cls") for name in ARCHITECTURES), ("bert", "mean")])
 def test_every_architecture(architecture: str, pooling: Any, tokenizer: Any, tmp_path: Path) -> None:
     folder = str(save_encoder(tmp_path / architecture, tokenizer, architecture))

@@ -61,6 +61,7 @@ def test_masks_follow_the_rule_of_quarters() -> None:
                 both.sort(axis=1)
 
 
+@pytest.mark.slow
 def test_lengths_and_places_of_masks_follow_their_laws() -> None:
     """In quarters of ten tokens with so few masks that one seldom meets another."""
     num, n, p, r = 100_000, 40, 0.0025, 0.7

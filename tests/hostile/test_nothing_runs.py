@@ -176,6 +176,7 @@ def one_line(words: Words, capsys: pytest.CaptureFixture[str]) -> str:
     return line
 
 
+@pytest.mark.slow
 def test_a_pickle_in_the_place_of_weights_is_not_unpickled(
     model: Path, marker: Path, tmp_path: Path, text_file: Path, corpus_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -369,6 +370,7 @@ def test_the_best_checkpoint_of_a_trained_seed_is_not_unpickled(
     assert "a .bin, .pt or .pth in it" in one_line(words, capsys)
 
 
+@pytest.mark.slow
 def test_a_folder_of_sentence_transformers_is_not_unpickled(
     model: Path, marker: Path, tmp_path: Path, text_file: Path, corpus_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -424,6 +426,7 @@ def translators(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["ctranslate2", "transformers"])
 def test_a_model_that_translates_is_not_unpickled(
     engine: str, translators: Path, marker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -62,6 +62,7 @@ def reference(query: Any, key: Any, negatives: Any, are_negatives: Any, tau: flo
     return loss
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "batch", "num_steps"), [(7, 4, 20), (64, 6, 50), (101, 8, 20), (3, 3, 20)])
 def test_steps_equal_numpy(tokenizer: Any, size: int, batch: int, num_steps: int) -> None:
     objective = make(tokenizer, config=NARROW, queue_size=size, momentum=0.9, temperature=0.2).train()
@@ -245,6 +246,7 @@ def test_masked_language_modelling_beside_it_is_that_of_mlm(tokenizer: Any) -> N
     assert objective.count_items(objective.collate(rows)) == {"contrast": 4, "mlm": expected.counts["mlm"].item()}
 
 
+@pytest.mark.slow
 def test_eight_rows_are_learned(tokenizer: Any) -> None:
     objective = make(tokenizer, queue_size=64, momentum=0.9, temperature=0.1).train()
     optimizer = torch.optim.AdamW((p for p in objective.parameters() if p.requires_grad), lr=1e-3)

@@ -185,6 +185,7 @@ def test_samples_follow_the_softmax_at_its_temperature(tokenizer: Any, sampling:
     assert chisquare(observed, np.asarray(expected) * counts.sum()).pvalue > 0.001
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", ["categorical", "gumbel_softmax"])
 @pytest.mark.parametrize(("more", "less", "tie"), [(7, 7, "all"), (40, 0, "none"), (0, 40, "none")])
 def test_only_tokens_are_drawn(tokenizer: Any, tmp_path: Path, sampling: str, more: int, less: int, tie: str) -> None:
@@ -227,6 +228,7 @@ def test_sampling_is_in_full_precision_and_never_leaves_the_vocabulary() -> None
     assert (sample(logits, draws) % 2 == 1).all() and (sample(logits[:1], torch.zeros(1)) % 2 == 1).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", ["categorical", "gumbel_softmax"])
 def test_half_precision_draws_what_full_precision_does(tokenizer: Any, sampling: str) -> None:
     objective = make(tokenizer, sampling=sampling, temperature=1.5).train()

@@ -16,6 +16,7 @@ ROW_LENGTH = 64
 SIZES = {"num_hidden_layers": 2, "hidden_size": 128, "num_attention_heads": 2, "intermediate_size": 512}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("objective", "architecture"),
     [

@@ -176,6 +176,7 @@ def test_it_learns_eight_rows_by_heart(tokenizer: Any, kind: type[PairObjective]
     assert output.parts["pair_accuracy"].item() == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_model_folder_has_the_trained_pooler(tokenizer: Any, architecture: str, tmp_path: Path) -> None:
     objective = make(tokenizer, architecture)

@@ -106,6 +106,7 @@ def test_the_search_keeps_away_from_where_trials_diverge(run_file: Path, monkeyp
     assert sweep(given) == summary
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("untrained")
 @pytest.mark.parametrize("score", [math.nan, math.inf])
 def test_a_score_that_is_no_number_is_none(run_file: Path, monkeypatch: pytest.MonkeyPatch, score: float) -> None:
@@ -119,6 +120,7 @@ def test_a_score_that_is_no_number_is_none(run_file: Path, monkeypatch: pytest.M
     assert sweep(sweep_of(run_file, trials=3)) == summary
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("untrained")
 def test_a_search_with_a_score_that_is_no_number_goes_on(run_file: Path) -> None:
     given = sweep_of(run_file, trials=2)
@@ -136,6 +138,7 @@ def test_a_search_with_a_score_that_is_no_number_goes_on(run_file: Path) -> None
         (folder / "study.db").unlink()
 
 
+@pytest.mark.slow
 def test_a_search_all_of_whose_trials_diverge_ends(run_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def diverge(run: RunSettings, watch: Any) -> dict[str, float]:
         raise DivergedRun("training diverged")

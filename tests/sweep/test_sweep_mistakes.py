@@ -73,6 +73,7 @@ def test_settings_that_do_not_go_together_are_found_before_anything_is_written(r
     assert not (run_file.parent / "sweep").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("untrained")
 def test_a_search_that_is_begun_goes_on_though_some_of_its_trials_fail(
     run_file: Path, monkeypatch: pytest.MonkeyPatch
@@ -88,6 +89,7 @@ def test_a_search_that_is_begun_goes_on_though_some_of_its_trials_fail(
     assert (run_file.parent / "sweep" / "study.db").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("untrained")
 @pytest.mark.parametrize(("low", "high", "step", "reached"), [(256, 600, 256, 512), (0.1, 0.6, 0.2, 0.5)])
 def test_a_high_end_that_steps_do_not_reach_is_said(
@@ -160,6 +162,7 @@ HIGH = {"accuracy", "pair_accuracy", "sbo_accuracy", "disc_auc", "disc_precision
 HIGH |= {"positive_similarity", *(f"{part}accuracy_span_{length}" for part in ("", "sbo_") for length in range(1, 11))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_figure_is_better_low_or_high_or_is_not_judged_by(
     run_file: Path, sentences: Corpus, monkeypatch: pytest.MonkeyPatch, name: str
@@ -182,6 +185,7 @@ def test_every_figure_is_better_low_or_high_or_is_not_judged_by(
             assert make_plan(sweep_of(run_file, metric=figure)).maximises == (part in HIGH)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("untrained")
 def test_a_search_that_looked_for_the_worst_is_found_again_the_other_way_round(
     run_file: Path, monkeypatch: pytest.MonkeyPatch
@@ -212,6 +216,7 @@ def test_a_corpus_that_is_not_there_is_found_before_anything_is_written(run_file
     assert not (run_file.parent / "sweep").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("untrained")
 @pytest.mark.parametrize("changed", ["b", "b/generator"])
 @pytest.mark.parametrize("searched", [False, True])
@@ -244,6 +249,7 @@ def test_all_files_that_are_searched_over_stay_what_they_were(task_file: Path) -
         sweep(sweep_of(task_file, search=search, trials=2))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("untrained")
 @pytest.mark.parametrize("what", ["run", "finetune", "corpus", "train", "searched model"])
 def test_starting_over_does_not_delete_what_is_read(run_file: Path, task_file: Path, what: str) -> None:

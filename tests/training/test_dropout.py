@@ -8,6 +8,7 @@ from transformers import BertConfig, BertModel
 from bertsmith.training.dropout import Dropout, use_fast_dropout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
 def test_values_are_dropped_at_the_rate_each_on_its_own_and_the_others_scaled(rate: float) -> None:
     torch.manual_seed(0)
