@@ -1,5 +1,6 @@
 """Runs that begin with short rows: which rows they train on, that they go on exactly, and what is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -8,6 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from bertsmith.batching import Batching, TrainingStream
+from bertsmith.encoder import Architecture, EncoderSettings
 from bertsmith.errors import InputError
 from bertsmith.pretraining import assemble, pretrain
 from bertsmith.rows import TextRows
@@ -208,3 +210,25 @@ def test_they_are_advised_where_they_would_help(make_run: MakeRun, is_short: boo
     summary = pretrain(make_run(training={"short_rows": SHORT if is_short else None}))
     assert "hardly anything from context" in summary["warnings"][0]
     assert ("training.short_rows" in summary["warnings"][0]) != is_short
+
+
+@pytest.mark.parametrize(
+    ("architecture", "objective", "ways"),
+    [
+        ("modernbert", "mlm", "training.short_rows"),
+        (
+            "bert",
+            "ssp",
+            "encoder.positions: sinusoidal with a larger encoder.initializer_range or encoder.architecture",
+        ),
+        ("electra", "electra", "training.short_rows or encoder.positions: sinusoidal with a larger"),
+    ],
+)
+def test_no_way_is_advised_that_a_model_cannot_go(
+    make_run: MakeRun, architecture: Architecture, objective: str, ways: str
+) -> None:
+    run = make_run(objective={"name": objective}, training={"budget": {"steps": 1}})
+    run = replace(run, encoder=EncoderSettings(preset="tiny", architecture=architecture))
+    (warning,) = [line for line in pretrain(run)["warnings"] if "hardly anything from context" in line]
+    assert f"may learn sooner with {ways}" in warning
+    assert ("modernbert" in warning) == (objective == "ssp")

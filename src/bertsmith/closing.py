@@ -1,10 +1,29 @@
-"""The last words of a pre-training run."""
+"""The last words of a pre-training run, and what it advises."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedModel
+
+from bertsmith.positions import learned_positions
 from bertsmith.run_settings import RunSettings
+
+
+def sooner(encoder: PreTrainedModel, may_be_another: bool, takes_short_rows: bool) -> str:
+    """Say, behind a warning, with what a new encoder may learn from context sooner; "" if there is nothing more.
+
+    Args:
+        encoder: The one that has not.
+        may_be_another: The objective takes other architectures, too.
+        takes_short_rows: It could have begun with short rows, and has not.
+    """
+    ways = ["training.short_rows"] if takes_short_rows else []
+    if learned_positions(encoder) is not None:
+        ways.append("encoder.positions: sinusoidal with a larger encoder.initializer_range")
+        if may_be_another:
+            ways.append("encoder.architecture: modernbert")
+    return f"; a new encoder may learn sooner with {' or '.join(ways)}" if ways else ""
 
 
 def closing_lines(run: RunSettings, summary: Mapping[str, Any]) -> list[str]:

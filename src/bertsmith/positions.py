@@ -20,14 +20,20 @@ def sinusoids(num_positions: int, size: int) -> Tensor:
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :size].float()
 
 
+def learned_positions(model: PreTrainedModel) -> torch.nn.Embedding | None:
+    """Return the learned absolute position embeddings of a model; None if its architecture has none."""
+    found = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
+    return found if isinstance(found, torch.nn.Embedding) else None
+
+
 def start_sinusoidal(model: PreTrainedModel) -> None:
     """Let the position embeddings of a new model start as sinusoids, as large as they would be at random.
 
     Raises:
         InputError: The architecture has no learned absolute positions.
     """
-    embedding = getattr(model.base_model.embeddings, "position_embeddings", None)
-    if not isinstance(embedding, torch.nn.Embedding):
+    embedding = learned_positions(model)
+    if embedding is None:
         raise InputError(
             f"encoder.positions: architecture {model.config.model_type!r} has no learned positions; leave it out"
         )

@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from bertsmith.attention import choose_batching
 from bertsmith.batching import Batching, TrainingStream, rows_per_step
+from bertsmith.closing import sooner
 from bertsmith.corpus import Corpus, check
 from bertsmith.corpus.build import available_cores
 from bertsmith.encoder import build_encoder, parameter_count, training_flops
@@ -43,8 +44,7 @@ _LEAST_GAIN = 0.05
 """So many nats below the loss without context a model has begun to use context."""
 _NOTHING_LEARNED = (
     "the {} has learned token frequencies and hardly anything from context: its validation loss of masked tokens is "
-    "{:.2f}, and {:.2f} can be had without any; train longer or with fewer tokens a step; a new encoder may learn "
-    "sooner with {}encoder.positions: sinusoidal and a larger encoder.initializer_range"
+    "{:.2f}, and {:.2f} can be had without any; train longer or with fewer tokens a step"
 )
 
 
@@ -381,13 +381,13 @@ def _finish(run: RunSettings, parts: Parts, trainer: ObjectiveTrainer, folder: P
         "parameters": parameter_count(parts.objective.encoder),
         "corpus": parts.corpus.hash,
     }
-    known = validation or last
-    means = {name.removeprefix("validation_"): value for name, value in known.items()}
+    means = {name.removeprefix("validation_"): value for name, value in (validation or last).items()}
     warnings = list(parts.objective.troubles(means, 1.0).values())
     if parts.loss_without_context is not None and means["mlm"] > parts.loss_without_context - _LEAST_GAIN:
         whose = "generator" if GENERATOR in parts.objective.companions() else "model"
-        hint = "training.short_rows, " if isinstance(parts.rows, TextRows) and parts.short is None else ""
-        warnings.insert(0, _NOTHING_LEARNED.format(whose, means["mlm"], parts.loss_without_context, hint))
+        said = _NOTHING_LEARNED.format(whose, means["mlm"], parts.loss_without_context)
+        takes_short_rows = isinstance(parts.rows, TextRows) and parts.short is None
+        warnings.insert(0, said + sooner(parts.objective.encoder, whose == "model", takes_short_rows))
     short_tokens = parts.short.tokens if parts.short and used["steps"] > parts.short.num_steps else None
     if parts.short is not None and short_tokens is None:
         warnings.append("no row had the full length; lower training.short_rows.tokens, or raise the budget")
