@@ -63,12 +63,7 @@ def plot_losses(
             label = f"by length alone {length_only_accuracy:.2f}"
             panels[1].axhline(length_only_accuracy, color="#c0504d", linestyle="--", label=label)
     if has_discriminator:
-        _draw_part(panels[1], rows, "disc", "discriminator: loss (nats per token)")
-        _draw_part(panels[2], rows, "disc_auc", "", "AUC, ")
-        colors = "#d9c7a3", "#8a6d1f"
-        _draw_part(panels[2], rows, "replaced_share", "discriminator", "replaced tokens, ", colors)
-        panels[2].axhline(0.5, color="#c0504d", linestyle="--", label="AUC of a coin")
-        panels[2].set_ylim(0, 1)
+        _draw_discriminator(panels[1:3], rows)
     if has_views:
         _draw_views(panels[-3:], rows)
     if short_tokens is not None:
@@ -106,6 +101,15 @@ def _draw_part(
     axes.set(xlabel="training tokens", ylabel=label)
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.xaxis.set_major_formatter("{x:,.0f}")
+
+
+def _draw_discriminator(panels: Sequence[Any], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Draw a discriminator's loss, how well it tells, and how much is replaced."""
+    _draw_part(panels[0], rows, "disc", "discriminator: loss (nats per token)")
+    _draw_part(panels[1], rows, "disc_auc", "", "AUC, ")
+    _draw_part(panels[1], rows, "replaced_share", "discriminator", "replaced tokens, ", ("#d9c7a3", "#8a6d1f"))
+    panels[1].axhline(0.5, color="#c0504d", linestyle="--", label="AUC of a coin")
+    panels[1].set_ylim(0, 1)
 
 
 def _draw_views(panels: Sequence[Any], rows: Sequence[Mapping[str, Any]]) -> None:

@@ -238,7 +238,7 @@ class ObjectiveTrainer(Trainer):  # type: ignore[misc]
         return metrics
 
     def get_train_dataloader(self) -> Any:
-        """Let the processes that prepare batches leave signals to this one, which decides when to stop."""
+        """Let the processes that prepare batches leave signals and the run folder to this one."""
         loader = super().get_train_dataloader()
         loader.base_dataloader.worker_init_fn = ranks.follow_parent
         return loader
